@@ -1,1 +1,16 @@
-//! Outrigger.
+//! Outrigger: a data-access sidecar.
+//!
+//! One process beside each application pod. It verifies the caller's token, decides what that tenant
+//! may do, and carries the call to the backing primitive. `docs/ARCHITECTURE.md` says where things are.
+
+pub mod config;
+pub mod error;
+pub mod http;
+pub mod identity;
+pub mod names;
+pub mod policy;
+pub mod pools;
+pub mod primitives;
+pub mod store;
+pub mod tasks;
+pub mod telemetry;

@@ -1,0 +1,92 @@
+//! The route table: one entry a route feeds dispatch, authorisation, metrics and OpenAPI alike.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use http::Method;
+use schemars::{Schema, SchemaGenerator};
+
+use super::{Call, Problem, Reply};
+use crate::policy::Action;
+
+/// What a handler returns.
+pub type HandlerFuture = Pin<Box<dyn Future<Output = Result<Reply, Problem>> + Send>>;
+/// A route's handler.
+pub type Handler = Arc<dyn Fn(Call) -> HandlerFuture + Send + Sync>;
+
+/// One route.
+#[derive(Clone)]
+pub struct Route {
+    /// The method. A route for `GET` answers `HEAD` too, by its handler and without the body.
+    pub method: Method,
+    /// `/v1/cache/{namespace}/{key}`, or with a custom verb `/v1/cache/{namespace}:batchGet` (POST only).
+    pub pattern: &'static str,
+    /// What the caller must be allowed to do; checked before the body is read.
+    pub action: Action,
+    /// The operation's name, unique in its primitive: the metric label and OpenAPI's `operationId`.
+    pub operation: &'static str,
+    /// What OpenAPI says about it.
+    pub docs: Docs,
+    /// What it does.
+    pub handler: Handler,
+}
+
+/// What OpenAPI says about a route.
+#[derive(Clone, Default)]
+pub struct Docs {
+    /// One sentence.
+    pub summary: &'static str,
+    /// Query parameters: name, meaning, schema.
+    pub query: &'static [Parameter],
+    /// Request headers: name, meaning, schema.
+    pub headers: &'static [Parameter],
+    /// The request body.
+    pub request: Option<Content>,
+    /// The replies that are not problems.
+    pub replies: &'static [ReplyDocs],
+    /// The problems it can answer beside those that every route can (400, 401, 403, 404, 405, 413, 421, 500, 503, 504).
+    pub problems: &'static [u16],
+}
+
+/// A query parameter or a header.
+#[derive(Clone, Copy)]
+pub struct Parameter {
+    /// As it is written.
+    pub name: &'static str,
+    /// What it means, with its unit.
+    pub meaning: &'static str,
+    /// `integer` or `string`.
+    pub kind: &'static str,
+}
+
+/// A body.
+#[derive(Clone, Copy)]
+pub struct Content {
+    /// Its media type.
+    pub media_type: &'static str,
+    /// Its schema; none for bytes.
+    pub schema: Option<fn(&mut SchemaGenerator) -> Schema>,
+}
+
+/// A reply that is not a problem.
+#[derive(Clone, Copy)]
+pub struct ReplyDocs {
+    /// The status code.
+    pub status: u16,
+    /// What it says.
+    pub meaning: &'static str,
+    /// The body.
+    pub content: Option<Content>,
+}
+
+/// Makes a [`Handler`] of an async function and the state it needs.
+pub fn handler<S, F, Fut>(state: &Arc<S>, function: F) -> Handler
+where
+    S: Send + Sync + 'static,
+    F: Fn(Arc<S>, Call) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<Reply, Problem>> + Send + 'static,
+{
+    let state = Arc::clone(state);
+    Arc::new(move |call| Box::pin(function(Arc::clone(&state), call)))
+}

@@ -1,0 +1,111 @@
+//! Who a verified token speaks for.
+
+use std::fmt;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+/// A tenant of the platform: a UUID.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TenantId(Uuid);
+
+impl TenantId {
+    /// The tenant of this UUID. Holding one grants nothing: only a `Permit` does.
+    #[must_use]
+    pub const fn from_uuid(uuid: Uuid) -> Self {
+        Self(uuid)
+    }
+
+    /// Reads the hyphenated, lower-case form; another spelling of the same UUID is refused, so that a
+    /// tenant has one spelling in keys.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let uuid = Uuid::try_parse(text).ok()?;
+        let mut buffer = Uuid::encode_buffer();
+        (uuid.hyphenated().encode_lower(&mut buffer) == text).then_some(Self(uuid))
+    }
+
+    /// The UUID.
+    #[must_use]
+    pub const fn as_uuid(&self) -> &Uuid {
+        &self.0
+    }
+}
+
+impl fmt::Display for TenantId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0.hyphenated(), f)
+    }
+}
+
+impl fmt::Debug for TenantId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TenantId({self})")
+    }
+}
+
+/// The claims of a verified token, as the issuer's claim mapping names them.
+///
+/// Built only in `identity`, from a token whose every check passed.
+#[derive(Debug, Clone)]
+pub struct Principal {
+    issuer: Arc<str>,
+    subject: Arc<str>,
+    tenant: Option<TenantId>,
+    scopes: Box<[Box<str>]>,
+    roles: Box<[Box<str>]>,
+    tier: Option<Box<str>>,
+}
+
+/// The parts of a [`Principal`], named, for the one place that makes it.
+pub(in crate::identity) struct Claims {
+    pub(in crate::identity) issuer: Arc<str>,
+    pub(in crate::identity) subject: Arc<str>,
+    pub(in crate::identity) tenant: Option<TenantId>,
+    pub(in crate::identity) scopes: Box<[Box<str>]>,
+    pub(in crate::identity) roles: Box<[Box<str>]>,
+    pub(in crate::identity) tier: Option<Box<str>>,
+}
+
+impl Principal {
+    pub(in crate::identity) fn from_verified(claims: Claims) -> Self {
+        let Claims { issuer, subject, tenant, scopes, roles, tier } = claims;
+        Self { issuer, subject, tenant, scopes, roles, tier }
+    }
+
+    /// The name that the configuration gives the issuer (not its URL).
+    #[must_use]
+    pub fn issuer(&self) -> &str {
+        &self.issuer
+    }
+
+    /// The subject claim.
+    #[must_use]
+    pub fn subject(&self) -> &Arc<str> {
+        &self.subject
+    }
+
+    /// The tenant claim; a service token has none.
+    #[must_use]
+    pub fn tenant(&self) -> Option<TenantId> {
+        self.tenant
+    }
+
+    /// The scopes, in the token's order.
+    #[must_use]
+    pub fn scopes(&self) -> &[Box<str>] {
+        &self.scopes
+    }
+
+    /// The roles, in the token's order.
+    #[must_use]
+    pub fn roles(&self) -> &[Box<str>] {
+        &self.roles
+    }
+
+    /// The tier claim, where the token has one.
+    #[must_use]
+    pub fn tier(&self) -> Option<&str> {
+        self.tier.as_deref()
+    }
+}

@@ -1,0 +1,3 @@
+//! Connections shared by primitives: made lazily, healed by themselves, with their state on the health board.
+
+pub mod redis;

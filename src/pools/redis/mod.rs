@@ -1,0 +1,4 @@
+//! Redis Cluster: a few multiplexed connections per named instance.
+
+/// A named Redis Cluster.
+pub struct RedisPool {}

@@ -1,0 +1,89 @@
+//! The primitives: one folder each, one row each in [`ALL`].
+
+pub mod cache;
+pub mod ratelimit;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use schemars::{Schema, SchemaGenerator};
+use serde_json::Value;
+
+use crate::http::Route;
+use crate::policy::{Action, Kind};
+use crate::pools::redis::RedisPool;
+use crate::store::sqlite::Sqlite;
+use crate::tasks::Tasks;
+use crate::telemetry::{HealthBoard, MetricError, Registry};
+
+/// A primitive as the composition root sees it.
+pub struct Primitive {
+    /// Its name: its section of `proxy.yaml`, the `primitive` label, the first part of its actions.
+    pub name: &'static str,
+    /// Every action that access rules can allow.
+    pub actions: &'static [Action],
+    /// The schema of its section of `proxy.yaml`.
+    pub config_schema: fn(&mut SchemaGenerator) -> Schema,
+    /// Its kind of policy document.
+    pub policy: Kind,
+    /// Makes its backend from its section, which fits the schema, and returns its routes. It does not
+    /// wait for a backend: what is down recovers by itself.
+    pub build: fn(section: Value, resources: &Resources) -> Result<Vec<Route>, BuildError>,
+}
+
+/// Every primitive there is.
+pub const ALL: &[&Primitive] = &[&ratelimit::PRIMITIVE, &cache::PRIMITIVE];
+
+/// What a primitive is built from.
+pub struct Resources {
+    /// The named Redis instances.
+    pub redis: BTreeMap<String, Arc<RedisPool>>,
+    /// `cache.db`, where a data directory is configured.
+    pub cache_db: Option<Arc<Sqlite>>,
+    /// Where its metrics go.
+    pub metrics: Registry,
+    /// Where it says how its backend is, if no pool does.
+    pub health: HealthBoard,
+    /// Where its background tasks run.
+    pub tasks: Tasks,
+}
+
+/// Why a primitive cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The section names something that is not configured.
+    #[error("{pointer}: {message}")]
+    Section {
+        /// RFC 6901 pointer within the section.
+        pointer: &'static str,
+        /// What is wrong and what would be right.
+        message: String,
+    },
+    /// A metric cannot be registered.
+    #[error(transparent)]
+    Metric(#[from] MetricError),
+    /// The embedded database cannot be used.
+    #[error("cache.db: {0}")]
+    Store(String),
+}
+
+impl Resources {
+    /// The Redis instance that a section names.
+    pub fn redis(&self, name: &str) -> Result<Arc<RedisPool>, BuildError> {
+        self.redis.get(name).cloned().ok_or_else(|| BuildError::Section {
+            pointer: "/redis",
+            message: format!(
+                "no Redis instance is called `{name}`; `redis:` has {}",
+                self.redis.keys().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ")
+            ),
+        })
+    }
+
+    /// The embedded database.
+    pub fn cache_db(&self) -> Result<Arc<Sqlite>, BuildError> {
+        self.cache_db.clone().ok_or_else(|| BuildError::Section {
+            pointer: "/backend",
+            message: "the embedded backend needs `data_dir`".to_owned(),
+        })
+    }
+}

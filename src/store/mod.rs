@@ -1,0 +1,3 @@
+//! Embedded storage.
+
+pub mod sqlite;

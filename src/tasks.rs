@@ -1,0 +1,36 @@
+//! Background tasks: every one is named, told to stop, and waited for.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::Instrument;
+
+/// The process's background tasks. Clones share them.
+#[derive(Clone, Default)]
+pub struct Tasks {
+    tracker: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Tasks {
+    /// Starts a task that ends by itself or when [`Tasks::stopping`] says so.
+    #[allow(clippy::disallowed_methods, reason = "the one place that spawns")]
+    pub fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.tracker.spawn(task.instrument(tracing::info_span!("task", name)));
+    }
+
+    /// Cancelled once, when the process begins to stop. A task that holds unsaved state saves it then.
+    #[must_use]
+    pub fn stopping(&self) -> &CancellationToken {
+        &self.stop
+    }
+
+    /// Tells every task to stop and waits for them; `false` where some were still running after `bound`.
+    pub async fn stop(&self, bound: Duration) -> bool {
+        self.stop.cancel();
+        self.tracker.close();
+        tokio::time::timeout(bound, self.tracker.wait()).await.is_ok()
+    }
+}
