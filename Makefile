@@ -1,0 +1,44 @@
+# `make` lists what there is. Everything that a target needs beyond a Rust toolchain it installs (scripts/setup).
+
+cache := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/outrigger
+export CARGO_TARGET_DIR ?= $(cache)/target
+export PATH := $(cache)/tools/rust/bin:$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help dev test test-long build lint servers servers-down loadtest image
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+dev: ## run Outrigger with embedded backends; prints tokens and curl lines (ARGS="--data DIR ...")
+	@scripts/setup dev
+	@test -x $(CARGO_TARGET_DIR)/debug/outrigger || echo "the first build takes a few minutes; later ones take seconds"
+	@cargo run --quiet -- dev $(ARGS)
+
+test: ## everything: format, lints, licences, unit, conformance, whole-process and fault tests
+	@scripts/test
+
+test-long: ## the same, with the crash, property and isolation tests at full size (hours; SEED=n repeats one)
+	@scripts/test long
+
+build: ## the release binary
+	@scripts/setup dev
+	cargo build --release --locked
+	@ls -lh $(CARGO_TARGET_DIR)/release/outrigger
+
+lint: ## format check, clippy, licences and bans
+	@scripts/test lint
+
+servers: ## start every real server that the tests use, data in .rig/, addresses in .rig/env; leaves them running
+	@scripts/setup servers
+	@cargo run --quiet --package rig -- up
+
+servers-down: ## end exactly those
+	@cargo run --quiet --package rig -- down
+
+loadtest: servers ## what docs/performance.md shows (ARGS="..." goes to the load generator)
+	cargo build --release --locked --workspace
+	$(CARGO_TARGET_DIR)/release/loadtest $(ARGS)
+
+image: ## build the container image and start what it holds
+	@scripts/image-check

@@ -1,0 +1,92 @@
+//! Ports: a run of six, each with its bus port 10000 above, all below the ephemeral range.
+
+use std::fs::{self, File};
+use std::net::TcpListener;
+
+use crate::process::Error;
+
+/// A cluster node listens for its peers this far above its own port (Redis Cluster specification).
+pub(crate) const BUS_OFFSET: u16 = 10_000;
+/// The bus ports must stay below 32768, where Linux begins to hand out ports to clients.
+const LIMIT: u16 = 32_768 - BUS_OFFSET;
+const OWN_FIRST: u16 = 18_000;
+
+/// A run of ports, kept from other test processes of this machine as long as it lives.
+#[derive(Debug)]
+pub(crate) struct Ports {
+    pub(crate) first: u16,
+    pub(crate) count: u16,
+    /// Held, never read: the lock goes with the file.
+    _lock: File,
+}
+
+impl Ports {
+    /// These ports; an error names the first one that something else has.
+    pub(crate) fn fixed(first: u16, count: u16) -> Result<Self, Error> {
+        if first < 1024 || first > LIMIT - count {
+            return Err(Error::new(format!("first port {first}: must be 1024 to {}", LIMIT - count)));
+        }
+        let lock =
+            lock(first)?.ok_or_else(|| Error::new(format!("ports from {first} are being used by a test")))?;
+        match taken(first, count) {
+            None => Ok(Self { first, count, _lock: lock }),
+            Some(port) => Err(Error::new(format!(
+                "port {port} is taken by another process (see `ss -ltnp 'sport = :{port}'`): end it, or choose \
+                 another run of {count} free ports with RIG_REDIS_PORT=<first port below {}>",
+                LIMIT - count
+            ))),
+        }
+    }
+
+    /// Some run of free ports.
+    pub(crate) fn free(count: u16) -> Result<Self, Error> {
+        let runs = (LIMIT - OWN_FIRST) / count;
+        let begin = u16::try_from(std::process::id() % u32::from(runs)).unwrap_or(0);
+        for run in (0..runs).map(|step| (begin + step) % runs) {
+            let first = OWN_FIRST + run * count;
+            if let Some(lock) = lock(first)?
+                && taken(first, count).is_none()
+            {
+                return Ok(Self { first, count, _lock: lock });
+            }
+        }
+        Err(Error::new(format!("no {count} free ports in a row between {OWN_FIRST} and {LIMIT}")))
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = u16> + use<> {
+        self.first..self.first + self.count
+    }
+}
+
+/// A lock of the whole machine on a run of ports: two tests that look at the same moment must not both find
+/// it free.
+fn lock(first: u16) -> Result<Option<File>, Error> {
+    let folder = std::env::temp_dir().join("outrigger-rig-ports");
+    let failed = |error: std::io::Error| Error::new(format!("{}: {error}", folder.display()));
+    fs::create_dir_all(&folder).map_err(failed)?;
+    let file = File::create(folder.join(first.to_string())).map_err(failed)?;
+    Ok(file.try_lock().is_ok().then_some(file))
+}
+
+fn taken(first: u16, count: u16) -> Option<u16> {
+    let is_taken = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_err();
+    (first..first + count).flat_map(|port| [port, port + BUS_OFFSET]).find(is_taken)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_runs_at_once_never_overlap_and_a_taken_port_is_named() {
+        let first = Ports::free(6).unwrap();
+        let second = Ports::free(6).unwrap();
+        assert!(first.iter().all(|port| second.iter().all(|other| port != other)));
+        let port = second.first + 2;
+        let (base, count) = (second.first, second.count);
+        drop(second);
+        let _listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+        let message = Ports::fixed(base, count).unwrap_err().to_string();
+        assert!(message.contains(&format!("port {port} is taken")), "{message}");
+    }
+}
