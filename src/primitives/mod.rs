@@ -26,6 +26,8 @@ pub struct Primitive {
     pub config_schema: fn(&mut SchemaGenerator) -> Schema,
     /// Its kind of policy document.
     pub policy: Kind,
+    /// Its tables in `cache.db`, where its embedded backend has some.
+    pub migrations: &'static [&'static str],
     /// Makes its backend from its section, which fits the schema, and returns its routes. It does not
     /// wait for a backend: what is down recovers by itself.
     pub build: fn(section: Value, resources: &Resources) -> Result<Vec<Route>, BuildError>,

@@ -13,6 +13,7 @@ pub const PRIMITIVE: Primitive = Primitive {
         schema: |_| schemars::json_schema!({"type": "object"}),
         load: |_, _, _| {},
     },
+    migrations: &[],
     build: |_, _| Ok(Vec::new()),
 };
 
