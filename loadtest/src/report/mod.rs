@@ -102,6 +102,9 @@ pub(crate) struct ContenderReport {
     pub(crate) requests_per_s_by_round: Vec<f64>,
     /// Requests/s relative to a yardstick in the same round: the median over the rounds.
     pub(crate) ratios: BTreeMap<&'static str, Spread>,
+    /// CPU seconds per call of server, stores and generator together: the yardstick's relative to this one's. It is
+    /// what the ratio of requests/s would be with every CPU busy and no one else on them, so noise moves it less.
+    pub(crate) cpu_ratios: BTreeMap<&'static str, f64>,
     /// Over all rounds.
     pub(crate) latency_ms: Latency,
     /// CPU seconds of the server for 100,000 calls.
@@ -134,6 +137,14 @@ pub(crate) struct ContenderReport {
     pub(crate) reply_body_bytes: usize,
     /// Share of the sampled replies that say `Outrigger-Cache: l1`; null where none has the header.
     pub(crate) l1_share: Option<f64>,
+}
+
+impl ContenderReport {
+    /// CPU seconds of all that takes part, for 100,000 calls; unknown where the server's process is.
+    fn cpu_per_call(&self) -> Option<f64> {
+        let server_and_generator = self.server_cpu_s_per_100k? + self.generator_cpu_s_per_100k;
+        Some(server_and_generator + self.store_cpu_s_per_100k.unwrap_or(0.0)).filter(|seconds| *seconds > 0.0)
+    }
 }
 
 /// Percentiles in milliseconds.
@@ -187,6 +198,7 @@ pub(crate) fn step_report(
         }
         contenders.push(row);
     }
+    add_cpu_ratios(&mut contenders);
     let rate_per_s = match step.load {
         Load::Rate(per_second) => Some(per_second),
         Load::Saturate | Load::Once(_) => None,
@@ -204,6 +216,18 @@ pub(crate) fn step_report(
         goal: rate_per_s.is_none().then_some(call.goal),
         contenders,
     })
+}
+
+fn add_cpu_ratios(contenders: &mut [ContenderReport]) {
+    for name in YARDSTICKS {
+        let yardstick =
+            contenders.iter().find(|row| row.name == name).and_then(ContenderReport::cpu_per_call);
+        for row in contenders.iter_mut() {
+            if let Some((yardstick, own)) = yardstick.zip(row.cpu_per_call()) {
+                row.cpu_ratios.insert(name, yardstick / own);
+            }
+        }
+    }
 }
 
 fn rates(turns: &[Turn]) -> impl Iterator<Item = f64> {
@@ -232,6 +256,7 @@ fn contender_report(measured: &Measured, threads: u32, cpus: usize) -> Result<Co
         requests_per_s: Spread::of(&by_round),
         requests_per_s_by_round: by_round,
         ratios: BTreeMap::new(),
+        cpu_ratios: BTreeMap::new(),
         latency_ms: Latency::of(&total),
         server_cpu_s_per_100k: server.map(per_100k),
         store_cpu_s_per_100k: store.map(per_100k),

@@ -3,11 +3,12 @@
 use super::{ContenderReport, Report, StepReport};
 use crate::footprint::Footprint;
 
-const HEADINGS: [&str; 18] = [
+const HEADINGS: [&str; 19] = [
     "contender",
     "req/s",
     "of echo",
     "of GET",
+    "by cpu",
     "P50",
     "P95",
     "P99",
@@ -45,7 +46,7 @@ pub(crate) fn render(report: &Report) -> String {
     for step in &report.steps {
         text.push('\n');
         text.push_str(&heading(step));
-        let rows: Vec<Vec<String>> = step.contenders.iter().map(row).collect();
+        let rows: Vec<Vec<String>> = step.contenders.iter().map(|one| row(one, step.compared_with)).collect();
         text.push_str(&align(&HEADINGS, &rows));
     }
     if !report.footprints.is_empty() {
@@ -84,7 +85,7 @@ fn heading(step: &StepReport) -> String {
     line
 }
 
-fn row(row: &ContenderReport) -> Vec<String> {
+fn row(row: &ContenderReport, compared_with: &str) -> Vec<String> {
     let ratio = |name: &str| row.ratios.get(name).map(|spread| spread.median);
     let latency = &row.latency_ms;
     let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
@@ -93,6 +94,7 @@ fn row(row: &ContenderReport) -> Vec<String> {
         format!("{:.0}", row.requests_per_s.median),
         optional(ratio("echo"), 2),
         optional(ratio("redis-get"), 2),
+        optional(row.cpu_ratios.get(compared_with).copied(), 2),
         format!("{:.2}", latency.p50),
         format!("{:.2}", latency.p95),
         format!("{:.2}", latency.p99),
