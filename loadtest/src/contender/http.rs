@@ -47,6 +47,9 @@ pub(crate) async fn serve<H: Handler + Sync>(arguments: ListenArgs, handler: H) 
     // Ends with the load test even where that is killed; where the kernel refuses, SIGTERM still works.
     let _asked = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM));
     let tcp = TcpListener::bind(arguments.listen).await.with_context(|| arguments.listen.to_string())?;
+    if let Some(left_over) = arguments.socket.as_ref().filter(|path| path.exists()) {
+        std::fs::remove_file(left_over).context("cannot remove the socket of an earlier run")?;
+    }
     let unix =
         arguments.socket.as_ref().map(UnixListener::bind).transpose().context("cannot bind the socket")?;
     let ready = Ready { pid: std::process::id(), api: tcp.local_addr()?, socket: arguments.socket };
