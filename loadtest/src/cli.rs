@@ -72,7 +72,7 @@ pub(crate) struct RunArgs {
     /// The set of steps
     #[arg(long, value_enum, default_value_t = Profile::Default)]
     pub(crate) profile: Profile,
-    /// Only these scenarios (may be repeated)
+    /// Only these scenarios (may be repeated), also where the profile lacks them
     #[arg(long, value_parser = clap::builder::PossibleValuesParser::new(SCENARIOS.iter().map(|scenario| scenario.name)))]
     scenario: Vec<String>,
     /// Only the scenarios that need no Redis
@@ -149,7 +149,7 @@ pub(crate) struct RunArgs {
     #[arg(long, default_value = "scoring")]
     pub(crate) redis_namespace: String,
     /// Redis Cluster nodes, host:port or redis:// URLs, with commas between
-    #[arg(long, env = "REDIS_NODES", value_delimiter = ',')]
+    #[arg(long, env = "REDIS_NODES", hide_env_values = true, value_delimiter = ',')]
     pub(crate) redis_nodes: Vec<String>,
     /// Connections of idle-connections; every process needs RLIMIT_NOFILE a little above it (raised as far as the hard limit goes)
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=25_000))]
@@ -163,6 +163,9 @@ pub(crate) struct RunArgs {
     /// Draw throughput and latency as SVG
     #[arg(long, value_name = "PATH")]
     pub(crate) svg: Option<PathBuf>,
+    /// Replace what stands between the marks <!-- loadtest --> and <!-- /loadtest --> of this file with the table
+    #[arg(long, value_name = "PATH")]
+    pub(crate) markdown: Option<PathBuf>,
     /// A progress line on stderr even where it is no terminal
     #[arg(long)]
     pub(crate) progress: bool,
@@ -171,16 +174,7 @@ pub(crate) struct RunArgs {
 impl RunArgs {
     /// The steps to make, with what the options override.
     pub(crate) fn steps(&self) -> Vec<Step> {
-        // A scenario asked for by name is taken from the default set where the quick one has none of it.
-        let mut chosen = steps(self.profile, self.rate);
-        for step in steps(Profile::Default, self.rate) {
-            let name = step.scenario.name;
-            if self.scenario.iter().any(|wanted| wanted == name)
-                && chosen.iter().all(|own| own.scenario.name != name)
-            {
-                chosen.push(step);
-            }
-        }
+        let mut chosen = steps(self.profile, &self.scenario, self.rate);
         chosen.retain(|step| self.wants(step));
         for step in &mut chosen {
             step.transport = self.transport.unwrap_or(step.transport);

@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::cli::{RunArgs, Which};
 use crate::contender::{Launch, OK, Server, start_echo};
 use crate::generator::{RequestSpec, Socket, call, probe};
+use crate::interrupt;
 use crate::process::{Memory, memory};
 use crate::progress::Progress;
 use crate::report::median_ms;
@@ -140,7 +141,7 @@ pub(crate) fn run(
 }
 
 fn idle_memory(server: Server) -> Result<Memory> {
-    std::thread::sleep(SETTLE);
+    interrupt::sleep(SETTLE)?;
     let used = memory(server.ready.pid)?;
     server.stop()?;
     Ok(used)
@@ -149,6 +150,7 @@ fn idle_memory(server: Server) -> Result<Memory> {
 fn start_to_ready(row: &mut Footprint, subject: Subject, arguments: &RunArgs, folder: &Path) -> Result<()> {
     let mut times = Vec::new();
     for _ in 0..=arguments.spawns {
+        interrupt::check()?;
         let server = subject.start(arguments, folder)?;
         times.push(server.start_to_ready);
         server.stop()?;
@@ -165,7 +167,7 @@ fn idle_connections(row: &mut Footprint, subject: Subject, arguments: &RunArgs, 
     let spec = subject.request(arguments, folder)?;
     probe(&endpoint, &spec, OK)?;
     let mut request = spec.prepare(&endpoint.host());
-    std::thread::sleep(SETTLE);
+    interrupt::sleep(SETTLE)?;
     let before = memory(server.ready.pid)?;
     let mut sockets = Vec::with_capacity(wanted as usize);
     for opened in 0..wanted {
@@ -173,7 +175,7 @@ fn idle_connections(row: &mut Footprint, subject: Subject, arguments: &RunArgs, 
         call(&mut socket, request.next(), OK).with_context(|| format!("after {opened} connections"))?;
         sockets.push(socket);
     }
-    std::thread::sleep(SETTLE);
+    interrupt::sleep(SETTLE)?;
     let after = memory(server.ready.pid)?;
     let closed = count_closed(&mut sockets)?;
     if closed > 0 {

@@ -6,6 +6,7 @@ mod cli;
 mod contender;
 mod footprint;
 mod generator;
+mod interrupt;
 mod process;
 mod profiles;
 mod progress;
@@ -25,7 +26,7 @@ use cli::{BuiltIn, Cli, Command, RunArgs, Which};
 use contender::{Contender, assemble, echo, redis_get};
 use profiles::Step;
 use progress::Progress;
-use report::{Report, step_report, svg, table};
+use report::{Report, markdown, step_report, svg, table};
 use scenarios::{Backend, Call, Kind};
 
 /// About what a step without calls takes, for the progress line.
@@ -63,6 +64,7 @@ fn run(arguments: &RunArgs) -> Result<()> {
     }
     let idle = steps.iter().any(|step| step.scenario.kind == Kind::IdleConnections);
     footprint::raise_open_files(if idle { arguments.idle_connections } else { arguments.connections })?;
+    interrupt::watch()?;
     let scratch = Scratch::new()?;
     let mut progress =
         Progress::new(arguments.progress, steps.iter().map(|step| planned(arguments, step)).sum());
@@ -98,7 +100,14 @@ fn run(arguments: &RunArgs) -> Result<()> {
 }
 
 fn publish(arguments: &RunArgs, report: &Report) -> Result<()> {
-    print!("{}", table::render(report));
+    let table = table::render(report);
+    print!("{table}");
+    if let Some(path) = &arguments.markdown {
+        let document = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        let document =
+            markdown::replace_table(&document, &table).with_context(|| path.display().to_string())?;
+        fs::write(path, document).with_context(|| path.display().to_string())?;
+    }
     if let Some(path) = &arguments.json {
         let text = serde_json::to_string_pretty(report)? + "\n";
         fs::write(path, text).with_context(|| path.display().to_string())?;

@@ -67,48 +67,61 @@ impl Step {
     }
 }
 
+/// Which profiles have a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum In {
+    Both,
+    Default,
+    /// None: only `--scenario` gets it.
+    OnRequest,
+}
+
 struct Row {
     scenario: &'static str,
     transport: Transport,
     value_bytes: usize,
     open_loop: bool,
-    in_quick: bool,
+    profiles: In,
 }
 
-const fn row(
-    scenario: &'static str,
-    transport: Transport,
-    value_bytes: usize,
-    open_loop: bool,
-    in_quick: bool,
-) -> Row {
-    Row { scenario, transport, value_bytes, open_loop, in_quick }
+const fn row(scenario: &'static str, transport: Transport, value_bytes: usize, profiles: In) -> Row {
+    Row { scenario, transport, value_bytes, open_loop: false, profiles }
 }
 
-const ROWS: [Row; 13] = [
-    row("cache-hit-l1", Transport::Tcp, 40, false, true),
-    row("cache-hit-l1", Transport::Tcp, 1024, false, false),
-    row("cache-hit-l1", Transport::Unix, 40, false, false),
-    row("cache-hit-l1", Transport::Tcp, 40, true, true),
-    row("ratelimit-look", Transport::Tcp, 0, false, true),
-    row("ratelimit-take", Transport::Tcp, 0, false, false),
-    row("cache-hit-redis", Transport::Tcp, 40, false, true),
-    row("cache-hit-redis", Transport::Tcp, 1024, false, false),
-    row("cache-hit-redis", Transport::Unix, 40, false, false),
-    row("cache-hit-redis", Transport::Tcp, 40, true, false),
-    row("idle-memory", Transport::Tcp, 40, false, true),
-    row("start-to-ready", Transport::Tcp, 40, false, true),
-    row("idle-connections", Transport::Tcp, 40, false, true),
+const fn open_loop(row: Row) -> Row {
+    Row { open_loop: true, ..row }
+}
+
+const ROWS: [Row; 14] = [
+    row("cache-hit-l1", Transport::Tcp, 40, In::Both),
+    row("cache-hit-l1", Transport::Tcp, 1024, In::Default),
+    row("cache-hit-l1", Transport::Unix, 40, In::Default),
+    open_loop(row("cache-hit-l1", Transport::Tcp, 40, In::Both)),
+    row("ratelimit-look", Transport::Tcp, 0, In::Both),
+    row("ratelimit-take", Transport::Tcp, 0, In::Default),
+    row("cache-hit-redis", Transport::Tcp, 40, In::Both),
+    row("cache-hit-redis", Transport::Tcp, 1024, In::Default),
+    row("cache-hit-redis", Transport::Unix, 40, In::Default),
+    open_loop(row("cache-hit-redis", Transport::Tcp, 40, In::Default)),
+    row("ratelimit-redis", Transport::Tcp, 0, In::OnRequest),
+    row("idle-memory", Transport::Tcp, 0, In::Both),
+    row("start-to-ready", Transport::Tcp, 0, In::Both),
+    row("idle-connections", Transport::Tcp, 0, In::Both),
 ];
 
-/// The steps of a profile; `rate` is for its open-loop steps.
-pub(crate) fn steps(profile: Profile, rate: f64) -> Vec<Step> {
+/// The steps of a profile, and those of the scenarios in `named` that it lacks; `rate` is for the open-loop ones.
+pub(crate) fn steps(profile: Profile, named: &[String], rate: f64) -> Vec<Step> {
     let (rounds, warm_up_ms, measured_ms) = match profile {
         Profile::Default => (6_usize, 300, 1700),
         Profile::Quick => (3, 200, 1000),
     };
+    let in_profile =
+        |row: &Row| row.profiles == In::Both || (row.profiles == In::Default && profile == Profile::Default);
+    let is_lacking = |name: &str| !ROWS.iter().any(|row| row.scenario == name && in_profile(row));
     ROWS.iter()
-        .filter(|row| row.in_quick || profile == Profile::Default)
+        .filter(|row| {
+            in_profile(row) || (is_lacking(row.scenario) && named.iter().any(|name| name == row.scenario))
+        })
         .filter_map(|row| {
             Some(Step {
                 scenario: find(row.scenario)?,
@@ -126,7 +139,7 @@ pub(crate) fn steps(profile: Profile, rate: f64) -> Vec<Step> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scenarios::{Backend, Kind};
+    use crate::scenarios::{Backend, Kind, SCENARIOS};
 
     fn load_time(profile: Profile) -> Duration {
         let contenders = |step: &Step| match step.scenario.kind {
@@ -134,7 +147,7 @@ mod tests {
             Kind::Calls(_) => 2,
             _ => 0,
         };
-        steps(profile, 1000.0).iter().map(|step| step.duration(contenders(step))).sum()
+        steps(profile, &[], 1000.0).iter().map(|step| step.duration(contenders(step))).sum()
     }
 
     #[test]
@@ -144,15 +157,21 @@ mod tests {
     }
 
     #[test]
-    fn every_row_names_a_scenario() {
-        assert_eq!(steps(Profile::Default, 1.0).len(), ROWS.len());
+    fn every_scenario_can_be_asked_for_in_every_profile() {
+        for scenario in SCENARIOS {
+            for profile in [Profile::Default, Profile::Quick] {
+                let named = steps(profile, &[scenario.name.to_owned()], 1.0);
+                assert!(named.iter().any(|step| step.scenario == scenario), "{}", scenario.name);
+            }
+        }
     }
 
     #[test]
     fn labels_tell_the_steps_of_a_profile_apart() {
-        let mut labels: Vec<String> = steps(Profile::Default, 10.0).iter().map(Step::label).collect();
+        let mut labels: Vec<String> = steps(Profile::Default, &[], 10.0).iter().map(Step::label).collect();
+        let count = labels.len();
         labels.sort();
         labels.dedup();
-        assert_eq!(labels.len(), ROWS.len());
+        assert_eq!(labels.len(), count);
     }
 }

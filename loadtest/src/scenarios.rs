@@ -100,17 +100,17 @@ pub(crate) const SCENARIOS: [Scenario; 8] = [
     },
     Scenario {
         name: "ratelimit-take",
-        about: "the same with cost 1: tokens are really taken, so the limit must be large (--limit, --tier, --limit-keys)",
+        about: "the same with cost 1: tokens are taken, so the limit must be large (--limit, --tier, --limit-keys)",
         kind: calls(Backend::Embedded, Operation::LimitTake, "echo"),
     },
     Scenario {
         name: "cache-hit-redis",
-        about: "GET of --keyspace values in turn through Redis; beside bare hyper with one multiplexed GET, and the echo",
+        about: "GET of --keyspace values in turn through Redis; beside bare hyper with one multiplexed GET",
         kind: calls(Backend::Redis, Operation::CacheGet, "redis-get"),
     },
     Scenario {
         name: "ratelimit-redis",
-        about: "a check with cost 0 decided in Redis; beside bare hyper with one multiplexed GET, and the echo",
+        about: "a check with cost 0 decided in Redis; beside the same; in no profile",
         kind: calls(Backend::Redis, Operation::LimitLook, "redis-get"),
     },
     Scenario {

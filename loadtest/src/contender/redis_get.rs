@@ -30,7 +30,7 @@ pub(crate) struct RedisGetArgs {
     #[arg(long, default_value = "")]
     key_suffix: String,
     /// Cluster nodes, host:port or redis:// URLs, with commas between
-    #[arg(long, env = "REDIS_NODES", value_delimiter = ',', required = true)]
+    #[arg(long, env = "REDIS_NODES", hide_env_values = true, value_delimiter = ',', required = true)]
     redis_nodes: Vec<String>,
 }
 

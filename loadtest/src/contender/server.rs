@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::generator::Endpoint;
+use crate::interrupt;
 use crate::scenarios::Transport;
 
 const READY_LIMIT: Duration = Duration::from_secs(20);
@@ -92,6 +93,7 @@ impl Server {
             if let Some(status) = self.child.try_wait()? {
                 bail!("exited before it was ready ({status})");
             }
+            interrupt::check()?;
             std::thread::sleep(READY_POLL);
         }
         bail!("not ready after {} s", READY_LIMIT.as_secs())

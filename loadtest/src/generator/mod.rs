@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
 
+use crate::interrupt;
+
 pub(crate) use endpoint::{Endpoint, Socket};
 use pace::Window;
 pub(crate) use probe::{call, probe};
@@ -101,9 +103,9 @@ pub(crate) fn run(plan: &Plan, at_edge: &mut dyn FnMut(Edge) -> Result<()>) -> R
 }
 
 fn sample_edges(plan: &Plan, at_edge: &mut dyn FnMut(Edge) -> Result<()>) -> Result<()> {
-    std::thread::sleep(plan.warm_up);
+    interrupt::sleep(plan.warm_up)?;
     at_edge(Edge::Start)?;
-    std::thread::sleep(plan.measured);
+    interrupt::sleep(plan.measured)?;
     at_edge(Edge::End)
 }
 

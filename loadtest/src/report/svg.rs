@@ -4,8 +4,8 @@ use super::{ContenderReport, Report, StepReport};
 
 const WIDTH: f64 = 900.0;
 const NAME_WIDTH: f64 = 110.0;
-const BARS: (f64, f64) = (NAME_WIDTH, 400.0);
-const MARKS: (f64, f64) = (560.0, 880.0);
+const BARS: (f64, f64) = (NAME_WIDTH, 380.0);
+const MARKS: (f64, f64) = (580.0, 860.0);
 const ROW_HEIGHT: f64 = 20.0;
 const HEAD_HEIGHT: f64 = 44.0;
 const MARGIN: f64 = 12.0;
@@ -67,7 +67,10 @@ fn panel(svg: &mut String, step: &StepReport, top: f64) {
 
 fn bar_label(step: &StepReport, row: &ContenderReport) -> String {
     let rate = format!("{:.1}k/s", row.requests_per_s.median / 1e3);
-    let ratio = row.ratios.get(step.compared_with).filter(|_| row.name != step.compared_with);
+    let ratio = row
+        .ratios
+        .get(step.compared_with)
+        .filter(|_| row.name != step.compared_with && step.rate_per_s.is_none());
     ratio.map_or(rate.clone(), |ratio| format!("{rate}, {:.2} of {}", ratio.median, step.compared_with))
 }
 
