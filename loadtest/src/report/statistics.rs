@@ -7,8 +7,12 @@ use serde::Serialize;
 pub(crate) struct Spread {
     /// Smallest.
     pub(crate) min: f64,
+    /// A quarter is smaller.
+    pub(crate) lower_quartile: f64,
     /// Median.
     pub(crate) median: f64,
+    /// A quarter is larger.
+    pub(crate) upper_quartile: f64,
     /// Largest.
     pub(crate) max: f64,
 }
@@ -16,26 +20,28 @@ pub(crate) struct Spread {
 impl Spread {
     /// Of `numbers`; all zero when there are none.
     pub(crate) fn of(numbers: &[f64]) -> Self {
-        if numbers.is_empty() {
-            return Self::default();
-        }
         Self {
-            min: numbers.iter().copied().fold(f64::INFINITY, f64::min),
-            median: median(numbers),
-            max: numbers.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+            min: quantile(numbers, 0.0),
+            lower_quartile: quantile(numbers, 0.25),
+            median: quantile(numbers, 0.5),
+            upper_quartile: quantile(numbers, 0.75),
+            max: quantile(numbers, 1.0),
         }
     }
 }
 
-/// The middle number, or the mean of the two middle ones; 0 of none.
-pub(crate) fn median(numbers: &[f64]) -> f64 {
+/// The number below which that share of the others is, interpolated between neighbours; 0 of none.
+fn quantile(numbers: &[f64], share: f64) -> f64 {
     let mut sorted = numbers.to_vec();
     sorted.sort_by(f64::total_cmp);
-    match sorted.len() {
-        0 => 0.0,
-        length if length % 2 == 1 => sorted[length / 2],
-        length => f64::midpoint(sorted[length / 2 - 1], sorted[length / 2]),
-    }
+    let place = share * sorted.len().saturating_sub(1) as f64;
+    let at = |index: f64| sorted.get(index as usize).copied().unwrap_or(0.0);
+    at(place.floor()) + (at(place.ceil()) - at(place.floor())) * place.fract()
+}
+
+/// The middle number, or the mean of the two middle ones; 0 of none.
+pub(crate) fn median(numbers: &[f64]) -> f64 {
+    quantile(numbers, 0.5)
 }
 
 #[cfg(test)]
@@ -53,7 +59,8 @@ mod tests {
 
     #[test]
     fn a_spread_has_both_ends() {
-        assert_eq!(Spread::of(&[0.9, 0.7, 0.8]), Spread { min: 0.7, median: 0.8, max: 0.9 });
+        let spread = Spread { min: 1.0, lower_quartile: 2.0, median: 3.0, upper_quartile: 4.0, max: 5.0 };
+        assert_eq!(Spread::of(&[5.0, 1.0, 4.0, 2.0, 3.0]), spread);
         assert_eq!(Spread::of(&[]), Spread::default());
     }
 }

@@ -77,8 +77,8 @@ fn heading(step: &StepReport) -> String {
     if let Some((ratio, goal)) = outrigger.and_then(|row| row.ratios.get(step.compared_with)).zip(step.goal) {
         let verdict = if ratio.median >= goal { "met" } else { "missed" };
         line.push_str(&format!(
-            ": {:.2} ({:.2}-{:.2}) of {}, goal {goal:.2} {verdict}",
-            ratio.median, ratio.min, ratio.max, step.compared_with
+            ": {:.2} of {} (half of the rounds {:.2} to {:.2}), goal {goal:.2} {verdict}",
+            ratio.median, step.compared_with, ratio.lower_quartile, ratio.upper_quartile
         ));
     }
     line.push('\n');
