@@ -13,7 +13,9 @@ help: ## this list
 dev: ## run Outrigger with embedded backends; prints tokens and curl lines (ARGS="--data DIR ...")
 	@scripts/setup dev
 	@test -x $(CARGO_TARGET_DIR)/debug/outrigger || echo "the first build takes a few minutes; later ones take seconds"
-	@cargo run --quiet -- dev $(ARGS)
+	@cargo build --quiet
+	@mkdir -p bin && ln -sf $(CARGO_TARGET_DIR)/debug/outrigger bin/outrigger
+	@exec bin/outrigger dev $(ARGS)
 
 test: ## everything: format, lints, licences, unit, conformance, whole-process and fault tests
 	@scripts/test
@@ -24,6 +26,7 @@ test-long: ## the same, with the crash, property and isolation tests at full siz
 build: ## the release binary
 	@scripts/setup dev
 	cargo build --release --locked
+	@mkdir -p bin && ln -sf $(CARGO_TARGET_DIR)/release/outrigger bin/outrigger
 	@ls -lh $(CARGO_TARGET_DIR)/release/outrigger
 
 lint: ## format check, clippy, licences and bans
@@ -31,6 +34,8 @@ lint: ## format check, clippy, licences and bans
 
 servers: ## start every real server that the tests use, data in .rig/, addresses in .rig/env; leaves them running
 	@scripts/setup servers
+	@cargo build --quiet
+	@mkdir -p bin && ln -sf $(CARGO_TARGET_DIR)/debug/outrigger bin/outrigger
 	@cargo run --quiet --package rig -- up
 
 servers-down: ## end exactly those
