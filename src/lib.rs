@@ -3,6 +3,7 @@
 //! One process beside each application pod. It verifies the caller's token, decides what that tenant
 //! may do, and carries the call to the backing primitive. `docs/ARCHITECTURE.md` says where things are.
 
+pub mod admin;
 pub mod config;
 pub mod error;
 pub mod http;

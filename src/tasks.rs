@@ -18,7 +18,7 @@ impl Tasks {
     /// Starts a task that ends by itself or when [`Tasks::stopping`] says so.
     #[allow(clippy::disallowed_methods, reason = "the one place that spawns")]
     pub fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
-        self.tracker.spawn(task.instrument(tracing::info_span!("task", name)));
+        self.tracker.spawn(task.instrument(tracing::debug_span!("task", name)));
     }
 
     /// Cancelled once, when the process begins to stop. A task that holds unsaved state saves it then.

@@ -37,10 +37,10 @@ pub struct Call {
 pub struct Deadline(Instant);
 
 impl Deadline {
-    /// `budget` from now.
+    /// At this instant.
     #[must_use]
-    pub fn after(budget: Duration) -> Self {
-        Self(Instant::now() + budget)
+    pub fn at(instant: Instant) -> Self {
+        Self(instant)
     }
 
     /// The instant.

@@ -1,13 +1,24 @@
 //! HTTP: listeners, the pipeline every request takes, and what handlers speak. It knows no primitive.
 
 mod call;
+mod connection;
+pub mod headers;
 pub mod json;
+pub mod listener;
+pub mod observe;
+pub mod openapi;
+pub mod path;
+pub mod pipeline;
 pub mod problem;
 mod query;
+mod refusal;
 mod reply;
 mod route;
+pub mod table;
+pub mod trace;
 
 pub use call::{Call, Deadline, Params};
+pub use connection::Patience;
 pub use problem::{FieldError, Problem};
 pub use query::Query;
 pub use reply::{Reply, ReplyBody};

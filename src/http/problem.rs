@@ -181,28 +181,36 @@ impl Problem {
         }
     }
 
-    /// The response, with the trace id that finds it in the logs.
+    /// The problem document, with the trace id that finds it in the logs.
     #[must_use]
-    pub fn into_reply(self, trace_id: &str) -> super::Reply {
-        let Inner { kind, type_uri, detail, errors, extensions, headers } = *self.inner;
-        let look = appearance(kind);
+    pub fn document(&self, trace_id: &str) -> Value {
+        let Inner { kind, type_uri, detail, errors, extensions, headers: _ } = &*self.inner;
+        let look = appearance(*kind);
         let mut document = Map::new();
         document.insert("type".to_owned(), Value::from(type_uri.unwrap_or("about:blank")));
         document.insert("title".to_owned(), Value::from(look.title));
         document.insert("status".to_owned(), Value::from(look.status.as_u16()));
-        document.insert("detail".to_owned(), Value::from(detail.into_owned()));
+        document.insert("detail".to_owned(), Value::from(detail.as_ref()));
         document.insert("code".to_owned(), Value::from(look.code));
         document.insert("retryable".to_owned(), Value::from(look.retryable));
         document.insert("trace_id".to_owned(), Value::from(trace_id));
         if !errors.is_empty() {
             let errors = errors
-                .into_iter()
+                .iter()
                 .map(|field| serde_json::json!({"pointer": field.pointer, "detail": field.detail}));
             document.insert("errors".to_owned(), errors.collect());
         }
-        document.extend(extensions);
-        let mut reply = super::Reply::new(look.status)
-            .with_body("application/problem+json", Value::Object(document).to_string());
+        document.extend(extensions.clone());
+        Value::Object(document)
+    }
+
+    /// The response, with the trace id that finds it in the logs.
+    #[must_use]
+    pub fn into_reply(self, trace_id: &str) -> super::Reply {
+        let body = self.document(trace_id).to_string();
+        let Inner { kind, headers, .. } = *self.inner;
+        let mut reply =
+            super::Reply::new(appearance(kind).status).with_body("application/problem+json", body);
         for (name, value) in headers {
             reply = reply.with_header(name, value);
         }

@@ -1,0 +1,285 @@
+//! One connection's life: what its bytes are doing, and the watchdog that ends it when they stop.
+
+use std::future::Future;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use std::task::Waker;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
+
+use super::refusal;
+
+/// How long each part of a connection's life may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// From the first byte of a request to the end of its head.
+    pub head: Duration,
+    /// Between requests.
+    pub idle: Duration,
+    /// How long a peer may leave our bytes unread.
+    pub write: Duration,
+}
+
+/// What the watchdog, the I/O and the service of one connection know of each other.
+///
+/// Times are milliseconds since `opened`, plus one, so that zero means "not now".
+pub(super) struct ConnectionState {
+    opened: Instant,
+    in_flight: AtomicU32,
+    idle_since: AtomicU64,
+    head_since: AtomicU64,
+    write_since: AtomicU64,
+    draining: AtomicBool,
+    waker: Mutex<Option<Waker>>,
+}
+
+/// Why the watchdog wants a connection to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// All is well.
+    Live,
+    /// Nothing is under way: it may end politely.
+    Finish,
+    /// The peer does not do its part: it is cut.
+    Cut,
+}
+
+impl ConnectionState {
+    /// A connection just opened.
+    #[must_use]
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            opened: Instant::now(),
+            in_flight: AtomicU32::new(0),
+            idle_since: AtomicU64::new(1),
+            head_since: AtomicU64::new(0),
+            write_since: AtomicU64::new(0),
+            draining: AtomicBool::new(false),
+            waker: Mutex::new(None),
+        })
+    }
+
+    /// A request's head was read whole.
+    pub(super) fn request_began(&self) {
+        self.in_flight.fetch_add(1, Relaxed);
+        self.head_since.store(0, Relaxed);
+        self.idle_since.store(0, Relaxed);
+    }
+
+    /// A request's reply was made, or its caller went away.
+    pub(super) fn request_ended(&self) {
+        if self.in_flight.fetch_sub(1, Relaxed) == 1 {
+            self.idle_since.store(self.now(), Relaxed);
+        }
+    }
+
+    /// Asks the connection to finish what is in flight and close.
+    pub(super) fn drain(&self) {
+        self.draining.store(true, Relaxed);
+        if let Some(waker) = self.waker.lock().take() {
+            waker.wake();
+        }
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1
+    }
+
+    fn verdict(&self, patience: Patience) -> Verdict {
+        let now = self.now();
+        let over = |since: &AtomicU64, bound: Duration| {
+            let since = since.load(Relaxed);
+            since != 0 && u128::from(now.saturating_sub(since)) >= bound.as_millis()
+        };
+        if over(&self.write_since, patience.write) || over(&self.head_since, patience.head) {
+            Verdict::Cut
+        } else if over(&self.idle_since, patience.idle) {
+            Verdict::Finish
+        } else {
+            Verdict::Live
+        }
+    }
+}
+
+/// A connection future under a watchdog.
+///
+/// The watchdog looks every half of the shortest bound and costs a request nothing but two stores.
+pub(super) struct Watched<C> {
+    connection: Pin<Box<C>>,
+    state: Arc<ConnectionState>,
+    patience: Patience,
+    tick: Pin<Box<Sleep>>,
+    finish: fn(Pin<&mut C>),
+    finishing: bool,
+}
+
+impl<C> Watched<C> {
+    /// Watches `connection`; `finish` asks it to end after what is in flight.
+    pub(super) fn new(
+        connection: C,
+        state: Arc<ConnectionState>,
+        patience: Patience,
+        finish: fn(Pin<&mut C>),
+    ) -> Self {
+        let tick = Box::pin(tokio::time::sleep(Self::period(patience)));
+        Self { connection: Box::pin(connection), state, patience, tick, finish, finishing: false }
+    }
+
+    fn period(patience: Patience) -> Duration {
+        (patience.head.min(patience.idle).min(patience.write) / 2).max(Duration::from_millis(10))
+    }
+
+    fn finish(&mut self) {
+        if !self.finishing {
+            self.finishing = true;
+            (self.finish)(self.connection.as_mut());
+        }
+    }
+}
+
+impl<C, E> Future for Watched<C>
+where
+    C: Future<Output = Result<(), E>>,
+{
+    /// `None` where the watchdog cut it.
+    type Output = Option<Result<(), E>>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        {
+            let mut waker = this.state.waker.lock();
+            if !waker.as_ref().is_some_and(|held| held.will_wake(context.waker())) {
+                *waker = Some(context.waker().clone());
+            }
+        }
+        if this.state.draining.load(Relaxed) {
+            this.finish();
+        }
+        while this.tick.as_mut().poll(context).is_ready() {
+            match this.state.verdict(this.patience) {
+                Verdict::Live => {}
+                Verdict::Finish => this.finish(),
+                Verdict::Cut => return Poll::Ready(None),
+            }
+            let next = tokio::time::Instant::now() + Self::period(this.patience);
+            this.tick.as_mut().reset(next);
+        }
+        this.connection.as_mut().poll(context).map(Some)
+    }
+}
+
+/// The connection's bytes, watched; and the server library's own bare refusals turned into problem documents.
+pub(super) struct WatchedIo<S> {
+    stream: S,
+    state: Arc<ConnectionState>,
+    substitute: Option<refusal::Substitute>,
+}
+
+impl<S> WatchedIo<S> {
+    /// Watches `stream` for `state`.
+    pub(super) fn new(stream: S, state: Arc<ConnectionState>) -> Self {
+        Self { stream, state, substitute: None }
+    }
+
+    fn note_write<T>(&self, result: &Poll<T>) {
+        match result {
+            Poll::Pending => {
+                if self.state.write_since.load(Relaxed) == 0 {
+                    self.state.write_since.store(self.state.now(), Relaxed);
+                }
+            }
+            Poll::Ready(_) => {
+                if self.state.write_since.load(Relaxed) != 0 {
+                    self.state.write_since.store(0, Relaxed);
+                }
+            }
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> WatchedIo<S> {
+    fn poll_substitute(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let Some(substitute) = &mut self.substitute else { return Poll::Ready(Ok(0)) };
+        while !substitute.rest().is_empty() {
+            let written = ready!(Pin::new(&mut self.stream).poll_write(context, substitute.rest()))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            substitute.advance(written);
+        }
+        let length = substitute.replaces();
+        self.substitute = None;
+        Poll::Ready(Ok(length))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for WatchedIo<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let result = Pin::new(&mut self.stream).poll_read(context, buffer);
+        let state = &self.state;
+        if buffer.filled().len() > before
+            && state.in_flight.load(Relaxed) == 0
+            && state.head_since.load(Relaxed) == 0
+        {
+            state.head_since.store(state.now(), Relaxed);
+            state.idle_since.store(0, Relaxed);
+        }
+        result
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for WatchedIo<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.substitute.is_none() {
+            self.substitute = refusal::substitute_for(bytes);
+        }
+        let result = if self.substitute.is_some() {
+            self.poll_substitute(context)
+        } else {
+            Pin::new(&mut self.stream).poll_write(context, bytes)
+        };
+        self.note_write(&result);
+        result
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let first = slices.iter().find(|slice| !slice.is_empty());
+        if self.substitute.is_some() || first.is_some_and(|slice| refusal::is_one(slice)) {
+            return self.poll_write(context, first.map_or(&[], |slice| slice));
+        }
+        let result = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.note_write(&result);
+        result
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}

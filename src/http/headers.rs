@@ -1,0 +1,180 @@
+//! What is checked about a request's head before anything else looks at it.
+
+use http::header::{AUTHORIZATION, HOST, HeaderName, HeaderValue, ORIGIN};
+use http::{HeaderMap, Request, Version};
+use std::time::Duration;
+
+use super::Problem;
+use crate::error::ErrorKind;
+use crate::identity::TenantId;
+use crate::policy::TenantChoice;
+
+const OUTRIGGER_TENANT: HeaderName = HeaderName::from_static("outrigger-tenant");
+const OUTRIGGER_TIMEOUT_MS: HeaderName = HeaderName::from_static("outrigger-timeout-ms");
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// The hosts that a request may be for: this machine's own names, and those the configuration adds.
+#[derive(Debug, Clone, Default)]
+pub struct AllowedHosts(Vec<Box<str>>);
+
+impl AllowedHosts {
+    /// `localhost`, the loopback addresses, and `more`, without ports.
+    #[must_use]
+    pub fn new<'a>(more: impl IntoIterator<Item = &'a str>) -> Self {
+        let own = ["127.0.0.1", "localhost", "[::1]"];
+        Self(own.into_iter().chain(more).map(|host| Box::from(host.to_ascii_lowercase())).collect())
+    }
+
+    /// Whether `authority` (`host` or `host:port`) is one of them. The port is free: a forwarded port is
+    /// the same host, and DNS rebinding, which this stops, shows in the name.
+    fn contains(&self, authority: &str) -> bool {
+        let host = match authority.rsplit_once(':') {
+            Some((host, port)) if !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) => host,
+            _ => authority,
+        };
+        self.0.iter().any(|allowed| allowed.eq_ignore_ascii_case(host))
+    }
+}
+
+/// Refuses what a local client never sends and an attack may: two Hosts, a foreign Host or Origin,
+/// absolute form, two Authorization headers.
+pub fn check<B>(request: &Request<B>, hosts: &AllowedHosts) -> Result<(), Problem> {
+    let headers = request.headers();
+    if request.version() < Version::HTTP_2 && request.uri().scheme().is_some() {
+        return Err(Problem::new(
+            ErrorKind::Malformed,
+            "send the path alone: this is no proxy for absolute URLs",
+        ));
+    }
+    let authority = request.uri().authority().map(http::uri::Authority::as_str);
+    let host = at_most_one(headers, &HOST)
+        .map_err(|()| Problem::new(ErrorKind::Misdirected, "send one Host header"))?
+        .map(|value| value.to_str().unwrap_or(""));
+    if let (Some(authority), Some(host)) = (authority, host)
+        && !authority.eq_ignore_ascii_case(host)
+    {
+        return Err(Problem::new(ErrorKind::Misdirected, "`:authority` and Host disagree"));
+    }
+    let Some(host) = host.or(authority) else {
+        return Err(Problem::new(ErrorKind::Malformed, "send a Host header"));
+    };
+    if !hosts.contains(host) {
+        return Err(Problem::new(
+            ErrorKind::Misdirected,
+            "call this sidecar as localhost or by its loopback address; `listeners.allowed_hosts` adds names",
+        ));
+    }
+    if at_most_one(headers, &AUTHORIZATION).is_err() {
+        return Err(Problem::new(ErrorKind::Malformed, "send one Authorization header"));
+    }
+    check_origin(headers, hosts)
+}
+
+/// A browser page of another origin must not reach a sidecar, whatever token it got hold of.
+fn check_origin(headers: &HeaderMap, hosts: &AllowedHosts) -> Result<(), Problem> {
+    let foreign =
+        || Problem::new(ErrorKind::Forbidden, "requests from web pages of another origin are not served");
+    let Some(origin) = at_most_one(headers, &ORIGIN).map_err(|()| foreign())? else { return Ok(()) };
+    let authority =
+        origin.to_str().ok().and_then(|text| text.split_once("://")).map(|(_, authority)| authority);
+    if authority.is_some_and(|authority| hosts.contains(authority)) { Ok(()) } else { Err(foreign()) }
+}
+
+/// The value of a header that may come once; `Err` where it comes twice.
+fn at_most_one<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h HeaderValue>, ()> {
+    let mut values = headers.get_all(name).iter();
+    let first = values.next();
+    if values.next().is_some() { Err(()) } else { Ok(first) }
+}
+
+/// The tenant that `Outrigger-Tenant` names, in its canonical form.
+pub fn tenant_choice(headers: &HeaderMap) -> Result<TenantChoice, Problem> {
+    let Some(value) = at_most_one(headers, &OUTRIGGER_TENANT)
+        .map_err(|()| Problem::new(ErrorKind::Malformed, "send one Outrigger-Tenant header"))?
+    else {
+        return Ok(TenantChoice::FromToken);
+    };
+    value.to_str().ok().and_then(TenantId::parse).map(TenantChoice::ActFor).ok_or_else(|| {
+        Problem::new(ErrorKind::Malformed, "`Outrigger-Tenant` is a UUID in lower case with hyphens")
+    })
+}
+
+/// The call's time: `Outrigger-Timeout-Ms`, at most `most`, or `default`.
+pub fn timeout(headers: &HeaderMap, default: Duration, most: Duration) -> Result<Duration, Problem> {
+    let wrong = || {
+        let most = most.as_millis();
+        Problem::new(ErrorKind::Malformed, format!("`Outrigger-Timeout-Ms` is an integer from 1 to {most}"))
+    };
+    let Some(value) = at_most_one(headers, &OUTRIGGER_TIMEOUT_MS).map_err(|()| wrong())? else {
+        return Ok(default);
+    };
+    let ms: u64 = value.to_str().ok().and_then(|text| text.parse().ok()).ok_or_else(wrong)?;
+    let asked = Duration::from_millis(ms);
+    if ms == 0 || asked > most { Err(wrong()) } else { Ok(asked) }
+}
+
+/// 400 where a request carries an `Idempotency-Key` to a route that does not take one.
+pub fn refuse_idempotency_key(headers: &HeaderMap) -> Result<(), Problem> {
+    if headers.contains_key(&IDEMPOTENCY_KEY) {
+        return Err(Problem::new(
+            ErrorKind::IdempotencyNotSupported,
+            "this route takes no Idempotency-Key: leave it out",
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(uri: &str, headers: &[(&str, &str)]) -> Request<()> {
+        let mut builder = Request::builder().uri(uri);
+        for (name, value) in headers {
+            builder = builder.header(*name, *value);
+        }
+        builder.body(()).unwrap()
+    }
+
+    #[test]
+    fn a_head_that_no_local_client_sends_is_refused() {
+        let hosts = AllowedHosts::new(["sidecar.internal"]);
+        let ok: Result<(), ErrorKind> = Ok(());
+        for (uri, headers, expected) in [
+            ("/", &[("host", "127.0.0.1:7780")][..], ok),
+            ("/", &[("host", "LOCALHOST")], ok),
+            ("/", &[("host", "[::1]:1")], ok),
+            ("/", &[("host", "sidecar.internal:80")], ok),
+            ("/", &[("host", "localhost"), ("origin", "http://localhost:3000")], ok),
+            ("/", &[], Err(ErrorKind::Malformed)),
+            ("/", &[("host", "evil.example")], Err(ErrorKind::Misdirected)),
+            ("/", &[("host", "localhost.evil.example")], Err(ErrorKind::Misdirected)),
+            ("/", &[("host", "127.0.0.1:80@evil.example")], Err(ErrorKind::Misdirected)),
+            ("/", &[("host", "")], Err(ErrorKind::Misdirected)),
+            ("/", &[("host", "localhost"), ("host", "localhost")], Err(ErrorKind::Misdirected)),
+            ("http://localhost/", &[("host", "localhost")], Err(ErrorKind::Malformed)),
+            ("/", &[("host", "localhost"), ("origin", "http://evil.example")], Err(ErrorKind::Forbidden)),
+            ("/", &[("host", "localhost"), ("origin", "null")], Err(ErrorKind::Forbidden)),
+            (
+                "/",
+                &[("host", "localhost"), ("authorization", "a"), ("authorization", "b")],
+                Err(ErrorKind::Malformed),
+            ),
+        ] {
+            let found = check(&request(uri, headers), &hosts).map_err(|problem| problem.kind());
+            assert_eq!(found, expected, "{uri} {headers:?}");
+        }
+    }
+
+    #[test]
+    fn a_timeout_is_bounded() {
+        let most = Duration::from_secs(60);
+        for (text, expected) in
+            [("1", Some(1)), ("60000", Some(60_000)), ("0", None), ("60001", None), ("-1", None), ("x", None)]
+        {
+            let request = request("/", &[("outrigger-timeout-ms", text)]);
+            let found = timeout(request.headers(), most, most).ok().map(|d| d.as_millis());
+            assert_eq!(found, expected, "{text}");
+        }
+    }
+}

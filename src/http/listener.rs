@@ -1,0 +1,263 @@
+//! Listeners: TCP, TLS over TCP, and a unix socket, all serving one kind of service.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use parking_lot::Mutex;
+use prometheus::IntGauge;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+
+use super::ReplyBody;
+use super::connection::{ConnectionState, Patience, Watched, WatchedIo};
+use crate::tasks::Tasks;
+
+/// What a listener serves: one reply for each request, never an error.
+pub type Service =
+    Arc<dyn Fn(Request<Incoming>) -> Pin<Box<dyn Future<Output = Response<ReplyBody>> + Send>> + Send + Sync>;
+
+/// The bounds of a listener and its connections.
+#[derive(Debug, Clone, Copy)]
+pub struct ConnectionLimits {
+    /// Connections at once; more wait in the kernel's backlog.
+    pub connections: usize,
+    /// The largest request head, in bytes.
+    pub head_bytes: usize,
+    /// How long each part of a connection's life may take.
+    pub patience: Patience,
+}
+
+/// Serves connections and ends them politely.
+#[derive(Clone)]
+pub struct Server {
+    service: Service,
+    limits: ConnectionLimits,
+    slots: Arc<Semaphore>,
+    open: Arc<Mutex<Vec<Arc<ConnectionState>>>>,
+    gauge: IntGauge,
+    tasks: Tasks,
+    protocol: Arc<auto::Builder<TokioExecutor>>,
+}
+
+/// A bound socket.
+pub enum Bound {
+    /// TCP, plain.
+    Tcp(TcpListener),
+    /// TCP with TLS.
+    Tls(TcpListener, TlsAcceptor),
+    /// A unix socket; its file goes when this goes.
+    Unix(UnixListener, SocketFile),
+}
+
+/// A unix socket's file, removed on drop.
+pub struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.0) {
+            tracing::debug!(%error, path = %self.0.display(), "the socket file was already gone");
+        }
+    }
+}
+
+/// Binds TCP at `address`.
+pub async fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    TcpListener::bind(address).await
+}
+
+/// An acceptor of TLS 1.3 alone, from PEM files. The error is text for the operator.
+pub fn tls_acceptor(certificate: &Path, key: &Path) -> Result<TlsAcceptor, String> {
+    let chain = CertificateDer::pem_file_iter(certificate)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|error| format!("{}: {error}", certificate.display()))?;
+    let key = PrivateKeyDer::from_pem_file(key).map_err(|error| format!("{}: {error}", key.display()))?;
+    let mut config = ServerConfig::builder_with_protocol_versions(&[&rustls::version::TLS13])
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .map_err(|error| error.to_string())?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+/// Binds a unix socket at `path`, 0660, its directory made 0750 where it is not there.
+///
+/// A socket file that nothing listens on is left from a killed process and is replaced; one that answers
+/// belongs to a running process and is an error.
+pub fn bind_unix(path: &Path) -> io::Result<Bound> {
+    if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
+        std::fs::DirBuilder::new().recursive(true).mode(0o750).create(directory)?;
+    }
+    if path.exists() {
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, "another process serves this socket"));
+        }
+        std::fs::remove_file(path)?;
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
+    Ok(Bound::Unix(listener, SocketFile(path.to_owned())))
+}
+
+impl Server {
+    /// A server of `service`; `gauge` counts its open connections.
+    #[must_use]
+    pub fn new(service: Service, limits: ConnectionLimits, gauge: IntGauge, tasks: Tasks) -> Self {
+        let mut protocol = auto::Builder::new(TokioExecutor::new());
+        // hyper's own head timeout also ends idle connections, so the watchdog does both instead.
+        protocol
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(None)
+            .max_buf_size(limits.head_bytes.max(8192));
+        protocol
+            .http2()
+            .timer(TokioTimer::new())
+            .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
+            .max_concurrent_streams(128);
+        Self {
+            service,
+            limits,
+            slots: Arc::new(Semaphore::new(limits.connections)),
+            open: Arc::default(),
+            gauge,
+            tasks,
+            protocol: Arc::new(protocol),
+        }
+    }
+
+    /// Accepts from `bound` until the process begins to stop.
+    pub fn listen(&self, bound: Bound) {
+        let server = self.clone();
+        self.tasks.spawn("accept", async move {
+            let stopping = server.tasks.stopping().clone();
+            tokio::select! {
+                () = stopping.cancelled() => {}
+                () = server.accept_from(&bound) => {}
+            }
+            drop(bound);
+            for connection in server.open.lock().iter() {
+                connection.drain();
+            }
+        });
+    }
+
+    async fn accept_from(&self, bound: &Bound) {
+        loop {
+            let Ok(slot) = Arc::clone(&self.slots).acquire_owned().await else { return };
+            let accepted = match bound {
+                Bound::Tcp(listener) => listener.accept().await.map(|(stream, _)| {
+                    set_nodelay(&stream);
+                    self.start(stream, slot);
+                }),
+                Bound::Tls(listener, acceptor) => listener.accept().await.map(|(stream, _)| {
+                    set_nodelay(&stream);
+                    self.start_tls(stream, acceptor.clone(), slot);
+                }),
+                Bound::Unix(listener, _) => {
+                    listener.accept().await.map(|(stream, _)| self.start(stream, slot))
+                }
+            };
+            if let Err(error) = accepted {
+                // Out of file descriptors, most often: a pause lets connections end, where a loop would spin.
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+
+    fn start_tls(
+        &self,
+        stream: tokio::net::TcpStream,
+        acceptor: TlsAcceptor,
+        slot: tokio::sync::OwnedSemaphorePermit,
+    ) {
+        let server = self.clone();
+        self.tasks.spawn("handshake", async move {
+            match tokio::time::timeout(server.limits.patience.head, acceptor.accept(stream)).await {
+                Ok(Ok(stream)) => server.start(stream, slot),
+                Ok(Err(error)) => tracing::debug!(%error, "a tls handshake failed"),
+                Err(_) => tracing::debug!("a tls handshake took too long"),
+            }
+        });
+    }
+
+    fn start<S>(&self, stream: S, slot: tokio::sync::OwnedSemaphorePermit)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let server = self.clone();
+        let state = ConnectionState::new();
+        self.open.lock().push(Arc::clone(&state));
+        if self.tasks.stopping().is_cancelled() {
+            state.drain();
+        }
+        self.gauge.inc();
+        self.tasks.spawn("connection", async move {
+            server.converse(stream, &state).await;
+            server.open.lock().retain(|held| !Arc::ptr_eq(held, &state));
+            server.gauge.dec();
+            drop(slot);
+        });
+    }
+
+    async fn converse<S>(&self, stream: S, state: &Arc<ConnectionState>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let io = TokioIo::new(WatchedIo::new(stream, Arc::clone(state)));
+        let service = service_fn(|request| {
+            let in_flight = InFlight::begin(state);
+            let reply = (self.service)(request);
+            async move {
+                let reply = reply.await;
+                drop(in_flight);
+                Ok::<_, std::convert::Infallible>(reply)
+            }
+        });
+        let connection = self.protocol.serve_connection(io, service);
+        let finish = |connection: Pin<&mut auto::Connection<'_, _, _, _>>| connection.graceful_shutdown();
+        match Watched::new(connection, Arc::clone(state), self.limits.patience, finish).await {
+            Some(Ok(())) => {}
+            Some(Err(error)) => tracing::debug!(%error, "a connection ended"),
+            None => tracing::debug!("a connection was cut: its peer was too slow"),
+        }
+    }
+}
+
+/// Counts a request in and, however it ends, out.
+struct InFlight(Arc<ConnectionState>);
+
+impl InFlight {
+    fn begin(state: &Arc<ConnectionState>) -> Self {
+        state.request_began();
+        Self(Arc::clone(state))
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.request_ended();
+    }
+}
+
+fn set_nodelay(stream: &tokio::net::TcpStream) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "TCP_NODELAY could not be set");
+    }
+}

@@ -1,0 +1,129 @@
+//! The way of a request, in the order it happens.
+//!
+//! head checks -> path -> deadline -> identity -> route -> idempotency key -> caller (`act_for`) -> verb
+//! -> declared length -> handler under the deadline -> reply or problem -> seen once.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
+use http::{HeaderMap, Method, Request, Response};
+use hyper::body::Incoming;
+
+use super::headers::{self, AllowedHosts};
+use super::observe::{Ended, Observer};
+use super::table::{Found, RouteTable};
+use super::trace::Trace;
+use super::{Call, Deadline, Problem, Query, Reply, ReplyBody, path};
+use crate::error::ErrorKind;
+use crate::identity::Gate;
+use crate::policy::{Caller, PolicySource};
+
+/// The bounds of one request.
+#[derive(Debug, Clone, Copy)]
+pub struct RequestLimits {
+    /// The call's time where the caller names none.
+    pub timeout: Duration,
+    /// The longest time a caller may ask for.
+    pub max_timeout: Duration,
+    /// The largest body of any route, by its declared length.
+    pub body_bytes: u64,
+}
+
+/// Everything a request passes.
+pub struct Pipeline {
+    /// The hosts it may be for.
+    pub hosts: AllowedHosts,
+    /// Its bounds.
+    pub limits: RequestLimits,
+    /// Who verifies its token.
+    pub gate: Arc<Gate>,
+    /// The policies in force.
+    pub policies: PolicySource,
+    /// The routes.
+    pub routes: RouteTable,
+    /// Who sees it.
+    pub observer: Observer,
+    /// What `/openapi.json` answers, to anyone.
+    pub openapi: Bytes,
+}
+
+impl Pipeline {
+    /// Answers one request. Every error has become a problem document when this returns.
+    pub async fn serve(&self, request: Request<Incoming>) -> Response<ReplyBody> {
+        let began = Instant::now();
+        let trace = Trace::from_headers(request.headers());
+        let method = request.method().clone();
+        let mut route = None;
+        let reply = match self.answer(request, began, &mut route).await {
+            Ok(reply) => reply,
+            Err(problem) => problem.into_reply(trace.id()),
+        };
+        let (status, took) = (reply.status(), began.elapsed());
+        self.observer.ended(&Ended { route, method: &method, status, took, trace: &trace });
+        reply.into_response()
+    }
+
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        began: Instant,
+        seen_route: &mut Option<usize>,
+    ) -> Result<Reply, Problem> {
+        headers::check(&request, &self.hosts)?;
+        let (head, body) = request.into_parts();
+        let parsed = path::parse(head.uri.path(), head.method == Method::POST)?;
+        if let Some(reply) = self.public(&head.method, head.uri.path())? {
+            return Ok(reply);
+        }
+        let timeout = headers::timeout(&head.headers, self.limits.timeout, self.limits.max_timeout)?;
+        let deadline = Deadline::at(began + timeout);
+        let principal = self.gate.principal(&head.headers, deadline).await?;
+        let Found { index, route, params } = self.routes.find(&head.method, &parsed)?;
+        *seen_route = Some(index);
+        headers::refuse_idempotency_key(&head.headers)?;
+        let choice = headers::tenant_choice(&head.headers)?;
+        let caller = Caller::new(principal, choice, self.policies.current())?;
+        caller.check_verb(route.action)?;
+        self.check_declared_length(&head.headers)?;
+        let query = Query::parse(head.uri.query())?;
+        let call = Call { caller, method: head.method, params, query, headers: head.headers, deadline, body };
+        tokio::time::timeout_at(deadline.instant().into(), (route.handler)(call)).await.unwrap_or_else(|_| {
+            Err(Problem::new(
+                ErrorKind::DeadlineExceeded,
+                format!(
+                    "the call did not end within {} ms; `Outrigger-Timeout-Ms` sets its time",
+                    timeout.as_millis()
+                ),
+            ))
+        })
+    }
+
+    /// What is answered without a token.
+    fn public(&self, method: &Method, path: &str) -> Result<Option<Reply>, Problem> {
+        if path != "/openapi.json" {
+            return Ok(None);
+        }
+        match *method {
+            Method::GET | Method::HEAD => {
+                Ok(Some(Reply::new(http::StatusCode::OK).with_body("application/json", self.openapi.clone())))
+            }
+            _ => Err(Problem::method_not_allowed(&[Method::GET, Method::HEAD])),
+        }
+    }
+
+    fn check_declared_length(&self, headers: &HeaderMap) -> Result<(), Problem> {
+        let declared = headers
+            .get(CONTENT_LENGTH)
+            .and_then(|value| value.to_str().ok())
+            .and_then(|text| text.parse().ok());
+        match declared {
+            Some(length) if self.limits.body_bytes < length => Err(Problem::new(
+                ErrorKind::TooLarge,
+                format!("a body may have {} bytes at most (`limits.body_bytes`)", self.limits.body_bytes),
+            )),
+            _ => Ok(()),
+        }
+    }
+}
