@@ -41,9 +41,11 @@ servers: ## start every real server that the tests use, data in .rig/, addresses
 servers-down: ## end exactly those
 	@cargo run --quiet --package rig -- down
 
-loadtest: servers ## what docs/performance.md shows (ARGS="..." goes to the load generator)
-	cargo build --release --locked --workspace
-	$(CARGO_TARGET_DIR)/release/loadtest $(ARGS)
+loadtest: servers ## measure beside bare hyper; rewrites the tables of docs/performance.md (ARGS="--profile ...")
+	cargo build --release --locked --package outrigger --package loadtest
+	@set -a; . ./.rig/env; exec $(CARGO_TARGET_DIR)/release/loadtest run \
+		--outrigger-bin $(CARGO_TARGET_DIR)/release/outrigger \
+		--markdown docs/performance.md --json docs/performance.json --svg docs/performance.svg $(ARGS)
 
 image: ## build the container image and start what it holds
 	@scripts/image-check

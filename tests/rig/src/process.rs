@@ -322,8 +322,11 @@ mod tests {
         watchdog.watch([first.pid(), second.pid()].into_iter()).unwrap();
         watchdog.watch([second.pid()].into_iter()).unwrap();
         drop(watchdog);
+        wait_until("the end of the second", END_DEADLINE, String::new, || {
+            if second.is_running() { Err(String::new()) } else { Ok(()) }
+        })
+        .unwrap();
         assert!(first.is_running());
-        assert!(!second.is_running());
         first.kill().unwrap();
         fs::remove_file(log).unwrap();
     }
