@@ -4,6 +4,8 @@
 //! may do, and carries the call to the backing primitive. `docs/ARCHITECTURE.md` says where things are.
 
 pub mod admin;
+pub mod app;
+pub mod cli;
 pub mod config;
 pub mod error;
 pub mod http;

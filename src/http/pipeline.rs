@@ -79,7 +79,7 @@ impl Pipeline {
         }
         let timeout = headers::timeout(&head.headers, self.limits.timeout, self.limits.max_timeout)?;
         let deadline = Deadline::at(began + timeout);
-        let principal = self.gate.principal(&head.headers, deadline).await?;
+        let principal = self.gate.principal(&head.headers, deadline.instant()).await?;
         let Found { index, route, params } = self.routes.find(&head.method, &parsed)?;
         *seen_route = Some(index);
         headers::refuse_idempotency_key(&head.headers)?;

@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::error::ErrorKind;
+use crate::identity::AuthError;
 use crate::policy::Denied;
 
 /// A field of the request that is wrong, and what would be right.
@@ -222,6 +223,18 @@ impl Problem {
             reply = reply.with_default_header(http::header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         reply
+    }
+}
+
+impl From<AuthError> for Problem {
+    fn from(error: AuthError) -> Self {
+        let problem = Self::new(error.kind(), error.to_string());
+        match (error.kind(), HeaderValue::from_str(&error.challenge())) {
+            (ErrorKind::Unauthenticated, Ok(value)) => {
+                problem.with_header(http::header::WWW_AUTHENTICATE, value)
+            }
+            _ => problem,
+        }
     }
 }
 

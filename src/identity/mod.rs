@@ -2,19 +2,9 @@
 //!
 //! The only way to a [`Principal`] is a token whose every check passed here.
 
+pub mod dev;
+mod gate;
 mod principal;
 
+pub use gate::{AuthError, Gate, IdentityMetrics, StartError};
 pub use principal::{Principal, TenantId};
-
-/// STUB until merge
-pub struct Gate;
-impl Gate {
-    /// stub
-    pub async fn principal(
-        &self,
-        _: &http::HeaderMap,
-        _: crate::http::Deadline,
-    ) -> Result<std::sync::Arc<Principal>, crate::http::Problem> {
-        Err(crate::http::Problem::new(crate::error::ErrorKind::Unauthenticated, "x"))
-    }
-}

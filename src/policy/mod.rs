@@ -7,10 +7,12 @@
 mod access;
 mod caller;
 mod documents;
+mod loader;
 
 pub use access::{Access, AccessDocument, ActFor, Grant, Rule, RuleMatch, Service};
 pub use caller::{Caller, DEFAULT_TIER, Denied, Permit, TenantChoice};
 pub use documents::{Kind, Policies, PolicySource};
+pub use loader::{PolicyLoader, Reloader};
 
 use std::fmt;
 

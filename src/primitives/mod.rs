@@ -9,6 +9,7 @@ use std::sync::Arc;
 use schemars::{Schema, SchemaGenerator};
 use serde_json::Value;
 
+use crate::config::Section;
 use crate::http::Route;
 use crate::policy::{Action, Kind};
 use crate::pools::redis::RedisPool;
@@ -35,6 +36,12 @@ pub struct Primitive {
 
 /// Every primitive there is.
 pub const ALL: &[&Primitive] = &[&ratelimit::PRIMITIVE, &cache::PRIMITIVE];
+
+/// The sections of `proxy.yaml` that primitives bring.
+#[must_use]
+pub fn sections() -> Vec<Section> {
+    ALL.iter().map(|row| Section { name: row.name, schema: row.config_schema }).collect()
+}
 
 /// What a primitive is built from.
 pub struct Resources {

@@ -1,0 +1,123 @@
+//! From ready to gone: signals, the child of `outrigger run`, and the order in which things stop.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::process::Command;
+use tokio::signal::unix::{self, SignalKind};
+
+use super::{Addresses, App};
+
+/// Why a process ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// SIGTERM, SIGINT, or `POST /drain`.
+    Asked,
+    /// The child of `outrigger run` ended, with this exit code.
+    ChildEnded(u8),
+}
+
+/// The command that `outrigger run` runs.
+pub struct Child(tokio::process::Child);
+
+impl Child {
+    /// Starts `command` with the sidecar's addresses in its environment.
+    pub fn start(command: &[OsString], addresses: &Addresses) -> io::Result<Self> {
+        let Some((program, arguments)) = command.split_first() else {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "give a command after `--`"));
+        };
+        let mut child = Command::new(program);
+        child.args(arguments).env("OUTRIGGER_URL", addresses.url()).kill_on_drop(true);
+        if let Some(socket) = &addresses.socket {
+            child.env("OUTRIGGER_SOCKET", std::path::absolute(socket)?);
+        }
+        child.spawn().map(Self)
+    }
+
+    fn signal(&self, signal: Signal) {
+        let Some(pid) = self.0.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw) else {
+            return;
+        };
+        if let Err(error) = kill_process(pid, signal) {
+            tracing::warn!(%error, "a signal could not be passed on");
+        }
+    }
+}
+
+/// The exit code a shell would report: the code itself, or 128 and the signal.
+fn exit_code(status: ExitStatus) -> u8 {
+    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);
+    u8::try_from(code).unwrap_or(1)
+}
+
+/// What to do about a signal.
+enum Event {
+    Stop(Signal),
+    Reload,
+    Pass(Signal),
+    Drain,
+    ChildEnded(u8),
+}
+
+impl App {
+    /// Serves until a signal, `POST /drain` or the child's end. SIGHUP reloads policies. With a child,
+    /// every signal is passed on to it, and SIGTERM ends this process only when the child has ended.
+    pub async fn until_stopped(&self, mut child: Option<Child>) -> io::Result<Reason> {
+        let mut terminate = unix::signal(SignalKind::terminate())?;
+        let mut interrupt = unix::signal(SignalKind::interrupt())?;
+        let mut hang_up = unix::signal(SignalKind::hangup())?;
+        let mut quit = unix::signal(SignalKind::quit())?;
+        let mut user_1 = unix::signal(SignalKind::user_defined1())?;
+        let mut user_2 = unix::signal(SignalKind::user_defined2())?;
+        loop {
+            let event = tokio::select! {
+                _ = terminate.recv() => Event::Stop(Signal::TERM),
+                _ = interrupt.recv() => Event::Stop(Signal::INT),
+                _ = hang_up.recv() => Event::Reload,
+                _ = quit.recv() => Event::Stop(Signal::QUIT),
+                _ = user_1.recv() => Event::Pass(Signal::USR1),
+                _ = user_2.recv() => Event::Pass(Signal::USR2),
+                () = self.admin.drain.cancelled(), if child.is_none() => Event::Drain,
+                status = wait(&mut child) => Event::ChildEnded(exit_code(status?)),
+            };
+            match (event, &child) {
+                (Event::Stop(signal) | Event::Pass(signal), Some(child)) => child.signal(signal),
+                (Event::Stop(_) | Event::Drain, None) => return Ok(Reason::Asked),
+                (Event::Drain, Some(_)) | (Event::Pass(_), None) => {}
+                (Event::Reload, child) => {
+                    self.reloader.reload();
+                    if let Some(child) = child {
+                        child.signal(Signal::HUP);
+                    }
+                }
+                (Event::ChildEnded(code), _) => return Ok(Reason::ChildEnded(code)),
+            }
+        }
+    }
+
+    /// Stops in order: no new connections, what is in flight to its end, background state saved, the
+    /// database closed. `false` where something was still running at the bound.
+    pub async fn stop(self) -> bool {
+        tracing::info!("draining");
+        self.admin.drain.cancel();
+        let all_ended = self.tasks.stop(self.drain_bound).await;
+        if !all_ended {
+            tracing::warn!(bound = ?self.drain_bound, "some requests were still running at the bound and were cut");
+        }
+        if let Some(database) = self.cache_db {
+            database.close().await;
+        }
+        tracing::info!("stopped");
+        all_ended
+    }
+}
+
+async fn wait(child: &mut Option<Child>) -> io::Result<ExitStatus> {
+    match child {
+        Some(child) => child.0.wait().await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,233 @@
+//! `proxy.yaml`, as the process uses it.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{Identity, RedisInstance};
+
+/// A validated configuration.
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ProxyConfig {
+    /// Where it listens.
+    #[serde(default)]
+    pub listeners: Listeners,
+    /// Whose tokens it accepts.
+    pub identity: Identity,
+    /// What this process does.
+    #[serde(default = "default_roles")]
+    #[schemars(length(min = 1))]
+    pub roles: Vec<Role>,
+    /// Where embedded backends keep their data; needed where one is used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_dir: Option<PathBuf>,
+    /// The directory of the policy documents.
+    pub policies: PathBuf,
+    /// Redis Clusters, by the name that primitives give.
+    #[serde(default)]
+    pub redis: BTreeMap<String, RedisInstance>,
+    /// The bounds of connections and requests.
+    #[serde(default)]
+    pub limits: Limits,
+    /// What is logged.
+    #[serde(default)]
+    pub log: Log,
+    /// Each configured primitive's section, by its name; validated against the primitive's own schema.
+    #[serde(skip_deserializing)]
+    #[schemars(skip)]
+    pub sections: BTreeMap<String, Value>,
+}
+
+/// What a process does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Serves calls.
+    Api,
+}
+
+/// Where the process listens.
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Listeners {
+    /// The API. An address that is not loopback needs `allow_remote: true` and `tls`.
+    pub api: SocketAddr,
+    /// The admin listener, on loopback.
+    pub admin: SocketAddr,
+    /// Health and metrics for the kubelet and Prometheus.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub probe: Option<SocketAddr>,
+    /// The API on a unix socket.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub socket: Option<PathBuf>,
+    /// More names that a Host header may have.
+    pub allowed_hosts: Vec<String>,
+    /// Lets `api` be an address that other machines reach; only with `tls`.
+    pub allow_remote: bool,
+    /// TLS 1.3 on the API's TCP listener.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
+}
+
+impl Default for Listeners {
+    fn default() -> Self {
+        Self {
+            api: SocketAddr::from((Ipv4Addr::LOCALHOST, 7780)),
+            admin: SocketAddr::from((Ipv4Addr::LOCALHOST, 7781)),
+            probe: None,
+            socket: None,
+            allowed_hosts: Vec::new(),
+            allow_remote: false,
+            tls: None,
+        }
+    }
+}
+
+/// A certificate and its key, PEM files.
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// The chain, leaf first.
+    pub certificate: PathBuf,
+    /// The private key.
+    pub key: PathBuf,
+}
+
+/// The bounds of connections and requests.
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// API connections at once; more wait in the kernel's backlog.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub max_connections: usize,
+    /// The largest request head, in bytes.
+    #[schemars(range(min = 8192, max = 1_048_576))]
+    pub header_bytes: usize,
+    /// The largest body of any route, in bytes; routes have tighter bounds of their own.
+    #[schemars(range(min = 1024, max = 1_073_741_824))]
+    pub body_bytes: u64,
+    /// A call's time where its caller names none, in milliseconds.
+    #[schemars(range(min = 1, max = 600_000))]
+    pub request_timeout_ms: u64,
+    /// The longest time that a caller may ask for, in milliseconds.
+    #[schemars(range(min = 1, max = 600_000))]
+    pub max_request_timeout_ms: u64,
+    /// From the first byte of a request to the end of its head, in milliseconds.
+    #[schemars(range(min = 50, max = 600_000))]
+    pub header_read_timeout_ms: u64,
+    /// Between two requests of a connection, in milliseconds.
+    #[schemars(range(min = 50, max = 86_400_000))]
+    pub idle_timeout_ms: u64,
+    /// How long a peer may leave a reply unread, in milliseconds.
+    #[schemars(range(min = 50, max = 600_000))]
+    pub write_timeout_ms: u64,
+    /// How long requests in flight may take to end when the process stops, in milliseconds.
+    #[schemars(range(min = 0, max = 600_000))]
+    pub drain_timeout_ms: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_connections: 16_384,
+            header_bytes: 32_768,
+            body_bytes: 16 * 1024 * 1024,
+            request_timeout_ms: 10_000,
+            max_request_timeout_ms: 60_000,
+            header_read_timeout_ms: 10_000,
+            idle_timeout_ms: 300_000,
+            write_timeout_ms: 30_000,
+            drain_timeout_ms: 20_000,
+        }
+    }
+}
+
+/// What is logged.
+#[derive(Debug, Clone, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// The least level.
+    pub level: LogLevel,
+    /// How a line looks.
+    pub format: LogFormat,
+    /// Whether each request gets a line.
+    pub requests: bool,
+}
+
+/// The least level that is logged.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LogLevel {
+    /// What needs a person.
+    Error,
+    /// What is wrong and mends itself.
+    Warn,
+    /// What changes.
+    #[default]
+    Info,
+    /// How it works.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl LogLevel {
+    /// As filters write it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+/// How a log line looks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// One JSON object a line.
+    #[default]
+    Json,
+    /// For people.
+    Text,
+}
+
+fn default_roles() -> Vec<Role> {
+    vec![Role::Api]
+}
+
+impl ProxyConfig {
+    /// What `outrigger dev` serves: embedded backends in `data`, tokens of the development issuer there.
+    #[must_use]
+    pub fn embedded(data: &Path, policies: &Path) -> Self {
+        let embedded = json!({"backend": "embedded"});
+        Self {
+            listeners: Listeners::default(),
+            identity: Identity::development(&data.join("identity")),
+            roles: default_roles(),
+            data_dir: Some(data.to_owned()),
+            policies: policies.to_owned(),
+            redis: BTreeMap::new(),
+            limits: Limits::default(),
+            log: Log { format: LogFormat::Text, ..Log::default() },
+            sections: [("cache", embedded.clone()), ("ratelimit", embedded)]
+                .map(|(name, section)| (name.to_owned(), section))
+                .into(),
+        }
+    }
+
+    /// A primitive's section, where it is configured.
+    #[must_use]
+    pub fn section(&self, name: &str) -> Option<&Value> {
+        self.sections.get(name)
+    }
+}

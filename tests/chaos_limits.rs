@@ -1,0 +1,143 @@
+//! Four sidecars on one cluster never admit more than the limit's burst and rate allow, to the token.
+
+#![allow(clippy::unwrap_used, reason = "test code")]
+
+#[path = "support/mod.rs"]
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use support::random::size;
+use support::sidecar::{ACME, Sidecar, write_config};
+
+/// The shipped limit `api` on tier `free`.
+const BURST: u64 = 20;
+const RATE_PER_MINUTE: u64 = 100;
+const BODY: &[u8] = br#"{"checks":[{"limit":"api","key":"/shared"}]}"#;
+
+#[derive(Default)]
+struct Counts {
+    admitted: AtomicU64,
+    degraded: AtomicU64,
+    denied: AtomicU64,
+}
+
+fn config(directory: &Path, nodes: &str) -> PathBuf {
+    let sections =
+        format!("redis:\n  main: {{nodes: [{nodes}]}}\nratelimit: {{backend: redis, redis: main}}\n");
+    write_config(directory, &sections, "")
+}
+
+/// Four sidecars that accept the same tokens.
+fn four_sidecars(nodes: &str) -> Vec<Sidecar> {
+    let first = tempfile::tempdir().unwrap();
+    let path = config(first.path(), nodes);
+    let identity = first.path().join("identity");
+    let more: Vec<_> = (0..3)
+        .map(|_| {
+            let directory = tempfile::tempdir().unwrap();
+            std::fs::create_dir(directory.path().join("identity")).unwrap();
+            for file in std::fs::read_dir(&identity).unwrap() {
+                let file = file.unwrap();
+                std::fs::copy(file.path(), directory.path().join("identity").join(file.file_name())).unwrap();
+            }
+            let path = config(directory.path(), nodes);
+            (directory, path)
+        })
+        .collect();
+    let sidecars: Vec<_> = std::iter::once((first, path))
+        .chain(more)
+        .map(|(directory, path)| Sidecar::serve_in(directory, &path))
+        .collect();
+    for sidecar in &sidecars {
+        sidecar.wait_for_backend("redis.main", "up");
+    }
+    sidecars
+}
+
+fn hammer(sidecars: &[Sidecar], counts: &Counts, during: impl FnOnce()) -> Duration {
+    let bearer = sidecars[0].bearer(ACME);
+    let over = AtomicBool::new(false);
+    let began = Instant::now();
+    std::thread::scope(|scope| {
+        for sidecar in sidecars {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    let mut client = sidecar.client();
+                    let headers = [("Authorization", bearer.as_str()), ("Content-Type", "application/json")];
+                    while !over.load(Relaxed) {
+                        let reply = client.send("POST", "/v1/ratelimit/check", &headers, BODY);
+                        let document = reply.json();
+                        match (reply.status, document["degraded"] == true) {
+                            (200, false) => counts.admitted.fetch_add(1, Relaxed),
+                            (200, true) => counts.degraded.fetch_add(1, Relaxed),
+                            (429, _) => {
+                                assert!(reply.header("retry-after").is_some(), "{reply:?}");
+                                counts.denied.fetch_add(1, Relaxed)
+                            }
+                            _ => panic!("{reply:?}"),
+                        };
+                    }
+                });
+            }
+        }
+        during();
+        over.store(true, Relaxed);
+    });
+    began.elapsed()
+}
+
+fn wait(time: Duration) {
+    let end = Instant::now() + time;
+    while Instant::now() < end {
+        std::thread::park_timeout(end.saturating_duration_since(Instant::now()));
+    }
+}
+
+fn assert_exact(counts: &Counts, took: Duration) {
+    let (admitted, denied) = (counts.admitted.load(Relaxed), counts.denied.load(Relaxed));
+    let allowed = BURST + u64::try_from(took.as_millis()).unwrap() * RATE_PER_MINUTE / 60_000;
+    println!(
+        "admitted {admitted} of {allowed} allowed in {took:?}; degraded {}, denied {denied}",
+        counts.degraded.load(Relaxed)
+    );
+    assert!(admitted <= allowed, "admitted {admitted}, burst and rate allow {allowed} in {took:?}");
+    assert!(denied > 100, "the limit was not under load");
+}
+
+#[test]
+fn chaos_four_sidecars_admit_exactly_what_one_limit_allows() {
+    let cluster = rig::RedisCluster::start(rig::Options::default()).unwrap();
+    let sidecars = four_sidecars(&cluster.addresses().join(", "));
+    let counts = Counts::default();
+    let took = hammer(&sidecars, &counts, || wait(Duration::from_secs(size(8, 120))));
+    assert_exact(&counts, took);
+    let admitted = counts.admitted.load(Relaxed);
+    let allowed = BURST + u64::try_from(took.as_millis()).unwrap() * RATE_PER_MINUTE / 60_000;
+    assert_eq!(counts.degraded.load(Relaxed), 0, "nothing was broken");
+    assert!(
+        admitted + 2 >= allowed,
+        "a caller that always asks gets all of its rate: {admitted} of {allowed}"
+    );
+}
+
+#[test]
+fn chaos_a_failover_admits_nothing_more_apart_from_what_degraded_says() {
+    let cluster = rig::RedisCluster::start(rig::Options::default()).unwrap();
+    let sidecars = four_sidecars(&cluster.addresses().join(", "));
+    let counts = Counts::default();
+    let slot = cluster.slot_of(&format!("{{{ACME}}}")).unwrap();
+    let took = hammer(&sidecars, &counts, || {
+        wait(Duration::from_secs(2));
+        let primary = cluster.primary_of(slot).unwrap();
+        cluster.kill(primary).unwrap();
+        wait(Duration::from_secs(size(8, 60)));
+        cluster.restart(primary).unwrap();
+        cluster.wait_ok().unwrap();
+        wait(Duration::from_secs(2));
+    });
+    assert_exact(&counts, took);
+    assert!(counts.degraded.load(Relaxed) > 0, "the failover was not felt, so nothing was shown");
+}

@@ -1,0 +1,201 @@
+//! Starting, listening, draining, ending.
+
+#![allow(clippy::unwrap_used, reason = "test code")]
+
+#[path = "support/mod.rs"]
+mod support;
+
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use support::sidecar::{ACME, BINARY, Sidecar};
+use support::wait_until;
+
+const CHECK: &[u8] = br#"{"checks":[{"limit":"api","key":"k","cost":0}]}"#;
+
+#[test]
+fn the_socket_and_its_directory_are_closed_to_others() {
+    let sidecar = Sidecar::dev();
+    let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&sidecar.socket), 0o660);
+    assert_eq!(mode(sidecar.socket.parent().unwrap()), 0o750);
+}
+
+#[test]
+fn sigterm_finishes_what_is_in_flight_and_exits_0() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut sidecar = Sidecar::dev();
+        let bearer = sidecar.bearer(ACME);
+        let mut idle = sidecar.client();
+        let mut busy = sidecar.client();
+        let head = format!(
+            "POST /v1/ratelimit/check HTTP/1.1\r\nHost: localhost\r\nAuthorization: {bearer}\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            CHECK.len()
+        );
+        busy.write_raw(head.as_bytes()).unwrap();
+        busy.write_raw(&CHECK[..10]).unwrap();
+        let mut other = sidecar.client();
+        let reply = other.send("GET", "/v1/cache/scoring/k", &[("Authorization", &bearer)], b"");
+        reply.problem(404, "not_found");
+        sidecar.signal(signal);
+        assert!(idle.is_closed(), "an idle connection was left open");
+        busy.write_raw(&CHECK[10..]).unwrap();
+        let reply = busy.read_reply(false).unwrap();
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        let status = sidecar.wait(Duration::from_secs(10));
+        assert_eq!(status.code(), Some(0));
+        assert!(!sidecar.socket.exists(), "the socket file was left");
+        assert!(!sidecar.directory.path().join("ready.json").exists(), "the ready file was left");
+    }
+}
+
+#[test]
+fn post_drain_ends_the_process_in_order() {
+    let mut sidecar = Sidecar::dev();
+    let reply = sidecar.admin_client().send("POST", "/drain", &[], b"");
+    assert_eq!(reply.status, 202);
+    assert_eq!(sidecar.wait(Duration::from_secs(10)).code(), Some(0));
+}
+
+#[test]
+fn health_says_how_it_is() {
+    let sidecar = Sidecar::dev();
+    for path in ["/livez", "/readyz", "/startupz"] {
+        let reply = sidecar.admin_client().send("GET", path, &[], b"");
+        assert_eq!((reply.status, reply.text().as_str()), (200, "ok\n"), "{path}");
+    }
+    let verbose = sidecar.admin_client().send("GET", "/readyz?verbose", &[], b"").text();
+    for part in ["listeners", "policies", "keys"] {
+        assert!(verbose.lines().any(|line| line.starts_with(part) && line.contains(" up")), "{verbose}");
+    }
+    sidecar.admin_client().send("GET", "/nothing", &[], b"").problem(404, "not_found");
+    sidecar.admin_client().send("POST", "/livez", &[], b"").problem(405, "method_not_allowed");
+    let output =
+        Command::new(BINARY).args(["status", "--admin", &sidecar.admin.to_string()]).output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), verbose);
+}
+
+#[test]
+fn metrics_see_each_request_once_and_name_no_tenant() {
+    let sidecar = Sidecar::dev();
+    let bearer = sidecar.bearer(ACME);
+    let mut client = sidecar.client();
+    for _ in 0..7 {
+        client
+            .send("GET", "/v1/cache/scoring/k", &[("Authorization", &bearer)], b"")
+            .problem(404, "not_found");
+    }
+    let metrics = sidecar.admin_client().send("GET", "/metrics", &[], b"").text();
+    let line = metrics
+        .lines()
+        .find(|line| {
+            line.starts_with("outrigger_request_duration_seconds_count")
+                && line.contains(r#"operation="get",outcome="refused""#)
+        })
+        .unwrap_or_else(|| panic!("{metrics}"));
+    assert!(line.ends_with(" 7"), "{line}");
+    assert!(!metrics.contains(ACME), "a tenant is in the metrics");
+    let open =
+        sidecar.admin_client().send("GET", "/metrics", &[("Accept", "application/openmetrics-text")], b"");
+    assert!(open.text().ends_with("# EOF\n"));
+}
+
+#[test]
+fn a_taken_port_is_exit_code_3_and_says_which() {
+    let sidecar = Sidecar::dev();
+    let directory = tempfile::tempdir().unwrap();
+    let output = Command::new(BINARY)
+        .args(["dev", "--admin", "127.0.0.1:0", "--listen", &sidecar.api.to_string(), "--data"])
+        .arg(directory.path())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(3));
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(text.contains(&sidecar.api.to_string()), "{text}");
+}
+
+#[test]
+fn a_second_process_on_the_same_data_is_refused() {
+    let sidecar = Sidecar::dev();
+    let output = Command::new(BINARY)
+        .args(["dev", "--admin", "127.0.0.1:0", "--listen", "127.0.0.1:0", "--data"])
+        .arg(sidecar.directory.path())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(3), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn a_slow_head_and_an_idle_connection_are_ended() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = support::sidecar::embedded_config(
+        directory.path(),
+        "limits: {header_read_timeout_ms: 300, idle_timeout_ms: 600, drain_timeout_ms: 5000}\n",
+    );
+    let sidecar = Sidecar::serve_in(directory, &config);
+    let began = Instant::now();
+    let mut slow = sidecar.client();
+    slow.write_raw(b"GET / HTTP/1.1\r\nHost: loc").unwrap();
+    let mut idle = sidecar.client();
+    assert!(slow.is_closed());
+    assert!(idle.is_closed());
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+}
+
+#[test]
+fn run_starts_the_command_with_the_addresses_and_passes_its_exit_code() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = support::sidecar::embedded_config(directory.path(), "");
+    let socket = directory.path().join("o.sock");
+    let script = r#"curl -sS -o /dev/null -w '%{http_code}' "$OUTRIGGER_URL/openapi.json"; test -S "$OUTRIGGER_SOCKET"; exit 7"#;
+    let output = Command::new(BINARY)
+        .args(["run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--config"])
+        .arg(&config)
+        .arg("--socket")
+        .arg(&socket)
+        .args(["--", "bash", "-ec", script])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(7), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "200");
+}
+
+#[test]
+fn run_passes_signals_to_the_command() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = support::sidecar::embedded_config(directory.path(), "");
+    let ready = directory.path().join("command-ready");
+    let script = format!(
+        "trap 'exit 42' TERM; touch {}; while :; do read -t 0.05 <> <(:) || :; done",
+        ready.display()
+    );
+    let mut child = Command::new(BINARY)
+        .args(["run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--config"])
+        .arg(&config)
+        .args(["--", "bash", "-c", &script])
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_until("the command", Duration::from_secs(20), || ready.exists());
+    let pid = rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+    rustix::process::kill_process(pid, Signal::TERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(42));
+}
+
+#[test]
+fn the_description_in_the_repository_is_what_a_process_serves() {
+    let sidecar = Sidecar::dev();
+    let served = sidecar.client().send("GET", "/openapi.json", &[], b"").json();
+    assert_eq!(served, sidecar.admin_client().send("GET", "/openapi.json", &[], b"").json());
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/openapi.json");
+    let pretty = serde_json::to_string_pretty(&served).unwrap() + "\n";
+    if std::env::var_os("OUTRIGGER_REGENERATE").is_some() {
+        std::fs::write(&path, &pretty).unwrap();
+    }
+    let kept = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(kept == pretty, "docs/openapi.json is behind: run this test with OUTRIGGER_REGENERATE=1");
+}

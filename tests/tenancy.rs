@@ -1,0 +1,287 @@
+//! Three tenants at once, over TCP and the socket, with the same keys: nobody ever sees another's.
+//!
+//! Each worker keeps a model of what it wrote. Without faults a read must be exactly what the model has;
+//! after a cancelled call or beside a failover, it may be one of the values that this worker wrote to that
+//! key, or nothing. Every value names its tenant, so that a crossing shows whatever the model says.
+
+#![allow(clippy::unwrap_used, reason = "test code")]
+
+#[path = "support/mod.rs"]
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+use support::client::{Client, Reply};
+use support::random::{Random, seed, size};
+use support::sidecar::{ACME, GLOBEX, Sidecar, write_config};
+
+const INITECH: &str = "0190c7a8-3c5e-7f00-8000-0000000000c3";
+const TENANTS: [&str; 3] = [ACME, GLOBEX, INITECH];
+const KEYS: u64 = 40;
+
+#[derive(Clone)]
+enum Door {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+impl Door {
+    fn open(&self) -> Client {
+        match self {
+            Self::Tcp(address) => Client::tcp(*address),
+            Self::Unix(path) => Client::unix(path),
+        }
+    }
+}
+
+/// What a key may hold: one value when sure, several or none when a call's outcome is not known.
+type Possible = BTreeSet<Option<String>>;
+
+struct Worker {
+    tenant: &'static str,
+    bearer: String,
+    door: Door,
+    client: Client,
+    random: Random,
+    model: BTreeMap<String, Possible>,
+    written: u64,
+    /// Whether faults are injected, so that any value once written may be seen, and 503 is an answer.
+    faults: bool,
+}
+
+impl Worker {
+    fn send(&mut self, method: &str, target: &str, body: &[u8]) -> Reply {
+        let bearer = self.bearer.clone();
+        let headers = [("Authorization", bearer.as_str()), ("Content-Type", "application/json")];
+        let reply = self.client.send(method, target, &headers, body);
+        if reply.header("connection") == Some("close") {
+            self.client = self.door.open();
+        }
+        reply
+    }
+
+    fn key(&mut self) -> String {
+        let at = self.random.below(KEYS);
+        let kind = if matches!(self.door, Door::Tcp(_)) { "tcp" } else { "unix" };
+        match at % 4 {
+            0 => format!("{kind}-{at}"),
+            1 => format!("{kind}%3A{at}%7Bx%7D"),
+            2 => format!("{kind}%2F{at}"),
+            _ => format!("{kind}-{at}-%C3%A9"),
+        }
+    }
+
+    fn possible(&mut self, key: &str) -> &mut Possible {
+        self.model.entry(key.to_owned()).or_insert_with(|| BTreeSet::from([None]))
+    }
+
+    fn settle(&mut self, key: &str, value: Option<String>, sure: bool) {
+        let faults = self.faults;
+        let possible = self.possible(key);
+        if sure && !faults {
+            possible.clear();
+        }
+        possible.insert(value);
+    }
+
+    fn put(&mut self, cancelled: bool) {
+        let key = self.key();
+        self.written += 1;
+        let value = format!("{}|{key}|{}", self.tenant, self.written);
+        let target = format!("/v1/cache/scoring/{key}");
+        if cancelled {
+            let request = format!(
+                "PUT {target} HTTP/1.1\r\nHost: localhost\r\nAuthorization: {}\r\nContent-Length: {}\r\n\r\n{value}",
+                self.bearer,
+                value.len()
+            );
+            self.client.write_raw(request.as_bytes()).unwrap();
+            self.client = self.door.open();
+            // It may be written at any later time, so from now on nothing about this key is sure.
+            let mut possible = self.possible(&key).clone();
+            possible.extend([Some(value), Some("?".to_owned())]);
+            self.model.insert(key, possible);
+            return;
+        }
+        let reply = self.send("PUT", &target, value.as_bytes());
+        match reply.status {
+            204 => self.settle(&key, Some(value), true),
+            503 | 504 if self.faults => self.settle(&key, Some(value), false),
+            _ => panic!("PUT {key}: {reply:?}"),
+        }
+    }
+
+    fn get(&mut self) {
+        let key = self.key();
+        let reply = self.send("GET", &format!("/v1/cache/scoring/{key}"), b"");
+        let found = match reply.status {
+            200 => Some(reply.text()),
+            404 => None,
+            503 | 504 if self.faults => return,
+            _ => panic!("GET {key}: {reply:?}"),
+        };
+        self.check(&key, found);
+    }
+
+    fn check(&mut self, key: &str, found: Option<String>) {
+        if let Some(value) = &found {
+            let own = format!("{}|{key}|", self.tenant);
+            assert!(value.starts_with(&own), "CROSSING: {} read {value:?} at {key}", self.tenant);
+        }
+        let unsure = self.faults || self.possible(key).contains(&Some("?".to_owned()));
+        if !(unsure && found.is_none()) {
+            let tenant = self.tenant;
+            let possible = self.possible(key);
+            assert!(
+                possible.contains(&found),
+                "{tenant} read {found:?} at {key}, the model has {possible:?}"
+            );
+        }
+    }
+
+    fn delete(&mut self) {
+        let key = self.key();
+        let reply = self.send("DELETE", &format!("/v1/cache/scoring/{key}"), b"");
+        match reply.status {
+            204 => {
+                let unsure = self.possible(&key).contains(&Some("?".to_owned()));
+                self.settle(&key, None, !unsure);
+            }
+            503 | 504 if self.faults => self.settle(&key, None, false),
+            _ => panic!("DELETE {key}: {reply:?}"),
+        }
+    }
+
+    fn batch_get(&mut self) {
+        let keys: BTreeSet<String> = (0..4).map(|_| self.key()).collect();
+        let decoded =
+            |key: &str| percent_encoding::percent_decode_str(key).decode_utf8().unwrap().into_owned();
+        let items: Vec<_> = keys.iter().map(|key| serde_json::json!({"key": decoded(key)})).collect();
+        let body = serde_json::json!({"items": items}).to_string();
+        let reply = self.send("POST", "/v1/cache/scoring:batchGet", body.as_bytes());
+        if self.faults && reply.status != 200 {
+            assert!(matches!(reply.status, 503 | 504), "{reply:?}");
+            return;
+        }
+        assert_eq!(reply.status, 200, "{reply:?}");
+        let text = reply.text();
+        for other in TENANTS.iter().filter(|tenant| **tenant != self.tenant) {
+            assert!(!text.contains(other), "CROSSING: {text}");
+        }
+        assert_eq!(reply.json()["items"].as_array().map(Vec::len), Some(keys.len()), "{text}");
+    }
+
+    /// Only the first tenant takes from `login`; what the others have left must stay whole.
+    fn limit(&mut self) {
+        let cost = u8::from(self.tenant == TENANTS[0]);
+        let body = format!(r#"{{"checks":[{{"limit":"login","key":"shared","cost":{cost}}}]}}"#);
+        let reply = self.send("POST", "/v1/ratelimit/check", body.as_bytes());
+        assert!(matches!(reply.status, 200 | 429) || self.faults, "{reply:?}");
+        if self.tenant != TENANTS[0] && reply.status == 200 {
+            let result = &reply.json()["results"][0];
+            assert_eq!(
+                result["reset_ms"], 0,
+                "CROSSING: another tenant took from {}'s limit: {result}",
+                self.tenant
+            );
+        }
+    }
+
+    fn step(&mut self) {
+        match self.random.below(100) {
+            0..35 => self.put(false),
+            35..75 => self.get(),
+            75..85 => self.delete(),
+            85..90 => self.batch_get(),
+            90..98 => self.limit(),
+            _ => self.put(true),
+        }
+    }
+}
+
+fn run(sidecar: &Sidecar, operations: u64, faults: bool, done: &AtomicU64) {
+    let seed = seed();
+    println!("seed {seed}, {operations} operations");
+    let doors = [Door::Tcp(sidecar.api), Door::Unix(sidecar.socket.clone())];
+    std::thread::scope(|scope| {
+        for (at, tenant) in TENANTS.into_iter().enumerate() {
+            for (way, door) in doors.iter().enumerate() {
+                let mut worker = Worker {
+                    tenant,
+                    bearer: sidecar.bearer(tenant),
+                    door: door.clone(),
+                    client: door.open(),
+                    random: Random::new(seed + (at * 2 + way) as u64),
+                    model: BTreeMap::new(),
+                    written: 0,
+                    faults,
+                };
+                scope.spawn(move || {
+                    for _ in 0..operations / 6 {
+                        worker.step();
+                        done.fetch_add(1, Relaxed);
+                    }
+                });
+            }
+        }
+    });
+}
+
+#[test]
+fn no_tenant_sees_another_s_data_embedded() {
+    let sidecar = Sidecar::dev();
+    run(&sidecar, size(24_000, 1_000_000), false, &AtomicU64::new(0));
+}
+
+fn redis_config(directory: &Path, nodes: &str) -> PathBuf {
+    let sections = format!(
+        "redis:\n  main: {{nodes: [{nodes}]}}\nratelimit: {{backend: redis, redis: main}}\ncache: {{backend: redis, redis: main}}\n"
+    );
+    write_config(directory, &sections, "")
+}
+
+#[test]
+fn no_tenant_sees_another_s_data_on_redis() {
+    let directory = tempfile::tempdir().unwrap();
+    let nodes = rig::shared_redis_nodes().join(", ");
+    let config = redis_config(directory.path(), &nodes);
+    let sidecar = Sidecar::serve_in(directory, &config);
+    sidecar.wait_for_backend("redis.main", "up");
+    run(&sidecar, size(18_000, 1_000_000), false, &AtomicU64::new(0));
+}
+
+#[test]
+fn chaos_no_tenant_sees_another_s_data_beside_failovers() {
+    let cluster = rig::RedisCluster::start(rig::Options::default()).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let config = redis_config(directory.path(), &cluster.addresses().join(", "));
+    let sidecar = Sidecar::serve_in(directory, &config);
+    sidecar.wait_for_backend("redis.main", "up");
+    let operations = size(18_000, 300_000);
+    let (done, over) = (AtomicU64::new(0), AtomicBool::new(false));
+    let failovers = std::thread::scope(|scope| {
+        let (cluster, done, over) = (&cluster, &done, &over);
+        let breaker = scope.spawn(move || {
+            let mut failovers = 0;
+            while !over.load(Relaxed) {
+                let next = done.load(Relaxed) + operations / 8;
+                let primary = cluster.primary_of(failovers as u16 * 5461 % 16384).unwrap();
+                let replica = cluster.replica_of(primary).unwrap();
+                cluster.failover(replica).unwrap();
+                failovers += 1;
+                cluster.wait_ok().unwrap();
+                while done.load(Relaxed) < next && !over.load(Relaxed) {
+                    std::thread::park_timeout(std::time::Duration::from_millis(20));
+                }
+            }
+            failovers
+        });
+        run(&sidecar, operations, true, done);
+        over.store(true, Relaxed);
+        breaker.join().unwrap()
+    });
+    assert!(failovers >= 3, "only {failovers} failovers happened among the operations");
+}
