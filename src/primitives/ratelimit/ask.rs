@@ -126,11 +126,9 @@ impl Asks {
         }
         match self.asks.get_mut(index) {
             Some(ask) => ask.cost = total,
-            None => self.asks.push(Ask {
-                bucket: Bucket::new(limit, key),
-                rule: Arc::clone(rule),
-                cost: total,
-            }),
+            None => {
+                self.asks.push(Ask { bucket: Bucket::new(limit, key), rule: Arc::clone(rule), cost: total })
+            }
         }
         Ok(index)
     }

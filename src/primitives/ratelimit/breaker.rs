@@ -5,7 +5,8 @@
 //! alone, so no caller's check is the trial. It takes two good probes in a row, an interval apart: a primary that was
 //! stopped and goes on answers for a moment, before it hears that a replica has taken its place.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use prometheus::IntGauge;
@@ -19,6 +20,7 @@ const GOOD_PROBES: u32 = 2;
 pub(super) struct Breakers {
     groups: Box<[Breaker]>,
     most_failures: u32,
+    began: Instant,
     open: IntGauge,
     /// Told when a breaker opens.
     pub(super) opened: Notify,
@@ -28,6 +30,8 @@ pub(super) struct Breakers {
 struct Breaker {
     open: AtomicBool,
     failures: AtomicU32,
+    /// Microseconds since the breakers began.
+    last_failure_us: AtomicU64,
     good_probes: AtomicU32,
     /// The tenant whose part of the backend is probed.
     tenant: Mutex<Uuid>,
@@ -37,7 +41,7 @@ impl Breakers {
     /// Closed ones that open after `most_failures` in a row.
     pub(super) fn new(most_failures: u32, open: IntGauge) -> Self {
         let groups = std::iter::repeat_with(Breaker::default).take(GROUPS).collect();
-        Self { groups, most_failures, open, opened: Notify::new() }
+        Self { groups, most_failures, began: Instant::now(), open, opened: Notify::new() }
     }
 
     fn of(&self, tenant: Uuid) -> &Breaker {
@@ -50,6 +54,10 @@ impl Breakers {
         self.of(tenant).open.load(Relaxed)
     }
 
+    fn us(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.began).as_micros()).unwrap_or(u64::MAX)
+    }
+
     /// An answer came.
     pub(super) fn succeeded(&self, tenant: Uuid) {
         let breaker = self.of(tenant);
@@ -58,9 +66,14 @@ impl Breakers {
         }
     }
 
-    /// No answer came.
-    pub(super) fn failed(&self, tenant: Uuid) {
+    /// No answer came to a check of `sent`. Checks that waited at the same time are one failure: a short stall of
+    /// a busy process is no outage.
+    pub(super) fn failed(&self, tenant: Uuid, sent: Instant) {
         let breaker = self.of(tenant);
+        if self.us(sent) < breaker.last_failure_us.load(Relaxed) {
+            return;
+        }
+        breaker.last_failure_us.store(self.us(Instant::now()), Relaxed);
         if breaker.failures.fetch_add(1, Relaxed) + 1 < self.most_failures {
             return;
         }
@@ -100,13 +113,13 @@ mod tests {
     fn it_opens_after_failures_in_a_row_and_closes_after_two_good_probes() {
         let breakers = Breakers::new(3, IntGauge::new("open", "open").unwrap());
         let (tenant, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
-        breakers.failed(tenant);
-        breakers.failed(tenant);
+        breakers.failed(tenant, Instant::now());
+        breakers.failed(tenant, Instant::now());
         breakers.succeeded(tenant);
-        breakers.failed(tenant);
-        breakers.failed(tenant);
+        breakers.failed(tenant, Instant::now());
+        breakers.failed(tenant, Instant::now());
         assert!(!breakers.is_open(tenant));
-        breakers.failed(tenant);
+        breakers.failed(tenant, Instant::now());
         assert!(breakers.is_open(tenant) && !breakers.is_open(other));
         assert_eq!(breakers.to_probe(), [tenant]);
         breakers.probed(tenant, true);
@@ -116,5 +129,17 @@ mod tests {
         breakers.probed(tenant, true);
         assert!(!breakers.is_open(tenant));
         assert_eq!(breakers.open.get(), 0);
+    }
+
+    #[test]
+    fn checks_that_waited_together_are_one_failure() {
+        let breakers = Breakers::new(2, IntGauge::new("open", "open").unwrap());
+        let (tenant, sent) = (Uuid::from_u128(1), Instant::now());
+        for _ in 0..100 {
+            breakers.failed(tenant, sent);
+        }
+        assert!(!breakers.is_open(tenant));
+        breakers.failed(tenant, Instant::now());
+        assert!(breakers.is_open(tenant));
     }
 }

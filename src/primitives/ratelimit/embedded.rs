@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::config::RateLimitConfig;
 use super::memory::Memory;
-use super::{Asks, Outcome, Source, Taking, Tat, TokenSource};
+use super::{Asks, Source, Taking, Tat, TokenSource};
 use crate::store::sqlite::{Sqlite, StoreError};
 use crate::tasks::Tasks;
 
@@ -82,7 +82,9 @@ impl Embedded {
         for (tenant, id, tat) in rows {
             self.memory.restore(tenant, &id, tat);
         }
-        database.write(move |c| c.execute("DELETE FROM ratelimit_buckets WHERE tat_us < ?1", [now_us])).await?;
+        database
+            .write(move |c| c.execute("DELETE FROM ratelimit_buckets WHERE tat_us < ?1", [now_us]))
+            .await?;
         Ok(())
     }
 
@@ -167,8 +169,8 @@ impl Batch {
         for (tenant, id) in &self.removed {
             delete.execute((&tenant.as_bytes()[..], id.as_bytes()))?;
         }
-        let mut insert =
-            connection.prepare_cached("INSERT OR REPLACE INTO ratelimit_buckets VALUES (?1, ?2, ?3, ?4, ?5)")?;
+        let mut insert = connection
+            .prepare_cached("INSERT OR REPLACE INTO ratelimit_buckets VALUES (?1, ?2, ?3, ?4, ?5)")?;
         for (tenant, id, tat) in &self.taken {
             insert.execute((&tenant.as_bytes()[..], id.as_bytes(), tat.us, tat.part, tat.parts))?;
         }
@@ -189,4 +191,74 @@ fn rows_not_full(connection: &Connection, now_us: i64, most: i64) -> rusqlite::R
         Ok((Uuid::from_bytes(tenant), String::from_utf8_lossy(&id).into_owned(), tat))
     })?;
     rows.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::conformance;
+    use super::*;
+    use crate::store::sqlite::Durability;
+
+    fn open(directory: &std::path::Path) -> Arc<Sqlite> {
+        let migrations = [("ratelimit", MIGRATIONS)];
+        Sqlite::open(&directory.join("cache.db"), Durability::Normal, &migrations).unwrap()
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn it_keeps_every_promise_of_a_source() {
+        let directory = tempfile::tempdir().unwrap();
+        let tasks = Tasks::default();
+        conformance::run(Embedded::start(&RateLimitConfig::of("embedded"), open(directory.path()), &tasks))
+            .await;
+        assert!(tasks.stop(Duration::from_secs(5)).await);
+    }
+
+    #[tokio::test]
+    async fn what_was_taken_is_still_taken_after_a_restart() {
+        let directory = tempfile::tempdir().unwrap();
+        let tenant = Uuid::new_v4();
+        let (slow, odd) = (conformance::rule("slow", 7, 600_000, 9), conformance::rule("odd", 1, 1, 1));
+        for left in [6, 3] {
+            let database = open(directory.path());
+            let tasks = Tasks::default();
+            let source = Embedded::start(&RateLimitConfig::of("embedded"), Arc::clone(&database), &tasks);
+            let asks = conformance::asks(tenant, 10, &[(&slow, "k\u{e9}", 3), (&odd, "gone", 1)]);
+            let outcome = source.take(&asks).outcome().await;
+            assert_eq!(outcome.standings[0].remaining, left);
+            assert!(tasks.stop(Duration::from_secs(5)).await);
+            database.close().await;
+        }
+        let rows = open(directory.path())
+            .read(|c| c.query_row("SELECT count(*) FROM ratelimit_buckets", [], |row| row.get::<_, i64>(0)))
+            .await;
+        assert!(rows.unwrap() <= 2);
+    }
+
+    #[tokio::test]
+    async fn expired_keys_leave_memory_and_the_table() {
+        let directory = tempfile::tempdir().unwrap();
+        let database = open(directory.path());
+        let tasks = Tasks::default();
+        let mut config = RateLimitConfig::of("embedded");
+        config.save_interval_ms = 10;
+        let source = Embedded::start(&config, Arc::clone(&database), &tasks);
+        let brief = conformance::rule("brief", 1, 20, 1);
+        for key in 0..200 {
+            let asks = conformance::asks(Uuid::new_v4(), 10, &[(&brief, &key.to_string(), 1)]);
+            assert!(source.take(&asks).outcome().await.allowed);
+        }
+        let end = std::time::Instant::now() + Duration::from_secs(10);
+        let mut ticks = tokio::time::interval(Duration::from_millis(10));
+        loop {
+            let count =
+                |c: &Connection| c.query_row("SELECT count(*) FROM ratelimit_buckets", [], |row| row.get(0));
+            let rows: i64 = database.read(count).await.unwrap();
+            if rows == 0 && source.memory.is_empty() {
+                break;
+            }
+            assert!(std::time::Instant::now() < end, "{rows} rows are left");
+            ticks.tick().await;
+        }
+        assert!(tasks.stop(Duration::from_secs(5)).await);
+    }
 }

@@ -69,9 +69,7 @@ impl Quota {
         let (ticks_per_us, ticks_per_token) = (ticks(requests)?.max(1), ticks(per_us)?.max(1));
         let capacity = i64::try_from(burst).ok().and_then(|burst| burst.checked_mul(ticks_per_token));
         match capacity {
-            Some(capacity) if capacity <= most => {
-                Ok(Self { burst, ticks_per_us, ticks_per_token, capacity })
-            }
+            Some(capacity) if capacity <= most => Ok(Self { burst, ticks_per_us, ticks_per_token, capacity }),
             _ => Err(QuotaError),
         }
     }
@@ -132,7 +130,11 @@ impl Quota {
     /// The TAT of a bucket with this debt at `now_us`.
     #[must_use]
     pub fn tat(&self, debt: i64, now_us: i64) -> Tat {
-        Tat { us: now_us + debt / self.ticks_per_us, part: debt % self.ticks_per_us, parts: self.ticks_per_us }
+        Tat {
+            us: now_us + debt / self.ticks_per_us,
+            part: debt % self.ticks_per_us,
+            parts: self.ticks_per_us,
+        }
     }
 
     /// What a bucket with `debt` before the check says about it; `taken` tells whether the whole call passed.

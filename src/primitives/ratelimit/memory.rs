@@ -127,7 +127,9 @@ impl Memory {
                 let overflow = (!room).then(|| ask.overflow_id());
                 let (tat, earlier) = match &overflow {
                     None => (held, 0),
-                    Some(id) => (tenant.buckets.get(id.as_str()).map(|held| held.tat), ticks_asked(&weighed, id)),
+                    Some(id) => {
+                        (tenant.buckets.get(id.as_str()).map(|held| held.tat), ticks_asked(&weighed, id))
+                    }
                 };
                 new_keys += usize::from(held.is_none() && room);
                 overflowed += usize::from(!room);
@@ -147,7 +149,9 @@ impl Memory {
         }
         let standings = asks.as_slice().iter().zip(&weighed).map(|(ask, one)| match one {
             Some(one) => one.quota.standing(one.debt, one.ticks, allowed),
-            None => Standing { remaining: ask.rule().quota.burst(), retry_after_ms: 0, reset_ms: 0, over: false },
+            None => {
+                Standing { remaining: ask.rule().quota.burst(), retry_after_ms: 0, reset_ms: 0, over: false }
+            }
         });
         Outcome { allowed, source, standings: standings.collect(), overflowed }
     }
@@ -223,7 +227,10 @@ impl Memory {
     }
 
     /// What was changed since the last call, shard by shard, with the buckets as they are now.
-    pub(super) fn drain_changes(&self, mut save: impl FnMut(Vec<(Uuid, Arc<str>)>, Vec<(Uuid, Arc<str>, Tat)>)) {
+    pub(super) fn drain_changes(
+        &self,
+        mut save: impl FnMut(Vec<(Uuid, Arc<str>)>, Vec<(Uuid, Arc<str>, Tat)>),
+    ) {
         for shard in &self.shards {
             let mut guard = shard.lock();
             let Changes { removed, taken } = std::mem::take(&mut guard.changes);
@@ -271,5 +278,55 @@ impl Memory {
 
 /// What earlier asks of the same call asked of this shared bucket.
 fn ticks_asked(weighed: &[Option<Weighed<'_>>], overflow: &str) -> i64 {
-    weighed.iter().flatten().filter(|one| one.overflow.as_deref() == Some(overflow)).map(|one| one.ticks).sum()
+    weighed
+        .iter()
+        .flatten()
+        .filter(|one| one.overflow.as_deref() == Some(overflow))
+        .map(|one| one.ticks)
+        .sum()
+}
+
+#[cfg(test)]
+impl Memory {
+    /// Whether no key and no tenant is held.
+    pub(super) fn is_empty(&self) -> bool {
+        self.keys.load(Relaxed) == 0 && self.shards.iter().all(|shard| shard.lock().tenants.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::conformance::{asks, rule};
+    use super::*;
+
+    #[test]
+    fn keys_of_all_tenants_together_are_bounded() {
+        let (memory, slow) = (Memory::new(50, false), rule("slow", 1, 60_000, 10));
+        let mut overflowed = 0;
+        for key in 0..500 {
+            let (tenant, key) = (Uuid::new_v4(), key.to_string());
+            let asks = asks(tenant, 100, &[(&slow, &key, 1)]);
+            overflowed += memory.take(&asks, Source::Backend, |ask| Some(&ask.rule().quota)).overflowed;
+        }
+        assert_eq!(overflowed, 450);
+    }
+
+    #[test]
+    fn what_could_not_be_saved_is_saved_with_the_next() {
+        let (memory, slow) = (Memory::new(50, true), rule("slow", 1, 60_000, 10));
+        let asks = asks(Uuid::new_v4(), 100, &[(&slow, "k", 1)]);
+        let drain = || {
+            let mut rows = Vec::new();
+            memory.drain_changes(|removed, taken| rows.push((removed, taken)));
+            rows
+        };
+        for _ in 0..3 {
+            memory.take(&asks, Source::Backend, |ask| Some(&ask.rule().quota));
+        }
+        let rows = drain();
+        assert_eq!((rows.len(), rows[0].1.len()), (1, 1), "three takes are one row");
+        assert!(drain().is_empty());
+        memory.changed_still(&rows[0].0, &rows[0].1);
+        assert_eq!(drain()[0].1.len(), 1);
+    }
 }

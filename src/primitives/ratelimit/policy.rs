@@ -89,7 +89,7 @@ pub struct KeyRuleDocument {
 }
 
 /// What is answered, `degraded`, while Redis does not answer.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnBackendFailure {
     /// Each sidecar counts by itself, with a share of the limit.
@@ -359,7 +359,12 @@ mod tests {
         places.sort_unstable();
         assert_eq!(
             places,
-            ["/limits/Api", "/limits/login/keys/0/quota", "/limits/login/tenants/ACME", "/limits/login/tiers/pro"]
+            [
+                "/limits/Api",
+                "/limits/login/keys/0/quota",
+                "/limits/login/tenants/ACME",
+                "/limits/login/tiers/pro"
+            ]
         );
     }
 
