@@ -4,9 +4,9 @@ use jsonschema::ValidationError;
 use jsonschema::error::ValidationErrorKind as Kind;
 use serde_json::Value;
 
-use super::complaint::Complaints;
+use super::complaint::{Complaints, wrong_kind};
 use super::document::Aim;
-use super::words::{kind_of, one_of, plain, shape};
+use super::words::{one_of, plain, shape};
 
 /// How far a value is from one alternative; the least is the one that was meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,7 +47,7 @@ pub(super) fn explain<'a>(
         (Distance::Fields, ..) => wrong_fields(complaints, owner, pointer, instance),
         (Distance::Type, ..) | (_, None, _) => {
             let expected = shape(complaints.root, owner);
-            complaints.add(Aim::Value, pointer, format!("wrong type: {}", kind_of(instance)), expected);
+            complaints.add(Aim::Value, pointer, wrong_kind(instance), expected);
         }
     }
 }
@@ -86,15 +86,35 @@ fn wrong_tag(complaints: &mut Complaints<'_>, pointer: &str, context: &[Vec<Vali
 /// The fields fit no alternative: names the unknown ones, or what can be given.
 fn wrong_fields<'a>(complaints: &mut Complaints<'a>, owner: &'a Value, pointer: &str, instance: &Value) {
     let branches = complaints.root.branches(owner).unwrap_or_default();
-    let fields = branches.into_iter().filter_map(|branch| branch.get("properties")?.as_object());
-    let known: Vec<&str> = fields.flat_map(|fields| fields.keys()).map(String::as_str).collect();
+    let fields: Vec<_> =
+        branches.into_iter().filter_map(|branch| branch.get("properties")?.as_object()).collect();
+    let mut known: Vec<&str> = Vec::new();
+    for name in fields.iter().flat_map(|fields| fields.keys()) {
+        if !known.contains(&name.as_str()) {
+            known.push(name);
+        }
+    }
     let given = instance.as_object().into_iter().flat_map(|members| members.keys());
     let unknown: Vec<&String> = given.filter(|name| !known.contains(&name.as_str())).collect();
     for name in &unknown {
         complaints.unknown_of(pointer, name, &known);
     }
-    if unknown.is_empty() {
-        let message = "these fields do not go together, or one is missing";
-        complaints.add(Aim::Value, pointer, message, one_of(known));
+    let tag = known.iter().find(|name| {
+        fields.iter().all(|fields| fields.get(**name).is_some_and(|field| field.get("const").is_some()))
+    });
+    match tag.filter(|tag| instance.get(**tag).is_none()) {
+        Some(tag) => {
+            let constants = fields.iter().filter_map(|fields| fields.get(*tag)?.get("const"));
+            complaints.missing(
+                pointer,
+                tag,
+                &one_of(constants.map(plain).collect::<Vec<_>>().iter().map(String::as_str)),
+            );
+        }
+        None if unknown.is_empty() => {
+            let message = "these fields do not go together, or one is missing";
+            complaints.add(Aim::Value, pointer, message, one_of(known));
+        }
+        None => {}
     }
 }

@@ -6,8 +6,13 @@ use serde_json::Value;
 
 use super::document::Aim;
 use super::schema::Root;
-use super::words::{describe, format_words, kind_of, one_of, pattern_words, plain, range, with_nearest};
+use super::words::{
+    describe, format_words, kind_of, nearest, one_of, pattern_words, plain, range, with_nearest,
+};
 use super::{alternatives, pointer_step};
+
+const UNKNOWN: &str = "unknown field ";
+const MISSING: &str = " is missing";
 
 /// One error in words.
 pub(super) struct Complaint {
@@ -15,6 +20,8 @@ pub(super) struct Complaint {
     pub(super) pointer: String,
     pub(super) message: String,
     pub(super) expected: String,
+    /// The field whose absence this is about, or which was likely meant.
+    field: Option<String>,
 }
 
 /// Errors in words, with the schema they refer to.
@@ -36,7 +43,30 @@ impl<'a> Complaints<'a> {
         expected: impl Into<String>,
     ) {
         let (pointer, message, expected) = (pointer.to_owned(), message.into(), expected.into());
-        self.found.push(Complaint { aim, pointer, message, expected });
+        self.found.push(Complaint { aim, pointer, message, expected, field: None });
+    }
+
+    /// The complaints, without those about a missing field that is there, misspelt.
+    pub(super) fn into_found(self) -> Vec<Complaint> {
+        let parent = |pointer: &str| pointer.rsplit_once('/').map(|(parent, _)| parent.to_owned());
+        let misspelt: Vec<_> = self.found.iter().filter(|one| one.message.starts_with(UNKNOWN)).collect();
+        let meant: Vec<_> =
+            misspelt.iter().filter_map(|one| Some((parent(&one.pointer)?, one.field.clone()?))).collect();
+        let is_there = |one: &Complaint| {
+            one.message.ends_with(MISSING)
+                && one
+                    .field
+                    .as_ref()
+                    .is_some_and(|field| meant.iter().any(|(at, meant)| *at == one.pointer && meant == field))
+        };
+        let keep: Vec<bool> = self.found.iter().map(|one| !is_there(one)).collect();
+        self.found.into_iter().zip(keep).filter_map(|(one, keep)| keep.then_some(one)).collect()
+    }
+
+    fn about(&mut self, field: Option<&str>) {
+        if let Some(last) = self.found.last_mut() {
+            last.field = field.map(str::to_owned);
+        }
     }
 
     /// Puts one error into words. Values are never repeated, only what the schema says: a value may be a secret.
@@ -124,9 +154,10 @@ impl<'a> Complaints<'a> {
 
     /// A field that is none of `known`.
     pub(super) fn unknown_of(&mut self, pointer: &str, name: &str, known: &[&str]) {
-        let message = with_nearest(format!("unknown field `{name}`"), name, known.iter().copied());
+        let message = with_nearest(format!("{UNKNOWN}`{name}`"), name, known.iter().copied());
         let at = format!("{pointer}{}", pointer_step(name));
         self.add(Aim::Key, &at, message, one_of(known.iter().copied()));
+        self.about(nearest(name, known.iter().copied()));
     }
 
     fn bad_name(&mut self, pointer: &str, name: &str, pattern: Option<&str>) {
@@ -138,11 +169,17 @@ impl<'a> Complaints<'a> {
     fn missing_field(&mut self, owner: &'a Value, pointer: &str, name: &str) {
         let schema = owner.get("properties").and_then(|known| known.get(name));
         let expected = schema.map(|schema| describe(self.root, schema)).unwrap_or_default();
-        let expected = match expected.as_str() {
+        self.missing(pointer, name, &expected);
+    }
+
+    /// A field that has to be there; `expected` says with what.
+    pub(super) fn missing(&mut self, pointer: &str, name: &str, expected: &str) {
+        let expected = match expected {
             "" => format!("`{name}:`"),
             words => format!("`{name}:` with {words}"),
         };
-        self.add(Aim::Key, pointer, format!("the field `{name}` is missing"), expected);
+        self.add(Aim::Key, pointer, format!("the field `{name}`{MISSING}"), expected);
+        self.about(Some(name));
     }
 
     /// A value that is none of a closed list.
@@ -153,7 +190,7 @@ impl<'a> Complaints<'a> {
                 text,
                 options.iter().map(String::as_str),
             ),
-            None => format!("wrong type: {}", kind_of(instance)),
+            None => wrong_kind(instance),
         };
         self.add(Aim::Value, pointer, message, one_of(options.iter().map(String::as_str)));
     }
@@ -166,5 +203,10 @@ fn wrong_type(kind: &TypeKind, found: &Value) -> String {
     };
     let scalar = matches!(found, Value::Bool(_) | Value::Number(_));
     let hint = if wants_text && scalar { "; put it in quotes" } else { "" };
-    format!("wrong type: {}{hint}", kind_of(found))
+    format!("{}{hint}", wrong_kind(found))
+}
+
+/// A value that is not of a type that fits.
+pub(super) fn wrong_kind(found: &Value) -> String {
+    format!("wrong type: this is {}", kind_of(found))
 }

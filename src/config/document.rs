@@ -102,6 +102,7 @@ impl Document {
         let span = match (&node.key, aim) {
             (Some(key), Aim::Key) => key,
             (Some(key), Aim::Value) if !exact || node.value.is_empty() => key,
+            (None, Aim::Key) => &(node.value.start..node.value.start),
             _ => &node.value,
         };
         self.source.diagnostic(span, pointer, message, expected)

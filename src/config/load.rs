@@ -15,6 +15,8 @@ use super::{Document, DocumentSchema, Findings, ProxyConfig, Report, Section, po
 /// What can be said about a configuration file, also where it is wrong.
 #[derive(Debug, Default)]
 pub struct Inspection {
+    /// The document, where it is YAML.
+    pub document: Option<Document>,
     /// The configuration, where nothing is wrong.
     pub config: Option<ProxyConfig>,
     /// Everything that is wrong.
@@ -55,6 +57,7 @@ impl ProxyConfig {
             report: report.in_order(),
             policies: value.get("policies").and_then(Value::as_str).map(|directory| base.join(directory)),
             sections: names.into_iter().filter(|name| value.get(name).is_some()).collect(),
+            document: Some(document),
         }
     }
 
@@ -104,12 +107,13 @@ fn pointer(path: &serde_path_to_error::Path) -> String {
         .collect()
 }
 
-/// Reads a file, within the bound of a document's size, and parses it.
-pub fn read_document(path: &Path) -> Result<Document, Report> {
+/// Reads a file and parses it.
+fn read_document(path: &Path) -> Result<Document, Report> {
     Document::parse(path.display().to_string(), read_text(path)?)
 }
 
-fn read_text(path: &Path) -> Result<String, Report> {
+/// Reads a file of text in UTF-8, within the bound of a document's size.
+pub fn read_text(path: &Path) -> Result<String, Report> {
     let name = path.display().to_string();
     let refuse = |message: String, expected: &str| Report::of_file(name.as_str(), message, expected);
     let mut bytes = Vec::new();
@@ -139,6 +143,7 @@ pub fn proxy_schema(sections: &[Section]) -> Value {
     if let Value::Object(members) = root {
         whole.extend(members);
     }
+    whole.insert("description".to_owned(), json!("What `outrigger serve --config` reads."));
     whole.insert("$defs".to_owned(), Value::Object(generator.take_definitions(true)));
     Value::Object(whole)
 }

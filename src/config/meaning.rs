@@ -50,7 +50,7 @@ fn listeners(value: &Value, base: &Path, findings: &mut Findings) {
         };
         findings.add(
             "/listeners/api",
-            format!("other machines would reach the API here: {missing} is missing"),
+            format!("other machines would reach the API here, without {missing}"),
             "an address on loopback, such as `127.0.0.1:7780`; or both `allow_remote: true` and `tls`",
         );
     }

@@ -40,7 +40,7 @@ impl DocumentSchema {
             complaints.explain(&error);
         }
         let mut report = Report::default();
-        for complaint in complaints.found.into_iter().take(MAX_DIAGNOSTICS) {
+        for complaint in complaints.into_found().into_iter().take(MAX_DIAGNOSTICS) {
             report.push(document.diagnostic(
                 complaint.aim,
                 &complaint.pointer,

@@ -104,10 +104,11 @@ pub(super) fn shape<'a>(root: Root<'a>, schema: &'a Value) -> String {
     }
     let words: Vec<_> = types(schema).into_iter().filter(|name| *name != "null").map(type_words).collect();
     let mut words = words.join(" or ");
-    if let Some(properties) = schema.get("properties").and_then(Value::as_object) {
-        let required = schema.get("required").and_then(Value::as_array);
-        if let (1, Some(only)) = (properties.len(), required.and_then(|names| names.first()?.as_str())) {
-            words.push_str(&format!(" with `{only}`"));
+    if let Some(required) = schema.get("required").and_then(Value::as_array) {
+        let names: Vec<_> =
+            required.iter().filter_map(Value::as_str).map(|name| format!("`{name}`")).collect();
+        if (1..=3).contains(&names.len()) {
+            words.push_str(&format!(" with {}", names.join(" and ")));
         }
     }
     let bound = range(schema);
