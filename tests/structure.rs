@@ -13,7 +13,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("names.rs", &[]),
     ("tasks.rs", &[]),
     ("telemetry", &["telemetry"]),
-    ("config", &["config", "identity", "pools", "primitives"]),
+    ("config", &["config"]),
     ("store", &["store", "error", "tasks"]),
     ("identity", &["identity", "config", "error", "tasks", "telemetry"]),
     ("policy", &["policy", "identity", "config", "error", "names", "tasks", "telemetry"]),
