@@ -22,3 +22,6 @@ pub use explain::{Check, Explanation, Inspector, probe};
 pub use gate::{AuthError, Gate, StartError};
 pub use metrics::IdentityMetrics;
 pub use principal::{Principal, TenantId};
+
+#[cfg(test)]
+mod tests;
