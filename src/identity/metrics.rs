@@ -10,7 +10,8 @@ use crate::telemetry::{MetricError, Registry};
 pub struct IdentityMetrics {
     pub(super) cached: IntCounter,
     pub(super) verified: IntCounter,
-    tokens: IntCounterVec,
+    /// By `Refusal as usize`.
+    refused: Box<[IntCounter]>,
     pub(super) fetches: IntCounterVec,
     pub(super) last_success: IntGaugeVec,
     pub(super) usable_keys: IntGaugeVec,
@@ -27,7 +28,10 @@ impl IdentityMetrics {
         Ok(Self {
             cached: tokens.with_label_values(&["cached"]),
             verified: tokens.with_label_values(&["verified"]),
-            tokens,
+            refused: Refusal::ALL
+                .iter()
+                .map(|refusal| tokens.with_label_values(&[refusal.label()]))
+                .collect(),
             fetches: registry.counters(
                 "outrigger_identity_key_fetches_total",
                 "Readings of an issuer's key set: changed, unchanged or failed.",
@@ -47,6 +51,8 @@ impl IdentityMetrics {
     }
 
     pub(super) fn refused(&self, refusal: Refusal) {
-        self.tokens.with_label_values(&[refusal.label()]).inc();
+        if let Some(counter) = self.refused.get(refusal as usize) {
+            counter.inc();
+        }
     }
 }

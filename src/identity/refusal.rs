@@ -40,6 +40,42 @@ pub(super) enum Refusal {
 }
 
 impl Refusal {
+    /// Every refusal, in the order of the enum: the metric has a series for each from the start.
+    pub(super) const ALL: &[Self] = &[
+        Self::NoToken,
+        Self::Scheme,
+        Self::TooLong,
+        Self::NotCompact,
+        Self::Encrypted,
+        Self::Header,
+        Self::Type,
+        Self::Nested,
+        Self::Critical,
+        Self::EmbeddedKey,
+        Self::KeyIdShape,
+        Self::Algorithm,
+        Self::Payload,
+        Self::IssuerShape,
+        Self::UnknownIssuer,
+        Self::NoKeyId,
+        Self::UnknownKey,
+        Self::KeysUnavailable,
+        Self::Signature,
+        Self::ExpiryShape,
+        Self::Expired,
+        Self::NotBeforeShape,
+        Self::NotYetValid,
+        Self::IssuedAtShape,
+        Self::IssuedAhead,
+        Self::AudienceShape,
+        Self::WrongAudience,
+        Self::Subject,
+        Self::Tenant,
+        Self::Scopes,
+        Self::Roles,
+        Self::Tier,
+    ];
+
     /// The label `outcome` of `outrigger_identity_tokens_total`.
     pub(super) fn label(self) -> &'static str {
         self.row().0
@@ -139,9 +175,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_text_fits_a_challenge() {
-        for refusal in [Refusal::NoToken, Refusal::Tenant, Refusal::EmbeddedKey, Refusal::Roles] {
-            let fits = |c: char| matches!(c, ' '..='~') && c != '"' && c != '\\';
+    fn every_refusal_has_a_label_of_its_own_and_a_text_that_fits_a_challenge() {
+        assert_eq!(Refusal::ALL.len(), Refusal::Tier as usize + 1, "the last of the enum");
+        let fits = |c: char| matches!(c, ' '..='~') && c != '"' && c != '\\';
+        let mut labels = std::collections::BTreeSet::new();
+        for (index, refusal) in Refusal::ALL.iter().enumerate() {
+            assert_eq!(*refusal as usize, index);
+            assert!(labels.insert(refusal.label()), "{}", refusal.label());
             assert!(refusal.text().chars().all(fits), "{}", refusal.text());
         }
     }
