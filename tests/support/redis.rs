@@ -1,6 +1,6 @@
 //! A pool of the tests' own, with what it reports to.
 
-#![allow(dead_code, reason = "each test binary uses a part of it")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
