@@ -1,9 +1,131 @@
-//! STUB
+//! `outrigger check`: the configuration, the policies, and each backend, tried. Every problem at once.
+
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
-#[derive(clap::Args)]
-pub(super) struct CheckArgs {}
+use clap::Args;
+use futures_util::future::join_all;
 
-pub(super) fn run(_: &CheckArgs) -> anyhow::Result<ExitCode> {
-    Ok(ExitCode::SUCCESS)
+use super::{FOUND_PROBLEMS, probe, runtime};
+use crate::config::{Document, Findings, Inspection, ProxyConfig, Report, pointer_step};
+use crate::policy::PolicyLoader;
+use crate::primitives;
+
+/// How long one backend may take to answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+#[derive(Args)]
+pub(super) struct CheckArgs {
+    /// The configuration
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// The problems as JSON: [{"file","line","column","pointer","message","expected"}]
+    #[arg(long)]
+    json: bool,
+}
+
+/// What was found to be well, a line each, and every problem.
+#[derive(Default)]
+struct Outcome {
+    lines: Vec<String>,
+    report: Report,
+}
+
+pub(super) fn run(arguments: &CheckArgs) -> anyhow::Result<ExitCode> {
+    let mut inspection = ProxyConfig::inspect(&arguments.config, &primitives::sections());
+    let mut outcome = Outcome { lines: Vec::new(), report: std::mem::take(&mut inspection.report) };
+    if inspection.config.is_some() {
+        outcome.lines.push(format!("{}: valid", arguments.config.display()));
+    }
+    check_policies(&inspection, &mut outcome);
+    if let (Some(config), Some(document)) = (&inspection.config, &inspection.document) {
+        runtime()?.block_on(try_backends(config, document, &mut outcome));
+    }
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&outcome.report.to_json())?);
+    } else {
+        for line in &outcome.lines {
+            println!("{line}");
+        }
+        if !outcome.report.is_empty() {
+            println!("\n{}", outcome.report.to_string().trim_end());
+        }
+    }
+    Ok(if outcome.report.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FOUND_PROBLEMS) })
+}
+
+/// The policies are checked also where the configuration is wrong elsewhere.
+fn check_policies(inspection: &Inspection, outcome: &mut Outcome) {
+    let Some(directory) = inspection.policies.clone() else { return };
+    let configured = primitives::ALL.iter().filter(|row| inspection.sections.contains(&row.name));
+    let kinds = configured.map(|row| &row.policy).collect();
+    let actions = primitives::ALL.iter().flat_map(|row| row.actions).copied().collect();
+    let loader = PolicyLoader::new(directory.clone(), kinds, actions)
+        .ignoring(primitives::ALL.iter().map(|row| row.policy.name));
+    match loader.check(1) {
+        Ok(checked) => {
+            let kinds = checked.kinds.join(", ");
+            outcome.lines.push(format!("{}: valid: {kinds}", directory.display()));
+            if !checked.has_access() {
+                let warning = "warning: no document of kind `access`: every call is denied";
+                outcome.lines.push(format!("{}: {warning}", directory.display()));
+            }
+        }
+        Err(report) => outcome.report.append(report),
+    }
+}
+
+/// Tries every issuer's keys and every Redis instance, all at the same time.
+async fn try_backends(config: &ProxyConfig, document: &Document, outcome: &mut Outcome) {
+    let issuers = config.identity.issuers.iter().enumerate().map(|(index, issuer)| async move {
+        let subject = format!("identity.{}", issuer.name);
+        let tried = tokio::time::timeout(PATIENCE, probe::keys(issuer)).await;
+        let tried = tried.unwrap_or_else(|_| Err("no answer in time".to_owned())).map_err(|problem| {
+            let mut findings = Findings::default();
+            findings.add(
+                format!("/identity/issuers/{index}/jwks"),
+                problem,
+                "a key set (JWKS) that can be read",
+            );
+            findings
+        });
+        (subject, tried.map(|count| format!("{count} {}", if count == 1 { "key" } else { "keys" })))
+    });
+    let instances = config.redis.iter().map(|(name, instance)| async move {
+        let at = format!("/redis{}", pointer_step(name));
+        let used_by = users_of(config, name);
+        let tried = tokio::time::timeout(PATIENCE, probe::redis(instance, &used_by)).await;
+        let tried = tried.unwrap_or_else(|_| {
+            let mut findings = Findings::default();
+            findings.add("", "no answer in time", "a Redis Cluster that answers");
+            Err(findings)
+        });
+        (format!("redis.{name}"), tried.map_err(|findings| below(&at, &findings)))
+    });
+    let (issuers, instances) = tokio::join!(join_all(issuers), join_all(instances));
+    for (subject, tried) in issuers.into_iter().chain(instances) {
+        match tried {
+            Ok(summary) => outcome.lines.push(format!("{subject}: {summary}")),
+            Err(findings) => outcome.report.append(document.report(&findings)),
+        }
+    }
+}
+
+/// The findings of an instance, with pointers from the root of the configuration.
+fn below(at: &str, findings: &Findings) -> Findings {
+    let mut moved = Findings::default();
+    for finding in findings.iter() {
+        let pointer = format!("{at}{}", finding.pointer);
+        moved.add(pointer, finding.message.as_str(), finding.expected.as_str());
+    }
+    moved
+}
+
+/// The primitives whose sections name a Redis instance.
+fn users_of(config: &ProxyConfig, instance: &str) -> Vec<&'static str> {
+    let named = |row: &&primitives::Primitive| {
+        config.section(row.name).and_then(|section| section.get("redis")?.as_str()) == Some(instance)
+    };
+    primitives::ALL.iter().copied().filter(named).map(|row| row.name).collect()
 }

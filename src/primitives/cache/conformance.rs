@@ -1,0 +1,1 @@
+//! What every backend promises. A backend runs it in one line.
