@@ -11,6 +11,7 @@ mod history;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use redis::Value;
 use smallvec::SmallVec;
 use tokio::time::MissedTickBehavior;
@@ -32,6 +33,8 @@ const HISTORY_INTERVAL: Duration = Duration::from_secs(5);
 const FIRST_HISTORY_INTERVAL: Duration = Duration::from_millis(100);
 /// How long that may take: it is no caller's time.
 const HISTORY_BUDGET: Duration = Duration::from_secs(1);
+/// How often it is said why Redis refuses.
+const WARN_INTERVAL: Duration = Duration::from_secs(10);
 /// How often expired keys of the fallback are removed.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -44,6 +47,7 @@ pub(super) struct RedisSource {
     histories: Histories,
     fallback: Fallback,
     metrics: RateLimitMetrics,
+    warned: Mutex<Option<Instant>>,
 }
 
 /// What the script says.
@@ -70,6 +74,7 @@ impl RedisSource {
             histories: Histories::new(),
             fallback: Fallback::new(config.max_keys),
             metrics: metrics.clone(),
+            warned: Mutex::new(None),
         });
         let (probing, watching) = (Arc::clone(&source), Arc::clone(&source));
         let interval = Duration::from_millis(config.probe_interval_ms);
@@ -95,16 +100,24 @@ impl RedisSource {
                 self.judge(asks, &answer, sent)
             }
             Err(failure) => {
-                tracing::debug!(%failure, "a rate-limit check was not answered by redis");
-                match failure {
+                match &failure {
                     // Refused at once: waiting is not what costs, so later checks still ask.
-                    RedisFailure::Refused(_) => {}
+                    RedisFailure::Refused(_) => self.warn(&failure, sent),
                     RedisFailure::Unavailable(_) | RedisFailure::Unknown(_) => {
                         self.breakers.failed(tenant, sent)
                     }
                 }
                 self.fallback.take(asks)
             }
+        }
+    }
+
+    /// Says why Redis refuses, from time to time: no memory or a missing right needs a person.
+    fn warn(&self, failure: &RedisFailure, now: Instant) {
+        let mut warned = self.warned.lock();
+        if warned.is_none_or(|at| now.saturating_duration_since(at) > WARN_INTERVAL) {
+            *warned = Some(now);
+            tracing::warn!(%failure, "redis refuses rate-limit checks, which are answered without it");
         }
     }
 

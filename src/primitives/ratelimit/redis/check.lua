@@ -43,7 +43,8 @@ local function purge(most)
     local limit, key = string.match(id, '^([^:]*):(.*)$')
     local full_at_ms = redis.call('PEXPIRETIME', 'tenant:' .. limit .. ':rate-limit:' .. tenant .. ':' .. key)
     if full_at_ms * 1000 > now then
-      redis.call('ZADD', index, whole(full_at_ms * 1000), id)
+      -- Not taken amiss where there is no memory: the time stays early.
+      redis.pcall('ZADD', index, whole(full_at_ms * 1000), id)
     else
       redis.call('ZREM', index, id)
     end
