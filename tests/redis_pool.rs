@@ -2,87 +2,22 @@
 
 #![allow(clippy::unwrap_used, reason = "test code")]
 
-#[path = "support/mod.rs"]
-mod support;
+#[path = "support/redis.rs"]
+mod redis_support;
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use outrigger::config::RedisInstance;
-use outrigger::pools::redis::{RedisFailure, RedisMetrics, RedisPool, Script, Slot, TrackingEvent};
-use outrigger::tasks::Tasks;
-use outrigger::telemetry::{BackendState, HealthBoard, Registry};
+use outrigger::pools::redis::{RedisFailure, Script, Slot, TrackingEvent, inspect};
+use outrigger::telemetry::BackendState;
 use redis::Value;
+use redis_support::{Client, bulk, instance, until};
+use serde_json::json;
 
 const BUDGET: Duration = Duration::from_secs(1);
-
-/// A pool with what it reports to.
-struct Client {
-    pool: Arc<RedisPool>,
-    board: HealthBoard,
-    registry: Registry,
-    tasks: Tasks,
-}
-
-fn instance(nodes: &[String], more: serde_json::Value) -> RedisInstance {
-    let mut config = serde_json::json!({ "nodes": nodes });
-    config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-    serde_json::from_value(config).unwrap()
-}
-
-impl Client {
-    fn new(nodes: &[String], more: serde_json::Value) -> Self {
-        let (board, registry, tasks) = (HealthBoard::default(), Registry::default(), Tasks::default());
-        let metrics = RedisMetrics::new(&registry).unwrap();
-        let health = board.add("redis.main", false);
-        let pool = RedisPool::new("main", instance(nodes, more), health, &metrics, &tasks).unwrap();
-        Self { pool, board, registry, tasks }
-    }
-
-    fn shared() -> Self {
-        Self::new(&rig::shared_redis_nodes(), serde_json::json!({}))
-    }
-
-    async fn run(&self, words: &[&str]) -> Result<Value, RedisFailure> {
-        self.run_within(words, BUDGET).await
-    }
-
-    async fn run_within(&self, words: &[&str], budget: Duration) -> Result<Value, RedisFailure> {
-        let mut command = redis::cmd(words[0]);
-        command.arg(&words[1..]);
-        let key = words.get(1).unwrap_or(&"");
-        self.pool.command(Slot::of(key.as_bytes()), &command, budget).await
-    }
-
-    fn health(&self) -> (BackendState, String) {
-        let report = self.board.reports().remove(0);
-        (report.state, report.advice)
-    }
-
-    fn metric(&self, line: &str) -> f64 {
-        let text = self.registry.render().unwrap();
-        let value = text.lines().find_map(|found| found.strip_prefix(line)?.strip_prefix(' '));
-        value.unwrap_or("0").parse().unwrap()
-    }
-}
-
-/// Waits for `condition`, looking every 5 ms, without holding up the runtime.
-async fn until(what: &str, bound: Duration, mut condition: impl FnMut() -> bool) -> Duration {
-    let began = Instant::now();
-    while !condition() {
-        assert!(began.elapsed() < bound, "{what}: not within {bound:?}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    began.elapsed()
-}
 
 /// A key of this test alone.
 fn unique(name: &str) -> String {
     format!("outrigger:test:{}:{name}", uuid::Uuid::now_v7())
-}
-
-fn bulk(text: &str) -> Value {
-    Value::BulkString(text.as_bytes().to_vec())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -193,4 +128,22 @@ async fn tasks_end_when_the_process_stops() {
     assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
     let text = registry.render().unwrap();
     assert!(text.contains("outrigger_redis_connections_open{instance=\"main\"} 0"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_check_finds_nothing_wrong_with_a_good_cluster_and_names_what_is_wrong_with_none() {
+    let nodes = rig::shared_redis_nodes();
+    let found = inspect("main", &instance(&nodes, json!({})), true).await;
+    assert_eq!(found.problems, [], "{found:?}");
+    assert!(found.summary.starts_with("3 primaries, 3 replicas, Redis 7."), "{}", found.summary);
+    let nowhere = ["127.0.0.1:1".to_owned(), "redis".to_owned()];
+    let found = inspect("main", &instance(&nowhere, json!({})), true).await;
+    let problem = |message: &str, expected: &str| {
+        found
+            .problems
+            .iter()
+            .any(|found| found.message.contains(message) && found.expected.contains(expected))
+    };
+    assert!(problem("`redis` is no node's address", "host:port"), "{found:?}");
+    assert!(problem("cannot connect to 127.0.0.1:1 (connection refused)", "`redis.main.nodes`"), "{found:?}");
 }

@@ -15,7 +15,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("telemetry", &["telemetry"]),
     ("config", &["config"]),
     ("store", &["store", "error", "tasks"]),
-    ("identity", &["identity", "config", "error", "tasks", "telemetry"]),
+    ("identity", &["identity", "config", "error", "names", "tasks", "telemetry"]),
     ("policy", &["policy", "identity", "config", "error", "names", "tasks", "telemetry"]),
     ("pools", &["pools", "config", "error", "tasks", "telemetry"]),
     ("http", &["http", "policy", "identity", "error", "names", "tasks", "telemetry"]),

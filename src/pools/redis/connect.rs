@@ -86,7 +86,12 @@ pub(super) enum NodeError {
 impl NodeError {
     /// What was seen and what to do, for the instance `name` of the configuration.
     pub(super) fn advice(&self, name: &str) -> String {
-        let hint = match self {
+        format!("{self}: {}", self.hint(name))
+    }
+
+    /// What to do.
+    pub(super) fn hint(&self, name: &str) -> String {
+        match self {
             Self::Connect(..) => format!("is it running, and is `redis.{name}.nodes` right?"),
             Self::Tls(..) => format!("check `redis.{name}.tls`, and that the certificate names this host"),
             Self::Silent(..) => "is it stopped, overloaded, or cut off?".to_owned(),
@@ -100,8 +105,7 @@ impl NodeError {
             Self::NoCluster(..) => {
                 format!("Outrigger needs a cluster: set `cluster-enabled yes`, or correct redis.{name}.nodes")
             }
-        };
-        format!("{self}: {hint}")
+        }
     }
 }
 

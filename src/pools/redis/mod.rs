@@ -7,6 +7,7 @@ mod backoff;
 mod connect;
 mod core;
 mod health;
+mod inspect;
 mod metrics;
 mod node;
 mod refresh;
@@ -18,6 +19,7 @@ mod topology;
 mod tracking;
 mod trouble;
 
+pub use inspect::{Inspection, Problem, inspect};
 pub use metrics::RedisMetrics;
 pub use script::Script;
 pub use slot::Slot;

@@ -8,7 +8,7 @@ use futures_util::stream::FuturesUnordered;
 use redis::Value;
 
 use super::backoff::jittered;
-use super::connect::{Address, Dialed, NodeError};
+use super::connect::{Address, Dialed, Dialer, NodeError};
 use super::core::Core;
 use super::node::{Link, NodeState};
 use super::topology::{Table, View};
@@ -62,7 +62,7 @@ async fn refresh(core: &Core) -> Result<(), NodeError> {
     if newest.is_none() {
         let addresses = unconnected(core);
         let mut asked: FuturesUnordered<_> =
-            addresses.iter().map(|address| dial_and_ask(core, address)).collect();
+            addresses.iter().map(|address| dial_and_ask(&core.shared.dialer, address)).collect();
         while newest.is_none() {
             match asked.next().await {
                 Some(answer) => consider(answer, &mut newest, &mut error),
@@ -129,8 +129,8 @@ async fn ask(address: &Address, link: &Link) -> Result<View, NodeError> {
     view(address, &answers.map_err(|_| silent())?)
 }
 
-async fn dial_and_ask(core: &Core, address: &Address) -> Result<View, NodeError> {
-    let Dialed { mut connection, driver } = core.shared.dialer.dial(address, None).await?;
+pub(super) async fn dial_and_ask(dialer: &Dialer, address: &Address) -> Result<View, NodeError> {
+    let Dialed { mut connection, driver } = dialer.dial(address, None).await?;
     let questions = questions();
     let answered = tokio::select! {
         answers = connection.send_packed_commands(&questions, 0, questions.len()) => answers.ok(),
