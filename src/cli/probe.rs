@@ -4,9 +4,25 @@ use std::time::Duration;
 
 use crate::config::{Findings, Issuer, KeySource, RedisInstance};
 
-/// Tries a Redis instance for the primitives that use it: what is well in a line, or what is wrong, with pointers
-/// below the instance.
-pub(super) async fn redis(instance: &RedisInstance, used_by: &[&'static str]) -> Result<String, Findings> {
+/// What was seen of a backend.
+pub(super) struct Tried {
+    /// What there is, in a line; empty where nothing answered.
+    pub(super) summary: String,
+    /// What is wrong, with pointers below the backend's place in the configuration.
+    pub(super) findings: Findings,
+}
+
+impl Tried {
+    /// A backend of which nothing was seen.
+    pub(super) fn failed(problem: impl Into<String>, expected: &str) -> Self {
+        let mut findings = Findings::default();
+        findings.add("", problem, expected);
+        Self { summary: String::new(), findings }
+    }
+}
+
+/// Tries the Redis instance `name` for the primitives that use it.
+pub(super) async fn redis(name: &str, instance: &RedisInstance, used_by: &[&'static str]) -> Tried {
     let mut findings = Findings::default();
     let bound = Duration::from_millis(instance.connect_timeout_ms);
     for (index, node) in instance.nodes.iter().enumerate() {
@@ -15,19 +31,26 @@ pub(super) async fn redis(instance: &RedisInstance, used_by: &[&'static str]) ->
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("no connection within {} ms", bound.as_millis()),
         };
-        findings.add(format!("/nodes/{index}"), refused, "a node that takes connections");
+        findings.add(
+            format!("/nodes/{index}"),
+            format!("redis.{name}: {refused}"),
+            "a node that takes connections",
+        );
     }
     let users = if used_by.is_empty() { "nothing".to_owned() } else { used_by.join(", ") };
-    let nodes = instance.nodes.len();
-    if findings.is_empty() {
-        Ok(format!("up, {nodes} nodes take connections, used by {users}"))
-    } else {
-        Err(findings)
+    Tried { summary: format!("used by {users}"), findings }
+}
+
+/// Reads an issuer's key set once.
+pub(super) async fn keys(issuer: &Issuer) -> Tried {
+    match read_keys(issuer).await {
+        Ok(1) => Tried { summary: "1 key".to_owned(), findings: Findings::default() },
+        Ok(count) => Tried { summary: format!("{count} keys"), findings: Findings::default() },
+        Err(problem) => Tried::failed(problem, "a key set (JWKS) that can be read"),
     }
 }
 
-/// Reads an issuer's key set once: the number of its keys, or what is wrong.
-pub(super) async fn keys(issuer: &Issuer) -> Result<usize, String> {
+async fn read_keys(issuer: &Issuer) -> Result<usize, String> {
     let path = match &issuer.jwks {
         KeySource::File(path) => path,
         KeySource::Url(url) => return Err(format!("{url} cannot be fetched by this build")),
