@@ -105,23 +105,20 @@ impl Core {
         command: &Cmd,
         deadline: Instant,
     ) -> Vec<Result<Value, RedisFailure>> {
-        let primaries = self.table.load().primaries.clone();
-        if primaries.is_empty() {
-            return vec![Err(RedisFailure::Unavailable("the cluster's shape is not known yet".to_owned()))];
+        if let Err(failure) = self.shape_known(deadline).await {
+            return vec![Err(failure)];
         }
         let one = |node: Arc<Node>| async move {
-            let Some(link) = node.pick() else {
-                return Err(RedisFailure::Unavailable(format!("no connection to {}", node.address)));
-            };
+            let (node, link) = self.connection(Slot::of(b""), &Hop::Moved(node), deadline).await?;
             match link.command(command, false, deadline).await {
                 Ok(value) => Ok(value),
                 Err(error) => {
                     let mut tries = Tries { left: 0, waits: 0, deadline };
-                    let failed = self.recover(error, &node, || false, &mut tries).await;
-                    failed.map(|()| Value::Nil)
+                    self.recover(error, &node, || false, &mut tries).await.map(|()| Value::Nil)
                 }
             }
         };
+        let primaries = self.table.load().primaries.clone();
         futures_util::future::join_all(primaries.into_iter().map(one)).await
     }
 
@@ -315,17 +312,16 @@ impl Core {
         }
     }
 
-    /// The primary of `slot`; waits for the first answer about the topology, unless asking has failed.
     async fn owner(&self, slot: Slot, deadline: Instant) -> Result<Arc<Node>, RedisFailure> {
+        self.shape_known(deadline).await?;
+        let owner = self.table.load().owner(slot).map(Arc::clone);
+        owner.ok_or_else(|| RedisFailure::Unavailable("no node owns the slot".to_owned()))
+    }
+
+    /// Waits for the first answer about the topology, unless asking has failed.
+    async fn shape_known(&self, deadline: Instant) -> Result<(), RedisFailure> {
         let mut refreshes = self.last_refresh.subscribe();
-        loop {
-            let table = self.table.load_full();
-            if let Some(node) = table.owner(slot) {
-                return Ok(Arc::clone(node));
-            }
-            if table.known {
-                return Err(RedisFailure::Unavailable("no node owns the slot".to_owned()));
-            }
+        while !self.table.load().known {
             if let Some(error) = &refreshes.borrow_and_update().1 {
                 return Err(RedisFailure::Unavailable(error.to_string()));
             }
@@ -333,6 +329,7 @@ impl Core {
                 return Err(RedisFailure::Unavailable("the cluster's shape is not known yet".to_owned()));
             }
         }
+        Ok(())
     }
 
     /// Whether the topology was asked for after `since`, if need be within a short wait: true only where it waited.
