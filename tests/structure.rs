@@ -23,7 +23,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "primitives",
         &["primitives", "http", "policy", "config", "error", "names", "pools", "store", "tasks", "telemetry"],
     ),
-    ("primitives/mod.rs", &["primitives", "http", "policy", "pools", "store", "tasks", "telemetry"]),
+    (
+        "primitives/mod.rs",
+        &["primitives", "config", "http", "policy", "pools", "store", "tasks", "telemetry"],
+    ),
     ("admin", &["admin", "http", "error", "telemetry"]),
     (
         "app",

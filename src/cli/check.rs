@@ -1,5 +1,6 @@
 //! `outrigger check`: the configuration, the policies, and each backend, tried. Every problem at once.
 
+use std::future::Future;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -7,7 +8,8 @@ use std::time::Duration;
 use clap::Args;
 use futures_util::future::join_all;
 
-use super::{FOUND_PROBLEMS, probe, runtime};
+use super::probe::{self, Tried};
+use super::{FOUND_PROBLEMS, runtime};
 use crate::config::{Document, Findings, Inspection, ProxyConfig, Report, pointer_step};
 use crate::policy::PolicyLoader;
 use crate::primitives;
@@ -79,37 +81,28 @@ fn check_policies(inspection: &Inspection, outcome: &mut Outcome) {
 /// Tries every issuer's keys and every Redis instance, all at the same time.
 async fn try_backends(config: &ProxyConfig, document: &Document, outcome: &mut Outcome) {
     let issuers = config.identity.issuers.iter().enumerate().map(|(index, issuer)| async move {
-        let subject = format!("identity.{}", issuer.name);
-        let tried = tokio::time::timeout(PATIENCE, probe::keys(issuer)).await;
-        let tried = tried.unwrap_or_else(|_| Err("no answer in time".to_owned())).map_err(|problem| {
-            let mut findings = Findings::default();
-            findings.add(
-                format!("/identity/issuers/{index}/jwks"),
-                problem,
-                "a key set (JWKS) that can be read",
-            );
-            findings
-        });
-        (subject, tried.map(|count| format!("{count} {}", if count == 1 { "key" } else { "keys" })))
+        let tried = in_time(probe::keys(issuer)).await;
+        (format!("identity.{}", issuer.name), format!("/identity/issuers/{index}/jwks"), tried)
     });
     let instances = config.redis.iter().map(|(name, instance)| async move {
-        let at = format!("/redis{}", pointer_step(name));
         let used_by = users_of(config, name);
-        let tried = tokio::time::timeout(PATIENCE, probe::redis(instance, &used_by)).await;
-        let tried = tried.unwrap_or_else(|_| {
-            let mut findings = Findings::default();
-            findings.add("", "no answer in time", "a Redis Cluster that answers");
-            Err(findings)
-        });
-        (format!("redis.{name}"), tried.map_err(|findings| below(&at, &findings)))
+        let tried = in_time(probe::redis(name, instance, &used_by)).await;
+        (format!("redis.{name}"), format!("/redis{}", pointer_step(name)), tried)
     });
     let (issuers, instances) = tokio::join!(join_all(issuers), join_all(instances));
-    for (subject, tried) in issuers.into_iter().chain(instances) {
-        match tried {
-            Ok(summary) => outcome.lines.push(format!("{subject}: {summary}")),
-            Err(findings) => outcome.report.append(document.report(&findings)),
+    for (subject, at, tried) in issuers.into_iter().chain(instances) {
+        if !tried.summary.is_empty() {
+            let state = if tried.findings.is_empty() { "up" } else { "see below" };
+            outcome.lines.push(format!("{subject}: {state}, {}", tried.summary));
         }
+        outcome.report.append(document.report(&below(&at, &tried.findings)));
     }
+}
+
+async fn in_time(trial: impl Future<Output = Tried>) -> Tried {
+    tokio::time::timeout(PATIENCE, trial)
+        .await
+        .unwrap_or_else(|_| Tried::failed("no answer in time", "a backend that answers"))
 }
 
 /// The findings of an instance, with pointers from the root of the configuration.
@@ -123,9 +116,9 @@ fn below(at: &str, findings: &Findings) -> Findings {
 }
 
 /// The primitives whose sections name a Redis instance.
-fn users_of(config: &ProxyConfig, instance: &str) -> Vec<&'static str> {
+fn users_of(config: &ProxyConfig, instance: &str) -> Vec<&'static primitives::Primitive> {
     let named = |row: &&primitives::Primitive| {
         config.section(row.name).and_then(|section| section.get("redis")?.as_str()) == Some(instance)
     };
-    primitives::ALL.iter().copied().filter(named).map(|row| row.name).collect()
+    primitives::ALL.iter().copied().filter(|row| named(row)).collect()
 }

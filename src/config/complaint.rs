@@ -13,6 +13,7 @@ use super::{alternatives, pointer_step};
 
 const UNKNOWN: &str = "unknown field ";
 const MISSING: &str = " is missing";
+const WRONG_TYPE: &str = "wrong type: ";
 
 /// One error in words.
 pub(super) struct Complaint {
@@ -46,12 +47,19 @@ impl<'a> Complaints<'a> {
         self.found.push(Complaint { aim, pointer, message, expected, field: None });
     }
 
-    /// The complaints, without those about a missing field that is there, misspelt.
+    /// The complaints, without those that another explains: a field is missing since it is misspelt, or a value is
+    /// out of bounds since it is of another type.
     pub(super) fn into_found(self) -> Vec<Complaint> {
         let parent = |pointer: &str| pointer.rsplit_once('/').map(|(parent, _)| parent.to_owned());
         let misspelt: Vec<_> = self.found.iter().filter(|one| one.message.starts_with(UNKNOWN)).collect();
         let meant: Vec<_> =
             misspelt.iter().filter_map(|one| Some((parent(&one.pointer)?, one.field.clone()?))).collect();
+        let of_wrong_type: Vec<_> = self
+            .found
+            .iter()
+            .filter(|one| one.message.starts_with(WRONG_TYPE))
+            .map(|one| &one.pointer)
+            .collect();
         let is_there = |one: &Complaint| {
             one.message.ends_with(MISSING)
                 && one
@@ -59,7 +67,9 @@ impl<'a> Complaints<'a> {
                     .as_ref()
                     .is_some_and(|field| meant.iter().any(|(at, meant)| *at == one.pointer && meant == field))
         };
-        let keep: Vec<bool> = self.found.iter().map(|one| !is_there(one)).collect();
+        let follows =
+            |one: &Complaint| !one.message.starts_with(WRONG_TYPE) && of_wrong_type.contains(&&one.pointer);
+        let keep: Vec<bool> = self.found.iter().map(|one| !is_there(one) && !follows(one)).collect();
         self.found.into_iter().zip(keep).filter_map(|(one, keep)| keep.then_some(one)).collect()
     }
 
@@ -208,5 +218,5 @@ fn wrong_type(kind: &TypeKind, found: &Value) -> String {
 
 /// A value that is not of a type that fits.
 pub(super) fn wrong_kind(found: &Value) -> String {
-    format!("wrong type: this is {}", kind_of(found))
+    format!("{WRONG_TYPE}this is {}", kind_of(found))
 }

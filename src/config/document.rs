@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use saphyr_parser::{Event, Parser, ScalarStyle, Span};
+use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span};
 use serde_json::{Map, Value};
 
 use super::report::{Diagnostic, MAX_DIAGNOSTICS};
@@ -40,6 +40,12 @@ enum Children {
     Mapping(BTreeMap<String, Node>),
 }
 
+const TOO_DEEP: &str = "nested too deeply";
+
+fn depth_bound() -> String {
+    format!("at most {MAX_DOCUMENT_DEPTH} levels")
+}
+
 /// Which part of a member a problem is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Aim {
@@ -62,8 +68,7 @@ impl Document {
             let proceed = match event {
                 Ok((event, span)) => builder.event(event, span),
                 Err(error) => {
-                    let at = builder.byte(error.marker().index());
-                    builder.refuse(&(at..at), format!("not YAML: {}", error.info()), "");
+                    builder.syntax_error(&error);
                     false
                 }
             };
@@ -162,9 +167,16 @@ impl Builder {
     }
 
     fn refuse(&mut self, span: &Range<usize>, message: impl Into<String>, expected: &str) {
-        if self.report.diagnostics().len() < MAX_DIAGNOSTICS {
-            let diagnostic = self.source.diagnostic(span, self.pointer(), message, expected);
-            self.report.push(diagnostic);
+        let diagnostic = self.source.diagnostic(span, self.pointer(), message, expected);
+        self.report.push(diagnostic);
+    }
+
+    fn syntax_error(&mut self, error: &ScanError) {
+        let at = self.byte(error.marker().index());
+        if error.info().contains("recursion limit") {
+            self.refuse(&(at..at), TOO_DEEP, &depth_bound());
+        } else {
+            self.refuse(&(at..at), format!("not YAML: {}", error.info()), "");
         }
     }
 
@@ -207,7 +219,7 @@ impl Builder {
             Event::DocumentStart(_) | Event::DocumentEnd | Event::StreamStart | Event::StreamEnd => {}
             Event::Nothing => {}
         }
-        true
+        self.report.diagnostics().len() < MAX_DIAGNOSTICS
     }
 
     fn check_decoration(&mut self, span: &Range<usize>, anchor: usize, tag: bool) {
@@ -260,7 +272,7 @@ impl Builder {
             return false;
         }
         if self.stack.len() >= MAX_DOCUMENT_DEPTH {
-            self.refuse(span, "nested too deeply", &format!("at most {MAX_DOCUMENT_DEPTH} levels"));
+            self.refuse(span, TOO_DEEP, &depth_bound());
             return false;
         }
         let secret = self.stack.last().is_some_and(|parent| parent.secret || pending_is_secret(parent));

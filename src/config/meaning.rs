@@ -193,8 +193,12 @@ fn section(value: &Value, name: &str, findings: &mut Findings) {
             findings.add(format!("/{name}/redis"), message, expected);
         }
     }
-    let embedded = text(value, &format!("/{name}/backend")) == Some("embedded");
-    if embedded && value.get("data_dir").is_none_or(Value::is_null) {
+    let backend = text(value, &format!("/{name}/backend"));
+    if backend == Some("redis") && value.pointer(&format!("/{name}/redis")).is_none_or(Value::is_null) {
+        let expected = "`redis:` with the name of an instance of `redis:` at the top of this file";
+        findings.add(format!("/{name}/redis"), "the field `redis` is missing", expected);
+    }
+    if backend == Some("embedded") && value.get("data_dir").is_none_or(Value::is_null) {
         findings.add(
             format!("/{name}/backend"),
             "the embedded backend needs `data_dir`",

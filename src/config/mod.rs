@@ -17,12 +17,12 @@ mod secret;
 mod source;
 mod words;
 
+pub use self::redis::{RedisInstance, RedisTls};
 pub use document::{Document, MAX_DOCUMENT_BYTES, MAX_DOCUMENT_DEPTH};
 pub use findings::{Finding, Findings, pointer_step};
 pub use identity::{ClaimNames, DEVELOPMENT_AUDIENCE, DEVELOPMENT_ISSUER, Identity, Issuer, KeySource};
 pub use load::{Inspection, proxy_schema, read_text};
 pub use proxy::{Limits, Listeners, Log, LogFormat, LogLevel, ProxyConfig, Role, Tls};
-pub use redis::{RedisInstance, RedisTls};
 pub use report::{Diagnostic, Place, Report};
 pub use schema::DocumentSchema;
 pub use secret::{Secret, SecretError, SecretSource};

@@ -31,7 +31,7 @@ pub struct Place {
     pub line: usize,
     /// The column in characters, from 1.
     pub column: usize,
-    /// The line's text; what may be a secret is masked.
+    /// The line's text, empty where it is very long; what may be a secret is masked.
     pub text: String,
     /// What the caret points at: bytes of `text`.
     pub span: Range<usize>,
@@ -98,11 +98,14 @@ impl Report {
         self.0.iter().map(one).collect()
     }
 
-    /// Puts what is wrong in the order of its places, file by file, each once.
-    pub(super) fn in_order(mut self) -> Self {
+    /// The problems of one document in the order of their places, each once.
+    #[must_use]
+    pub fn in_order(mut self) -> Self {
         let key = |diagnostic: &Diagnostic| diagnostic.place.as_ref().map(|place| (place.line, place.column));
         self.0.sort_by_key(key);
-        self.0.dedup();
+        let same =
+            |one: &Diagnostic, other: &Diagnostic| one.place == other.place && one.message == other.message;
+        self.0.dedup_by(|one, other| same(one, other));
         self
     }
 }
@@ -111,6 +114,9 @@ impl Diagnostic {
     fn render(&self) -> String {
         let title = Level::ERROR.primary_title(self.message.as_str());
         let group = match &self.place {
+            Some(place) if place.text.is_empty() => {
+                title.element(Origin::path(self.file.as_str()).line(place.line).char_column(place.column))
+            }
             Some(place) => title.element(
                 Snippet::source(place.text.as_str())
                     .line_start(place.line)

@@ -5,6 +5,9 @@ use std::ops::Range;
 use super::redact;
 use super::report::{Diagnostic, Place};
 
+/// The longest line that is shown, in bytes; of a longer one the place is told alone.
+const MAX_SHOWN_BYTES: usize = 4096;
+
 /// The text of a file, with what of it must not be shown.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Source {
@@ -37,6 +40,11 @@ impl Source {
         let line_start = self.text[..start].rfind('\n').map_or(0, |at| at + 1);
         let line_end = self.text[start..].find('\n').map_or(self.text.len(), |at| start + at);
         let line = self.text[line_start..line_end].trim_end_matches('\r');
+        let column = self.text[line_start..start].chars().count() + 1;
+        let number = self.text[..line_start].matches('\n').count() + 1;
+        if line.len() > MAX_SHOWN_BYTES {
+            return Place { line: number, column, text: String::new(), span: 0..0 };
+        }
         let from = (start - line_start).min(line.len());
         let to = (self.boundary(span.end).max(start) - line_start).min(line.trim_end().len());
         let next = line[from..].chars().next().map_or(from, |character| from + character.len_utf8());
@@ -46,12 +54,7 @@ impl Source {
             .filter(|hidden| hidden.start < line_end && hidden.end > line_start)
             .map(|hidden| hidden.start.saturating_sub(line_start)..hidden.end - line_start)
             .collect();
-        Place {
-            line: self.text[..line_start].matches('\n').count() + 1,
-            column: line[..from].chars().count() + 1,
-            text: redact::mask(line, &hidden),
-            span: from..to.max(next),
-        }
+        Place { line: number, column, text: redact::mask(line, &hidden), span: from..to.max(next) }
     }
 
     /// The character boundary at or before `at`.

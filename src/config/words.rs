@@ -10,7 +10,7 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
     let lower = word.to_lowercase();
     let scored = candidates.into_iter().filter_map(|candidate| {
         let distance = strsim::damerau_levenshtein(&lower, &candidate.to_lowercase());
-        let allowed = (lower.chars().count().max(candidate.chars().count()) / 3).max(1);
+        let allowed = (lower.chars().count().max(candidate.chars().count()) + 1) / 3;
         let part = lower.len() >= 4 && candidate.contains(lower.as_str());
         (distance <= allowed || part).then_some((distance, candidate))
     });

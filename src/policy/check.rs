@@ -130,7 +130,7 @@ impl Vocabulary {
             }
         }
         report.append(document.report(&findings));
-        report
+        report.in_order()
     }
 }
 

@@ -6,26 +6,26 @@ use serde::Deserialize;
 /// Where cached values are kept.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct CacheConfig {
+pub(super) struct CacheConfig {
     /// The technology.
-    pub backend: Backend,
+    pub(super) backend: Backend,
     /// The Redis instance, by its name under `redis:`; with `backend: redis`.
     #[serde(default)]
-    pub redis: Option<String>,
+    pub(super) redis: Option<String>,
     /// What this process keeps in memory in front of the backend, in bytes, over all tenants.
     #[serde(default = "default_l1_bytes")]
     #[schemars(range(min = 65_536, max = 17_179_869_184_u64))]
-    pub l1_bytes: u64,
+    pub(super) l1_bytes: u64,
     /// How long one call may wait for the backend, in milliseconds; then it is 503.
     #[serde(default = "default_budget_ms")]
     #[schemars(range(min = 1, max = 60_000))]
-    pub budget_ms: u64,
+    pub(super) budget_ms: u64,
 }
 
 /// Where cached values are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Backend {
+pub(super) enum Backend {
     /// `cache.db` in the data directory, for one process.
     Embedded,
     /// A Redis Cluster, for a fleet.

@@ -287,3 +287,28 @@ impl CacheBackend for EmbeddedCache {
         &self.shared.waiters
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::conformance;
+    use super::*;
+    use crate::store::sqlite::Durability;
+    use crate::telemetry::Registry;
+
+    fn open(directory: &Path) -> Arc<EmbeddedCache> {
+        let metrics = CacheMetrics::new(&Registry::default()).unwrap();
+        let path = directory.join("cache.db");
+        let database = Sqlite::open(&path, Durability::Normal, &[("cache", MIGRATIONS)]).unwrap();
+        let l1 = Arc::new(L1::new(8 << 20, &metrics));
+        EmbeddedCache::start(database, l1, metrics, &Tasks::default())
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn the_embedded_backend_keeps_the_contract() {
+        let directory = tempfile::tempdir().unwrap();
+        let backend = open(directory.path());
+        conformance::run(backend.clone(), backend).await;
+    }
+}

@@ -16,7 +16,7 @@ use crate::policy::Policies;
 /// How a namespace's values are kept in Redis.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Format {
+pub(super) enum Format {
     /// The body alone, so that other systems can read and write the keys.
     Raw,
     /// The body behind a header with its content type and times.
@@ -27,57 +27,57 @@ pub enum Format {
 /// A `cache` policy document.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct CacheDocument {
+pub(super) struct CacheDocument {
     /// What a tenant may keep in all namespaces together, in bytes: keys, bodies, and about 128 bytes each.
     #[serde(default = "default_tenant_bytes")]
     #[schemars(range(min = 1))]
-    pub max_bytes_per_tenant: u64,
+    pub(super) max_bytes_per_tenant: u64,
     /// By tier, where a tier may keep more or less.
     #[serde(default)]
-    pub tiers: BTreeMap<String, TierDocument>,
+    pub(super) tiers: BTreeMap<String, TierDocument>,
     /// The namespaces, by name. What is not listed does not exist.
-    pub namespaces: BTreeMap<String, NamespaceDocument>,
+    pub(super) namespaces: BTreeMap<String, NamespaceDocument>,
 }
 
 /// What a tier may keep.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct TierDocument {
+pub(super) struct TierDocument {
     /// What a tenant of the tier may keep, in bytes.
     #[schemars(range(min = 1))]
-    pub max_bytes_per_tenant: u64,
+    pub(super) max_bytes_per_tenant: u64,
 }
 
 /// One namespace.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct NamespaceDocument {
+pub(super) struct NamespaceDocument {
     /// How values are kept in Redis.
     #[serde(default)]
-    pub format: Format,
+    pub(super) format: Format,
     /// The content type of every value, with `format: raw`.
     #[serde(default)]
-    pub content_type: Option<String>,
+    pub(super) content_type: Option<String>,
     /// The largest value, in bytes.
     #[serde(default = "default_value_bytes")]
     #[schemars(range(min = 1, max = 67_108_864))]
-    pub max_value_bytes: usize,
+    pub(super) max_value_bytes: usize,
     /// The time to live of a value whose writer names none, in milliseconds.
     #[serde(default = "default_ttl_ms")]
     #[schemars(range(min = 1, max = 2_592_000_000_u64))]
-    pub default_ttl_ms: u64,
+    pub(super) default_ttl_ms: u64,
     /// The longest time to live that a writer may ask for, in milliseconds.
     #[serde(default = "default_max_ttl_ms")]
     #[schemars(range(min = 1, max = 2_592_000_000_u64))]
-    pub max_ttl_ms: u64,
+    pub(super) max_ttl_ms: u64,
     /// With it, on a miss one caller gets a lease to fill, of this many milliseconds; `true` is 10000.
     #[serde(default)]
-    pub fill_lease_ms: Option<FillLease>,
+    pub(super) fill_lease_ms: Option<FillLease>,
     /// How long past its time a value may be given to those who wait for its successor, and to readers
     /// while the store does not answer, in milliseconds.
     #[serde(default)]
     #[schemars(range(max = 86_400_000))]
-    pub stale_ms: u64,
+    pub(super) stale_ms: u64,
     /// The longest time that a process may answer from its memory, in milliseconds; 0 turns that off.
     #[serde(default = "default_l1_ttl_ms")]
     #[schemars(range(max = 86_400_000))]
@@ -87,7 +87,7 @@ pub struct NamespaceDocument {
 /// The length of fill leases.
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(untagged)]
-pub enum FillLease {
+pub(super) enum FillLease {
     /// `true`: 10000 ms. `false`: none.
     Switch(bool),
     /// In milliseconds.
