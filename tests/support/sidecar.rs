@@ -55,6 +55,10 @@ impl Sidecar {
     fn start(directory: tempfile::TempDir, arguments: &[&OsStr], environment: &[(&str, &str)]) -> Self {
         let ready = directory.path().join("ready.json");
         let socket = directory.path().join("s/outrigger.sock");
+        // A killed process leaves its ready file behind.
+        if ready.exists() {
+            std::fs::remove_file(&ready).unwrap();
+        }
         let log = std::fs::File::create(directory.path().join("log")).unwrap();
         let child = Command::new(BINARY)
             .args(arguments)

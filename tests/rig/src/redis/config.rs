@@ -103,7 +103,7 @@ pub(crate) fn node_config(
             &mut text,
             format_args!(
                 "user default off\nuser {ADMINISTRATOR} on >{ADMINISTRATOR_PASSWORD} ~* &* +@all\n\
-                 user {} on >{} {}\nmasteruser {ADMINISTRATOR}\nmasterauth {ADMINISTRATOR_PASSWORD}\n",
+                 user {} on \">{}\" {}\nmasteruser {ADMINISTRATOR}\nmasterauth {ADMINISTRATOR_PASSWORD}\n",
                 acl.user, acl.password, acl.rules
             ),
         )?;

@@ -1,0 +1,334 @@
+//! `outrigger check`: is an instance what Outrigger needs, and if not, what would be right?
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use redis::{Pipeline, Value};
+
+use super::connect::{Address, Dialed, Dialer, NodeError};
+use super::topology::View;
+use super::{refresh, reply};
+use crate::config::RedisInstance;
+
+/// For all answers of one node.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+/// The oldest Redis that is supported.
+const OLDEST: (u32, u32) = (7, 0);
+
+/// Key families of which a user may have one or several; each needs all of the commands below.
+const FAMILIES: [&str; 3] = ["tenant:", "cache:", "outrigger:"];
+/// On keys of a family: what the limits and the cache run, in scripts too.
+const KEY_COMMANDS: [&str; 27] = [
+    "EVALSHA 0 1 KEY",
+    "EVAL 0 1 KEY",
+    "GET KEY",
+    "MGET KEY",
+    "GETRANGE KEY 0 1",
+    "STRLEN KEY",
+    "EXISTS KEY",
+    "SET KEY 1 PX 1",
+    "DEL KEY",
+    "UNLINK KEY",
+    "EXPIRE KEY 1",
+    "PEXPIRE KEY 1",
+    "PEXPIRETIME KEY",
+    "PTTL KEY",
+    "HGET KEY f",
+    "HMGET KEY f",
+    "HGETALL KEY",
+    "HLEN KEY",
+    "HSET KEY f 1",
+    "HSETNX KEY f 1",
+    "HDEL KEY f",
+    "HINCRBY KEY f 1",
+    "ZADD KEY 1 m",
+    "ZCARD KEY",
+    "ZSCORE KEY m",
+    "ZREM KEY m",
+    "ZRANGEBYSCORE KEY 0 1",
+];
+/// On no key.
+const OTHER_COMMANDS: [&str; 8] =
+    ["PING", "TIME", "SCAN 0", "INFO", "CLUSTER SLOTS", "CLUSTER INFO", "CLIENT TRACKING ON BCAST", "ASKING"];
+
+/// Says which of the commands in ARGV the user may not run; runs none of them.
+const MAY_NOT: &str = "local denied = {}
+for index, line in ipairs(ARGV) do
+  local words = {}
+  for word in string.gmatch(line, '%S+') do words[#words + 1] = word end
+  local known, allowed = pcall(redis.acl_check_cmd, unpack(words))
+  if known and not allowed then denied[#denied + 1] = line end
+end
+return denied";
+
+/// What was found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Inspection {
+    /// What there is, in one line; empty where no node answered.
+    pub summary: String,
+    /// What is wrong.
+    pub problems: Vec<Problem>,
+}
+
+/// Something wrong with an instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// What was seen. Holds no credential.
+    pub message: String,
+    /// What would be right.
+    pub expected: String,
+}
+
+/// What one node says.
+struct NodeFacts {
+    address: Address,
+    version: String,
+    cluster_enabled: bool,
+    cluster_serves: bool,
+    policy: String,
+    max_bytes: String,
+    denied: Vec<String>,
+}
+
+/// Looks at every node of the instance `name`. `needs_noeviction` where data must not be evicted (limits,
+/// sessions, locks). Takes a few seconds at most.
+pub async fn inspect(name: &str, instance: &RedisInstance, needs_noeviction: bool) -> Inspection {
+    let mut found = Inspection::default();
+    let dialer = match Dialer::new(instance) {
+        Ok(dialer) => dialer,
+        Err(error) => {
+            found.add(error.to_string(), "a PEM file of the certificate authority that can be read");
+            return found;
+        }
+    };
+    let mut addresses = BTreeSet::new();
+    for node in &instance.nodes {
+        match Address::parse(node) {
+            Some(address) => {
+                addresses.insert(address);
+            }
+            None => found.add(format!("`{node}` is no node's address"), "`host:port`"),
+        }
+    }
+    let view = shape(&dialer, &addresses).await;
+    if let Some(view) = &view {
+        addresses.extend(view.primaries());
+        addresses.extend(view.replicas.iter().cloned());
+    }
+    let mut nodes = Vec::new();
+    for answer in join_all(addresses.iter().map(|address| facts(&dialer, address))).await {
+        match answer {
+            Ok(node) => nodes.push(node),
+            Err(error) => found.add(error.to_string(), error.hint(name)),
+        }
+    }
+    found.judge_nodes(&nodes, needs_noeviction);
+    found.judge_rights(&nodes);
+    if let Some(view) = &view {
+        found.judge_shape(view, &nodes);
+    }
+    found
+}
+
+/// The newest view that a configured node has.
+async fn shape(dialer: &Dialer, seeds: &BTreeSet<Address>) -> Option<View> {
+    let views = join_all(seeds.iter().map(|address| refresh::dial_and_ask(dialer, address))).await;
+    views.into_iter().flatten().max_by_key(|view| (view.epoch, view.serves))
+}
+
+async fn facts(dialer: &Dialer, address: &Address) -> Result<NodeFacts, NodeError> {
+    let Dialed { mut connection, driver } = dialer.dial(address, None).await?;
+    let mut questions = Pipeline::new();
+    questions.cmd("INFO").cmd("CLUSTER").arg("INFO");
+    questions.cmd("EVAL").arg(MAY_NOT).arg(0).arg(OTHER_COMMANDS.as_slice());
+    for family in FAMILIES {
+        let of_family = |line: &str| line.replace("KEY", &format!("{family}outrigger-check"));
+        questions.arg(KEY_COMMANDS.map(of_family).as_slice());
+    }
+    let answered = tokio::select! {
+        answers = connection.send_packed_commands(&questions, 0, questions.len()) => answers.ok(),
+        () = driver => None,
+        () = tokio::time::sleep(ANSWER_WITHIN) => None,
+    };
+    let answers = answered.ok_or_else(|| NodeError::Silent(address.clone(), ANSWER_WITHIN))?;
+    let mut answers = answers.into_iter();
+    let mut next = || answers.next().unwrap_or_default();
+    let (info, cluster, denied) = (next(), next(), next());
+    if let Value::ServerError(error) = &info
+        && matches!(error.code(), "NOAUTH" | "WRONGPASS")
+    {
+        return Err(NodeError::Password(address.clone(), reply::text(error)));
+    }
+    Ok(NodeFacts::from_answers(address.clone(), &info, &cluster, denied))
+}
+
+impl NodeFacts {
+    fn from_answers(address: Address, info: &Value, cluster: &Value, denied: Value) -> Self {
+        let info = redis::from_redis_value_ref::<String>(info).unwrap_or_default();
+        let cluster = redis::from_redis_value_ref::<String>(cluster).unwrap_or_default();
+        let field = |text: &str, name: &str| {
+            let value = text.lines().find_map(|line| line.trim_end().strip_prefix(name)?.strip_prefix(':'));
+            value.unwrap_or_default().to_owned()
+        };
+        let denied = match denied {
+            // The user may not even ask.
+            Value::ServerError(error) if error.code() == "NOPERM" => vec!["EVAL".to_owned()],
+            answer => redis::from_redis_value(answer).unwrap_or_default(),
+        };
+        Self {
+            address,
+            version: field(&info, "redis_version"),
+            cluster_enabled: field(&info, "cluster_enabled") != "0",
+            cluster_serves: field(&cluster, "cluster_state") != "fail",
+            policy: field(&info, "maxmemory_policy"),
+            max_bytes: field(&info, "maxmemory"),
+            denied,
+        }
+    }
+
+    /// A node whose version cannot be read is not called old: the missing right is a problem by itself.
+    fn is_old(&self) -> bool {
+        let mut numbers = self.version.split('.').map_while(|number| number.parse().ok());
+        match (numbers.next(), numbers.next()) {
+            (Some(major), Some(minor)) => (major, minor) < OLDEST,
+            _ => false,
+        }
+    }
+}
+
+impl Inspection {
+    fn add(&mut self, message: impl Into<String>, expected: impl Into<String>) {
+        self.problems.push(Problem { message: message.into(), expected: expected.into() });
+    }
+
+    /// Adds one problem for all nodes that have it.
+    fn add_for(
+        &mut self,
+        nodes: &[NodeFacts],
+        has: impl Fn(&NodeFacts) -> bool,
+        message: impl Fn(&NodeFacts) -> String,
+        expected: &str,
+    ) {
+        let mut by_message: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for node in nodes.iter().filter(|node| has(node)) {
+            by_message.entry(message(node)).or_default().push(node.address.to_string());
+        }
+        for (message, addresses) in by_message {
+            self.add(format!("{message} on {}", addresses.join(", ")), expected);
+        }
+    }
+
+    fn judge_nodes(&mut self, nodes: &[NodeFacts], needs_noeviction: bool) {
+        self.add_for(
+            nodes,
+            NodeFacts::is_old,
+            |node| format!("Redis {}", node.version),
+            "Redis 7.0 or newer",
+        );
+        self.add_for(
+            nodes,
+            |node| !node.cluster_enabled,
+            |_| "cluster mode is off".to_owned(),
+            "`cluster-enabled yes`, and the node joined to a cluster",
+        );
+        self.add_for(
+            nodes,
+            |node| node.cluster_enabled && !node.cluster_serves,
+            |_| "cluster_state is fail".to_owned(),
+            "cluster_state ok: every slot with a primary that runs (`redis-cli --cluster check`)",
+        );
+        self.add_for(
+            nodes,
+            |node| needs_noeviction && !matches!(node.policy.as_str(), "" | "noeviction"),
+            |node| format!("maxmemory-policy is {}", node.policy),
+            "`maxmemory-policy noeviction`: limits, sessions and locks must not be evicted; give caches an instance of their own",
+        );
+    }
+
+    fn judge_rights(&mut self, nodes: &[NodeFacts]) {
+        let denied: BTreeSet<&str> =
+            nodes.iter().flat_map(|node| node.denied.iter().map(String::as_str)).collect();
+        let missing = missing_rights(&denied);
+        if !missing.is_empty() {
+            self.add(
+                format!("the ACL user may not run: {}", missing.join(", ")),
+                "the rights in docs/operations.md, section \"Redis ACL\"",
+            );
+        }
+    }
+
+    fn judge_shape(&mut self, view: &View, nodes: &[NodeFacts]) {
+        let owned: usize = view.ranges.iter().map(|(first, last, _)| usize::from(last - first) + 1).sum();
+        if owned < super::slot::SLOTS {
+            self.add(
+                format!("{} slots have no owner", super::slot::SLOTS - owned),
+                "an owner for each of the 16384 slots (`redis-cli --cluster fix`)",
+            );
+        }
+        let distinct = |of: fn(&NodeFacts) -> &String| {
+            let values: BTreeSet<&str> = nodes.iter().map(of).map(String::as_str).collect();
+            values.into_iter().collect::<Vec<_>>().join(" and ")
+        };
+        self.summary = format!(
+            "{} primaries, {} replicas, Redis {}, maxmemory {}, {}",
+            view.primaries().len(),
+            view.replicas.len(),
+            distinct(|node| &node.version),
+            distinct(|node| &node.max_bytes),
+            distinct(|node| &node.policy),
+        );
+    }
+}
+
+/// What is denied and needed. A user who may do nothing with a family does not use it, unless that is so of all.
+fn missing_rights(denied: &BTreeSet<&str>) -> Vec<String> {
+    let of_family = |family: &str| -> Vec<String> {
+        let key = format!("{family}outrigger-check");
+        let lines = denied.iter().filter(|line| line.contains(&key));
+        lines.map(|line| line.replace(&key, &format!("{family}*"))).collect()
+    };
+    let unused = |family: &str| of_family(family).len() >= KEY_COMMANDS.len();
+    let all_unused = FAMILIES.iter().all(|family| unused(family));
+    let mut missing: Vec<String> = denied
+        .iter()
+        .filter(|line| !line.contains("outrigger-check"))
+        .map(|line| (*line).to_owned())
+        .collect();
+    for family in FAMILIES {
+        if all_unused || !unused(family) {
+            missing.extend(of_family(family));
+        }
+    }
+    missing
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_family_that_is_wholly_denied_is_not_used() {
+        let line = |command: &str, family: &str| command.replace("KEY", &format!("{family}outrigger-check"));
+        let cache: Vec<String> = KEY_COMMANDS.iter().map(|command| line(command, "cache:")).collect();
+        let get = line("GET KEY", "tenant:");
+        let denied: BTreeSet<&str> = cache.iter().map(String::as_str).chain([get.as_str(), "INFO"]).collect();
+        assert_eq!(missing_rights(&denied), ["INFO", "GET tenant:*"]);
+        let all: Vec<String> =
+            FAMILIES.iter().flat_map(|family| KEY_COMMANDS.map(|command| line(command, family))).collect();
+        let all: BTreeSet<&str> = all.iter().map(String::as_str).collect();
+        assert_eq!(missing_rights(&all).len(), FAMILIES.len() * KEY_COMMANDS.len());
+    }
+
+    #[test]
+    fn versions_before_seven_are_old() {
+        for (version, old) in
+            [("7.0.15", false), ("6.2.14", true), ("8.0.0", false), ("", false), ("7.2", false)]
+        {
+            let info = Value::BulkString(format!("redis_version:{version}\r\n").into_bytes());
+            let address = Address::new("127.0.0.1", 1);
+            let node = NodeFacts::from_answers(address, &info, &Value::Nil, Value::Nil);
+            assert_eq!(node.is_old(), old, "{version}");
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! Generations: how a whole namespace is invalidated without touching its entries.
+//!
+//! Each tenant's part of a namespace has a token; so has each version in it that was invalidated by
+//! itself. An entry keeps the tokens that were current when it was written, and is valid only while they
+//! are equal to the current ones. Tokens are random, so that a lost generation can only make misses.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use parking_lot::RwLock;
+
+use super::key::Scope;
+
+/// Versions of one scope that have a token of their own at the most; one more renews the whole scope.
+pub(super) const MAX_VERSIONS: usize = 256;
+/// Scopes whose generation is remembered; at one more all are forgotten and asked for again.
+const MAX_SCOPES: usize = 8192;
+
+/// A token; 0 stands for "never invalidated by itself".
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct GenerationToken(u64);
+
+impl GenerationToken {
+    pub(super) fn random() -> Self {
+        // 64 of a version 4 UUID's random bits, without its fixed ones.
+        let bits = uuid::Uuid::new_v4().as_u128();
+        #[allow(clippy::cast_possible_truncation, reason = "the low half is what is wanted")]
+        let low = (bits as u64) ^ ((bits >> 64) as u64).rotate_left(17);
+        Self(low.max(1))
+    }
+
+    pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(|bytes| Self(u64::from_be_bytes(bytes)))
+    }
+
+    pub(super) fn to_bytes(self) -> [u8; 8] {
+        self.0.to_be_bytes()
+    }
+}
+
+/// The tokens that an entry keeps: the scope's, then its version's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stamp([u8; 16]);
+
+impl Stamp {
+    pub(super) fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    pub(super) fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+/// The current tokens of one scope.
+#[derive(Debug, Default)]
+pub(super) struct Generation {
+    all: GenerationToken,
+    versions: HashMap<Box<str>, GenerationToken>,
+    void: AtomicBool,
+}
+
+impl Generation {
+    pub(super) fn new(all: GenerationToken, versions: HashMap<Box<str>, GenerationToken>) -> Self {
+        Self { all, versions, void: AtomicBool::new(false) }
+    }
+
+    /// What an entry of `version` must keep to be valid.
+    pub(super) fn stamp(&self, version: Option<&str>) -> Stamp {
+        let of_version = version.and_then(|version| self.versions.get(version)).copied().unwrap_or_default();
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&self.all.to_bytes());
+        bytes[8..].copy_from_slice(&of_version.to_bytes());
+        Stamp(bytes)
+    }
+
+    /// Whether something was invalidated since this was read: then it says nothing any more.
+    pub(super) fn is_void(&self) -> bool {
+        self.void.load(Relaxed)
+    }
+}
+
+/// The generations that this process knows.
+#[derive(Default)]
+pub(super) struct Generations(RwLock<Known>);
+
+#[derive(Default)]
+struct Known {
+    scopes: HashMap<Scope, Arc<Generation>>,
+    /// Counts what was voided, so that a generation read before is not remembered after.
+    voided: u64,
+}
+
+/// The moment before a generation was read.
+pub(super) struct ReadBegan(u64);
+
+impl Generations {
+    pub(super) fn get(&self, scope: &Scope) -> Option<Arc<Generation>> {
+        self.0.read().scopes.get(scope).cloned()
+    }
+
+    pub(super) fn begin_read(&self) -> ReadBegan {
+        ReadBegan(self.0.read().voided)
+    }
+
+    /// Remembers what was read since `began`; where something was invalidated meanwhile, it is void from
+    /// the start, good for the one call that read it.
+    pub(super) fn learn(&self, scope: &Scope, generation: Generation, began: &ReadBegan) -> Arc<Generation> {
+        let generation = Arc::new(generation);
+        let mut known = self.0.write();
+        if known.voided != began.0 {
+            generation.void.store(true, Relaxed);
+            return generation;
+        }
+        if known.scopes.len() >= MAX_SCOPES && !known.scopes.contains_key(scope) {
+            known.forget_all();
+        }
+        if let Some(earlier) = known.scopes.insert(scope.clone(), Arc::clone(&generation)) {
+            earlier.void.store(true, Relaxed);
+        }
+        generation
+    }
+
+    /// Forgets one scope: what was read under it is no longer usable.
+    pub(super) fn void(&self, scope: &Scope) {
+        let mut known = self.0.write();
+        known.voided += 1;
+        if let Some(generation) = known.scopes.remove(scope) {
+            generation.void.store(true, Relaxed);
+        }
+    }
+
+    /// Forgets everything.
+    pub(super) fn void_all(&self) {
+        let mut known = self.0.write();
+        known.voided += 1;
+        known.forget_all();
+    }
+}
+
+impl Known {
+    fn forget_all(&mut self) {
+        for (_, generation) in self.scopes.drain() {
+            generation.void.store(true, Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_generation_that_an_invalidation_raced_is_void() {
+        let (generations, scope) = (Generations::default(), Scope::for_test(1, "profiles"));
+        let began = generations.begin_read();
+        generations.void(&scope);
+        assert!(generations.learn(&scope, Generation::default(), &began).is_void());
+        assert!(generations.get(&scope).is_none());
+        let began = generations.begin_read();
+        let learnt = generations.learn(&scope, Generation::default(), &began);
+        assert!(!learnt.is_void() && generations.get(&scope).is_some());
+        generations.void_all();
+        assert!(learnt.is_void() && generations.get(&scope).is_none());
+    }
+
+    #[test]
+    fn a_version_of_its_own_changes_its_own_stamp_only() {
+        let all = GenerationToken::random();
+        let before = Generation::new(all, HashMap::new());
+        let after = Generation::new(all, HashMap::from([("v1".into(), GenerationToken::random())]));
+        assert_ne!(before.stamp(Some("v1")), after.stamp(Some("v1")));
+        assert_eq!(before.stamp(Some("v2")), after.stamp(Some("v2")));
+        assert_eq!(before.stamp(None), after.stamp(None));
+    }
+}
