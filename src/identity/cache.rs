@@ -110,3 +110,53 @@ impl TokenCache {
         self.entries.clear();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::principal::Claims;
+    use super::*;
+
+    fn verified(until_ms: i64) -> Verified {
+        let principal = Principal::from_verified(Claims {
+            issuer: Arc::from("users"),
+            subject: Arc::from("somebody"),
+            tenant: None,
+            scopes: Box::default(),
+            roles: Box::default(),
+            tier: None,
+        });
+        Verified { principal, until_ms }
+    }
+
+    #[test]
+    fn an_entry_is_used_until_its_time_and_by_its_own_token_only() {
+        let cache = TokenCache::new(16);
+        cache.insert(Digest::of(b"a"), verified(1000), cache.generation());
+        assert!(cache.get(&Digest::of(b"a"), 999).is_some());
+        assert!(cache.get(&Digest::of(b"a"), 1000).is_none());
+        assert!(cache.get(&Digest::of(b"b"), 999).is_none());
+    }
+
+    #[test]
+    fn what_was_verified_with_keys_that_are_gone_is_void_even_if_it_comes_late() {
+        let cache = TokenCache::new(16);
+        let before = cache.generation();
+        cache.insert(Digest::of(b"a"), verified(1000), before);
+        cache.flush();
+        cache.insert(Digest::of(b"b"), verified(1000), before);
+        assert!(cache.get(&Digest::of(b"a"), 0).is_none());
+        assert!(cache.get(&Digest::of(b"b"), 0).is_none());
+        cache.insert(Digest::of(b"b"), verified(1000), cache.generation());
+        assert!(cache.get(&Digest::of(b"b"), 0).is_some());
+    }
+
+    #[test]
+    fn it_holds_so_many_tokens_and_no_more() {
+        let cache = TokenCache::new(64);
+        for number in 0..10_000_u32 {
+            cache.insert(Digest::of(&number.to_le_bytes()), verified(1000), cache.generation());
+        }
+        let held = (0..10_000_u32).filter(|n| cache.get(&Digest::of(&n.to_le_bytes()), 0).is_some()).count();
+        assert!((1..=64).contains(&held), "{held}");
+    }
+}

@@ -13,7 +13,7 @@ use super::cache::{Digest, TokenCache};
 use super::claims::{self, Rules, Verified, View};
 use super::fetch::SourceError;
 use super::jwks::{KeyStore, Timing};
-use super::jws::{self, HEADER_CHECKS, Parsed};
+use super::jws::{self, HEADER_CHECKS, MAX_TOKEN_BYTES, Parsed};
 use super::keys::{Key, KeySet};
 use super::metrics::IdentityMetrics;
 use super::refusal::Refusal;
@@ -129,7 +129,7 @@ impl Gate {
         deadline: Instant,
     ) -> Result<Arc<Principal>, AuthError> {
         let token = bearer(headers).map_err(|refusal| self.refuse(refusal))?;
-        let digest = Digest::of(token.as_bytes());
+        let digest = Digest::of(token);
         if let Some(principal) = self.cache.get(&digest, now_ms()) {
             self.metrics.cached.inc();
             return Ok(principal);
@@ -140,11 +140,11 @@ impl Gate {
 
     async fn verify(
         &self,
-        token: &str,
+        token: &[u8],
         digest: Digest,
         deadline: Instant,
     ) -> Result<Arc<Principal>, Refusal> {
-        let parsed = jws::parse(token)?;
+        let parsed = jws::parse(token68(token)?)?;
         for check in HEADER_CHECKS {
             (check.run)(&parsed.header)?;
         }
@@ -204,15 +204,23 @@ fn each_once<'v>(what: &'static str, values: impl Iterator<Item = &'v String>) -
     Ok(())
 }
 
-/// The token of `Authorization: Bearer <token>` (RFC 6750, 2.1; the scheme in any case, RFC 9110, 11.1).
-/// Two such headers are refused before.
-fn bearer(headers: &HeaderMap) -> Result<&str, Refusal> {
-    let value = headers.get(AUTHORIZATION).ok_or(Refusal::NoToken)?;
-    let (scheme, token) = value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or(Refusal::Scheme)?;
-    let token = token.trim_start_matches(' ');
-    let is_token68 = |b: u8| b.is_ascii_alphanumeric() || b"-._~+/=".contains(&b);
-    if !scheme.eq_ignore_ascii_case("bearer") || token.is_empty() || !token.bytes().all(is_token68) {
+/// What follows the scheme in `Authorization: Bearer <token>` (RFC 6750, 2.1; the scheme in any case, RFC 9110,
+/// 11.1). Two such headers are refused before.
+fn bearer(headers: &HeaderMap) -> Result<&[u8], Refusal> {
+    let value = headers.get(AUTHORIZATION).ok_or(Refusal::NoToken)?.as_bytes();
+    let (scheme, rest) = value.split_at_checked(b"Bearer ".len()).ok_or(Refusal::Scheme)?;
+    if !scheme.eq_ignore_ascii_case(b"Bearer ") {
         return Err(Refusal::Scheme);
     }
-    Ok(token)
+    let token = rest.trim_ascii_start();
+    if token.len() > MAX_TOKEN_BYTES { Err(Refusal::TooLong) } else { Ok(token) }
+}
+
+/// A token in the characters that the scheme allows (`token68`, RFC 9110, 11.2). Asked of a token that is not in
+/// the cache: one that is there has passed.
+fn token68(token: &[u8]) -> Result<&str, Refusal> {
+    let allowed =
+        |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~' | b'+' | b'/' | b'=');
+    let text = std::str::from_utf8(token).ok().filter(|text| !text.is_empty());
+    text.filter(|_| token.iter().all(allowed)).ok_or(Refusal::Scheme)
 }

@@ -301,8 +301,7 @@ async fn the_header_is_a_bearer_token_and_nothing_else() {
         let found = bench.gate.principal(&headers, deadline).await.err();
         assert_eq!(found.map(|error| error.0), expected, "{value:?}");
         if let Some(error) = found {
-            let bare = error.challenge() == "Bearer";
-            assert!(bare, "no credential, so no error in the challenge: {}", error.challenge());
+            assert_eq!(error.challenge(), "Bearer", "no credential, so no error in the challenge");
         }
     }
 }
