@@ -35,6 +35,12 @@ impl Slot {
         Self(hash_tag(key).iter().fold(0, step) % 16_384)
     }
 
+    /// The slot of this number, where there is one.
+    #[must_use]
+    pub fn at(number: u16) -> Option<Self> {
+        (usize::from(number) < SLOTS).then_some(Self(number))
+    }
+
     /// Its place in a table of all slots.
     pub(super) fn index(self) -> usize {
         usize::from(self.0)

@@ -117,7 +117,7 @@ impl Case {
     }
 
     async fn invalidate(&self, version: Option<&str>) {
-        self.backend.invalidate(&self.scope(), version, BUDGET).await.unwrap();
+        self.backend.invalidate(&self.scope(), &self.rules(), version, BUDGET).await.unwrap();
     }
 
     /// Waits until another process reads this.

@@ -207,7 +207,7 @@ impl CacheBackend for EmbeddedCache {
             entry: address.entry().to_vec(),
             scope: address.scope().clone(),
             version: address.version().map(str::to_owned),
-            bytes: cost(address, &write.content_type, &write.body),
+            bytes: cost(address, write.content_type.len() + write.body.len()),
             written_at_ms: now,
             expires_at_ms,
             gone_at_ms: expires_at_ms.saturating_add(rules.stale_ms),
@@ -234,6 +234,7 @@ impl CacheBackend for EmbeddedCache {
     async fn delete(
         &self,
         address: &Address,
+        _: &Namespace,
         lease: Option<LeaseToken>,
         budget: Duration,
     ) -> Result<(), CacheError> {
@@ -261,6 +262,7 @@ impl CacheBackend for EmbeddedCache {
     async fn invalidate(
         &self,
         scope: &Scope,
+        _: &Namespace,
         version: Option<&str>,
         budget: Duration,
     ) -> Result<(), CacheError> {

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
 use parking_lot::RwLock;
 
@@ -58,12 +58,20 @@ impl Stamp {
 pub(super) struct Generation {
     all: GenerationToken,
     versions: HashMap<Box<str>, GenerationToken>,
-    void: AtomicBool,
+    /// [`LIVE`], [`LOST`] or [`INVALIDATED`].
+    state: AtomicU8,
 }
+
+/// As far as this process knows, these are the current tokens.
+const LIVE: u8 = 0;
+/// They may have changed without this process hearing of it.
+const LOST: u8 = 1;
+/// They have changed.
+const INVALIDATED: u8 = 2;
 
 impl Generation {
     pub(super) fn new(all: GenerationToken, versions: HashMap<Box<str>, GenerationToken>) -> Self {
-        Self { all, versions, void: AtomicBool::new(false) }
+        Self { all, versions, state: AtomicU8::new(LIVE) }
     }
 
     /// What an entry of `version` must keep to be valid.
@@ -75,9 +83,25 @@ impl Generation {
         Stamp(bytes)
     }
 
-    /// Whether something was invalidated since this was read: then it says nothing any more.
+    /// Whether these are tokens at all: a scope of which nothing is known has none, and nothing in it is valid.
+    pub(super) fn exists(&self) -> bool {
+        self.all != GenerationToken::default()
+    }
+
+    /// Whether it may not be relied on any more.
     pub(super) fn is_void(&self) -> bool {
-        self.void.load(Relaxed)
+        self.state.load(Relaxed) != LIVE
+    }
+
+    /// Whether something was invalidated since it was read.
+    pub(super) fn is_invalidated(&self) -> bool {
+        self.state.load(Relaxed) == INVALIDATED
+    }
+
+    /// This generation as read by a process that does not hear of changes: good for the call that read it.
+    pub(super) fn unheard(self) -> Arc<Self> {
+        self.state.store(LOST, Relaxed);
+        Arc::new(self)
     }
 }
 
@@ -110,14 +134,14 @@ impl Generations {
         let generation = Arc::new(generation);
         let mut known = self.0.write();
         if known.voided != began.0 {
-            generation.void.store(true, Relaxed);
+            generation.state.store(INVALIDATED, Relaxed);
             return generation;
         }
         if known.scopes.len() >= MAX_SCOPES && !known.scopes.contains_key(scope) {
             known.forget_all();
         }
         if let Some(earlier) = known.scopes.insert(scope.clone(), Arc::clone(&generation)) {
-            earlier.void.store(true, Relaxed);
+            earlier.state.store(LOST, Relaxed);
         }
         generation
     }
@@ -127,7 +151,7 @@ impl Generations {
         let mut known = self.0.write();
         known.voided += 1;
         if let Some(generation) = known.scopes.remove(scope) {
-            generation.void.store(true, Relaxed);
+            generation.state.store(INVALIDATED, Relaxed);
         }
     }
 
@@ -142,7 +166,7 @@ impl Generations {
 impl Known {
     fn forget_all(&mut self) {
         for (_, generation) in self.scopes.drain() {
-            generation.void.store(true, Relaxed);
+            generation.state.store(LOST, Relaxed);
         }
     }
 }

@@ -23,6 +23,12 @@ impl Scope {
         Self { tenant: *permit.tenant().as_uuid(), namespace: permit.name().clone() }
     }
 
+    /// Reads what [`Scope::write_to`] wrote.
+    pub(super) fn parse(text: &[u8]) -> Option<Self> {
+        let (tenant, namespace) = std::str::from_utf8(text).ok()?.split_once(':')?;
+        Some(Self { tenant: Uuid::try_parse(tenant).ok()?, namespace: Name::parse(namespace).ok()? })
+    }
+
     #[cfg(test)]
     pub(super) fn for_test(tenant: u128, namespace: &str) -> Self {
         Self { tenant: Uuid::from_u128(tenant), namespace: Name::parse(namespace).unwrap() }
@@ -76,6 +82,11 @@ impl Address {
         Self { scope, version, entry }
     }
 
+    /// The address of an entry's key as it was found in the store.
+    pub(super) fn of_entry(scope: Scope, entry: &[u8]) -> Self {
+        Self { scope, version: None, entry: SmallVec::from_slice(entry) }
+    }
+
     /// The entry's key.
     pub(super) fn entry(&self) -> &[u8] {
         &self.entry
@@ -88,6 +99,16 @@ impl Address {
     pub(super) fn version(&self) -> Option<&str> {
         self.version.as_ref().map(Key::as_str)
     }
+}
+
+/// The version of an entry's key; `None` where the key is not of the form, `Some(None)` for no version.
+pub(super) fn version_of(entry: &[u8]) -> Option<Option<String>> {
+    let at = entry.iter().rposition(|byte| *byte == b':')?;
+    let part = &entry[at + 1..];
+    if part == NO_VERSION {
+        return Some(None);
+    }
+    percent_encoding::percent_decode(part).decode_utf8().ok().map(|text| Some(text.into_owned()))
 }
 
 /// The key may be personal data.
@@ -139,6 +160,20 @@ mod tests {
             ("é/ü", None, "é/ü:-"),
         ] {
             assert_eq!(entry(key, version), format!("{prefix}{expected}"));
+        }
+    }
+
+    #[test]
+    fn a_scope_and_a_version_read_back() {
+        let scope = Scope::for_test(7, "scoring");
+        let mut text: SmallVec<[u8; 128]> = SmallVec::new();
+        scope.write_to(&mut text);
+        assert_eq!(Scope::parse(&text), Some(scope.clone()));
+        assert_eq!(Scope::parse(b"x:scoring"), None);
+        for version in [None, Some("1"), Some("-"), Some("a:b%{}é")] {
+            let parsed = version.map(|version| Key::parse(version).unwrap());
+            let address = Address::new(scope.clone(), &Key::parse("k").unwrap(), parsed);
+            assert_eq!(version_of(address.entry()), Some(version.map(str::to_owned)));
         }
     }
 

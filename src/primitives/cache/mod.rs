@@ -21,6 +21,7 @@ mod l1;
 mod lease;
 mod metrics;
 mod policy;
+mod redis;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -249,6 +250,7 @@ pub(crate) trait CacheBackend: Send + Sync {
     async fn delete(
         &self,
         address: &Address,
+        rules: &Namespace,
         lease: Option<LeaseToken>,
         budget: Duration,
     ) -> Result<(), CacheError>;
@@ -257,6 +259,7 @@ pub(crate) trait CacheBackend: Send + Sync {
     async fn invalidate(
         &self,
         scope: &Scope,
+        rules: &Namespace,
         version: Option<&str>,
         budget: Duration,
     ) -> Result<(), CacheError>;
@@ -275,7 +278,11 @@ fn build(section: serde_json::Value, resources: &Resources) -> Result<Vec<Route>
             embedded::EmbeddedCache::start(resources.cache_db()?, l1, metrics.clone(), &resources.tasks)
         }
         config::Backend::Redis => {
-            return Err(BuildError::Section { pointer: "/backend", message: "not yet".to_owned() });
+            let name = config.redis.as_deref().ok_or_else(|| BuildError::Section {
+                pointer: "",
+                message: "`backend: redis` needs `redis`, the name of an instance under `redis:`".to_owned(),
+            })?;
+            redis::RedisCache::start(resources.redis(name)?, l1, metrics.clone(), &resources.tasks)
         }
     };
     Ok(api::routes(backend, metrics, Duration::from_millis(config.budget_ms)))
@@ -287,7 +294,7 @@ fn now_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// What an entry counts against its tenant's bytes.
-fn cost(address: &Address, content_type: &HeaderValue, body: &Bytes) -> u64 {
-    (address.entry().len() + content_type.len() + body.len()) as u64 + ENTRY_BYTES
+/// What an entry whose content has this many bytes counts against its tenant's.
+fn cost(address: &Address, content_bytes: usize) -> u64 {
+    (address.entry().len() + content_bytes) as u64 + ENTRY_BYTES
 }

@@ -84,7 +84,7 @@ pub(super) async fn delete(api: Arc<Api>, call: Call) -> Result<Reply, Problem> 
     let address = place.address(&call.key_param("key")?, version(&call)?);
     let lease = lease_token(&call)?;
     let returned = lease.is_some();
-    api.backend.delete(&address, lease, api.budget(&call)).await?;
+    api.backend.delete(&address, &place.rules, lease, api.budget(&call)).await?;
     if returned {
         api.metrics.leases_returned.inc();
     } else {
@@ -101,7 +101,8 @@ pub(super) async fn invalidate(api: Arc<Api>, mut call: Call) -> Result<Reply, P
         Problem::new(ErrorKind::Invalid, "a field of the body is wrong")
             .with_field("/version", error.to_string())
     })?;
-    api.backend.invalidate(&place.scope, version.as_ref().map(Key::as_str), api.budget(&call)).await?;
+    let version = version.as_ref().map(Key::as_str);
+    api.backend.invalidate(&place.scope, &place.rules, version, api.budget(&call)).await?;
     Ok(Reply::no_content())
 }
 

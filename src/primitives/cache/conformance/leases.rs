@@ -62,7 +62,7 @@ pub(super) async fn a_void_lease_writes_nothing(case: Case) {
 
     let address = case.address("deleted");
     let token = case.granted(&address, LEASE_MS).await;
-    case.backend.delete(&address, None, BUDGET).await.unwrap();
+    case.backend.delete(&address, &case.rules(), None, BUDGET).await.unwrap();
     assert!(matches!(fill(&case, &address, &token, "late").await, Err(CacheError::LeaseVoid)));
     assert_eq!(case.get(&address).await, None);
 
@@ -82,13 +82,13 @@ pub(super) async fn a_void_lease_writes_nothing(case: Case) {
 pub(super) async fn a_lease_given_up_goes_to_one_other(case: Case) {
     let (address, rules) = (case.address("k"), case.rules());
     let token = case.granted(&address, LEASE_MS).await;
-    case.backend.delete(&address, Some(LeaseToken::random()), BUDGET).await.unwrap();
+    case.backend.delete(&address, &case.rules(), Some(LeaseToken::random()), BUDGET).await.unwrap();
     assert!(matches!(case.lease(&address, LEASE_MS).await, LeaseAnswer::Held { .. }), "a foreign token");
     let waiting =
         futures_util::future::join_all((0..6).map(|_| wait(&case, &address, &rules, 600, LEASE_MS)));
     let giving_up = async {
         tokio::time::sleep(Duration::from_millis(50)).await;
-        case.backend.delete(&address, Some(token.clone()), BUDGET).await.unwrap();
+        case.backend.delete(&address, &case.rules(), Some(token.clone()), BUDGET).await.unwrap();
     };
     let (waited, ()) = futures_util::future::join(waiting, giving_up).await;
     assert_eq!(waited.iter().filter(|read| matches!(read, Read::Fill(_))).count(), 1);
@@ -96,7 +96,7 @@ pub(super) async fn a_lease_given_up_goes_to_one_other(case: Case) {
 
     let kept = case.address("kept");
     case.put(&kept, "value").await.unwrap();
-    case.backend.delete(&kept, Some(LeaseToken::random()), BUDGET).await.unwrap();
+    case.backend.delete(&kept, &case.rules(), Some(LeaseToken::random()), BUDGET).await.unwrap();
     assert_eq!(case.get(&kept).await.as_deref(), Some("value"), "the lease only, not the value");
 }
 
@@ -126,7 +126,7 @@ pub(super) async fn a_waiter_gets_a_stale_value_where_the_namespace_allows_it(ca
         panic!("a waiter gets the stale value when its wait is over")
     };
     assert_eq!((found.tier, &found.stored.body[..]), (Tier::Stale, &b"old"[..]));
-    case.backend.invalidate(&case.scope(), None, BUDGET).await.unwrap();
+    case.backend.invalidate(&case.scope(), &rules, None, BUDGET).await.unwrap();
     case.backend.lease(&address, &rules, LEASE_MS, BUDGET).await.unwrap();
     assert!(
         matches!(wait(&case, &address, &rules, 30, LEASE_MS).await, Read::Wait),

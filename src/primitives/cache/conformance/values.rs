@@ -46,11 +46,11 @@ pub(super) async fn of_tenants_namespaces_and_versions_are_apart(case: Case) {
 
 pub(super) async fn deleted_are_gone(case: Case) {
     let address = case.address("k");
-    case.backend.delete(&address, None, BUDGET).await.unwrap();
+    case.backend.delete(&address, &case.rules(), None, BUDGET).await.unwrap();
     case.put(&address, "one").await.unwrap();
     assert_eq!(case.get(&address).await.as_deref(), Some("one"));
     case.other_reads(&address, Some("one"), BUDGET).await;
-    case.backend.delete(&address, None, BUDGET).await.unwrap();
+    case.backend.delete(&address, &case.rules(), None, BUDGET).await.unwrap();
     assert_eq!(case.get(&address).await, None);
     case.other_reads(&address, None, Duration::from_millis(100)).await;
 }
@@ -78,7 +78,7 @@ pub(super) async fn conditions_are_judged_in_the_same_step(case: Case) {
     assert!(refused(conditional(Some(Tags::Listed(vec![one])), None).await));
     assert!(conditional(Some(Tags::Any), Some(Tags::Listed(vec![one]))).await.is_ok());
     assert_eq!(case.stored(&address).await.unwrap().stored.etag, two);
-    case.backend.delete(&address, None, BUDGET).await.unwrap();
+    case.backend.delete(&address, &case.rules(), None, BUDGET).await.unwrap();
     assert!(conditional(None, Some(Tags::Any)).await.is_ok());
 }
 
@@ -130,14 +130,14 @@ pub(super) async fn over_a_tenants_room_are_refused_until_some_are_deleted(case:
     loop {
         match put(case.address("b"), 6000).await {
             Err(CacheError::TenantFull { max_bytes: 10_000 }) => break,
-            Ok(_) => case.backend.delete(&case.address("b"), None, BUDGET).await.unwrap(),
+            Ok(_) => case.backend.delete(&case.address("b"), &case.rules(), None, BUDGET).await.unwrap(),
             Err(error) => panic!("{error}"),
         }
         within("a write over the room was stored", end);
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     put(case.address("a"), 6100).await.expect("an overwrite gives the old bytes back");
-    case.backend.delete(&case.address("a"), None, BUDGET).await.unwrap();
+    case.backend.delete(&case.address("a"), &case.rules(), None, BUDGET).await.unwrap();
     let end = Instant::now() + Duration::from_secs(3);
     while put(case.address("b"), 6000).await.is_err() {
         within("deleting made no room", end);
@@ -164,6 +164,6 @@ pub(super) async fn in_l1_are_never_older_than_this_process_s_writes(case: Case)
         case.get(&address).await;
     }
     assert_eq!(case.backend.cached(&address).unwrap().tier, Tier::L1);
-    case.backend.delete(&address, None, BUDGET).await.unwrap();
+    case.backend.delete(&address, &case.rules(), None, BUDGET).await.unwrap();
     assert_eq!(case.get(&address).await, None);
 }

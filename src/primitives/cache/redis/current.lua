@@ -1,0 +1,35 @@
+-- Shared by the scripts that have to know the current value.
+-- KEYS: 1 entry, 2 fill lease, 3 companion (format raw). ARGV: 1 `raw` or `envelope`.
+local raw = ARGV[1] == 'raw'
+
+-- The header of the value: the first 58 bytes of an envelope, or the companion. Empty where there is none.
+local function read_header()
+  if raw then
+    return redis.call('GET', KEYS[3]) or ''
+  end
+  return redis.call('GETRANGE', KEYS[1], 0, 57)
+end
+
+local function is_header(header)
+  return #header >= 58 and string.sub(header, 1, 4) == 'ogc1'
+end
+
+local function hex(bytes)
+  return (string.gsub(bytes, '.', function(byte) return string.format('%02x', string.byte(byte)) end))
+end
+
+-- The entity tag, in hexadecimal, of the value if it is fresh and of generation `stamp`. A raw value that
+-- another system wrote has no companion, or one with another hash; it is fresh as long as it is there.
+local function fresh_tag(header, stamp, now_ms)
+  if raw then
+    local body = redis.call('GET', KEYS[1])
+    if not body then return nil end
+    local tag = redis.sha1hex(body)
+    local ours = is_header(header) and hex(string.sub(header, 37, 56)) == tag
+    if ours and string.sub(header, 21, 36) ~= stamp then return nil end
+    return tag
+  end
+  if not is_header(header) or string.sub(header, 21, 36) ~= stamp then return nil end
+  if struct.unpack('>I8', header, 13) <= now_ms then return nil end
+  return hex(string.sub(header, 37, 56))
+end

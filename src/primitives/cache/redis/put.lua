@@ -1,0 +1,24 @@
+-- Writes a value and voids the fill lease.
+-- ARGV: 2 the entry's bytes, 3 the companion's (raw), 4 time to live in ms, 5 the generation's stamp,
+-- 6 a lease's token or '', 7 If-Match, 8 If-None-Match ('' none, '*', or ',tag,tag'), 9 now in ms.
+-- Returns 'void', 'failed', or 'ok' with the old header and the old size.
+local stamp = ARGV[5]
+if ARGV[6] ~= '' and redis.call('GET', KEYS[2]) ~= ARGV[6] .. stamp then
+  return {'void'}
+end
+local header = read_header()
+if ARGV[7] ~= '' or ARGV[8] ~= '' then
+  local tag = fresh_tag(header, stamp, tonumber(ARGV[9]))
+  local function holds(condition)
+    return tag and (condition == '*' or string.find(condition, tag, 1, true))
+  end
+  if ARGV[7] ~= '' and not holds(ARGV[7]) then return {'failed'} end
+  if ARGV[8] ~= '' and holds(ARGV[8]) then return {'failed'} end
+end
+local size = redis.call('STRLEN', KEYS[1])
+redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[4])
+if raw then
+  redis.call('SET', KEYS[3], ARGV[3], 'PX', ARGV[4])
+end
+redis.call('DEL', KEYS[2])
+return {'ok', header, size}

@@ -1,0 +1,193 @@
+//! What each tenant keeps, counted over the fleet.
+//!
+//! Each process adds up what its own writes and deletes change, and every half second puts that into the
+//! tenant's hash in Redis, by the second at which the bytes end; the answer is the fleet's sum. So a sum is
+//! up to a second old, and an entry that Redis evicts counts until its time is over.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use uuid::Uuid;
+
+use super::values::integer;
+use super::{Shared, keys};
+use crate::pools::redis::Slot;
+use crate::primitives::cache::key::Scope;
+use crate::primitives::cache::{CacheError, now_ms};
+
+/// Between two exchanges with Redis.
+const PERIOD: Duration = Duration::from_millis(500);
+/// Tenants that are counted at once at the most; of one more only the writes are counted that follow.
+const MAX_TENANTS: usize = 16_384;
+/// Exchanges without a write after which a tenant is forgotten.
+const IDLE: u32 = 20;
+/// How long a tenant's hash lives without a write: the longest time to live and a day, in seconds.
+const HASH_LIFE_S: &str = "2764800";
+
+/// The second at which bytes end, rounded up by a sixteenth of their time, so that a tenant has few.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Ending(u64);
+
+impl Ending {
+    pub(super) fn of(written_at_ms: u64, kept_ms: u64) -> Self {
+        let step = (kept_ms / 16_000).max(1).next_power_of_two();
+        let end = written_at_ms.saturating_add(kept_ms).div_ceil(1000);
+        Self(end.div_ceil(step).saturating_mul(step))
+    }
+}
+
+/// The tenants that wrote lately.
+#[derive(Default)]
+pub(super) struct Tally(Mutex<HashMap<Uuid, Counted>>);
+
+#[derive(Default)]
+struct Counted {
+    /// The fleet's sum as Redis last said it.
+    known: i64,
+    /// What this process changed since.
+    pending: HashMap<Ending, i64>,
+    idle: u32,
+}
+
+impl Counted {
+    fn sum(&self) -> i64 {
+        self.known.saturating_add(self.pending.values().sum())
+    }
+}
+
+impl Tally {
+    /// Whether `bytes` more are within the tenant's room.
+    pub(super) fn check_room(&self, scope: &Scope, bytes: u64, max_bytes: u64) -> Result<(), CacheError> {
+        let mut tenants = self.0.lock();
+        let Some(counted) = entry(&mut tenants, *scope.tenant()) else { return Ok(()) };
+        counted.idle = 0;
+        let sum = u64::try_from(counted.sum()).unwrap_or(0);
+        if sum.saturating_add(bytes) > max_bytes { Err(CacheError::TenantFull { max_bytes }) } else { Ok(()) }
+    }
+
+    pub(super) fn add(&self, scope: &Scope, ending: Ending, bytes: u64) {
+        self.change(scope, ending, i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    pub(super) fn subtract(&self, scope: &Scope, ending: Ending, bytes: u64) {
+        // What has ended is no longer in the sum.
+        if ending.0.saturating_mul(1000) > now_ms() {
+            self.change(scope, ending, i64::try_from(bytes).map_or(i64::MIN, |bytes| -bytes));
+        }
+    }
+
+    fn change(&self, scope: &Scope, ending: Ending, bytes: i64) {
+        if let Some(counted) = entry(&mut self.0.lock(), *scope.tenant()) {
+            counted.idle = 0;
+            *counted.pending.entry(ending).or_default() += bytes;
+        }
+    }
+}
+
+fn entry(tenants: &mut HashMap<Uuid, Counted>, tenant: Uuid) -> Option<&mut Counted> {
+    if tenants.len() >= MAX_TENANTS && !tenants.contains_key(&tenant) {
+        return None;
+    }
+    Some(tenants.entry(tenant).or_default())
+}
+
+/// Starts the exchange.
+pub(super) fn start(shared: &Arc<Shared>) {
+    let shared = Arc::clone(shared);
+    let tasks = shared.tasks.clone();
+    tasks.spawn("cache bytes", async move {
+        let stopping = shared.tasks.stopping().clone();
+        let mut period = tokio::time::interval(PERIOD);
+        period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stopping.cancelled() => {
+                    shared.exchange().await;
+                    return;
+                }
+                _ = period.tick() => shared.exchange().await,
+            }
+        }
+    });
+}
+
+impl Shared {
+    /// One exchange for every tenant that wrote lately; one after the other, since a second is enough time.
+    async fn exchange(&self) {
+        let tenants: Vec<Uuid> = self.tally.0.lock().keys().copied().collect();
+        for tenant in tenants {
+            let pending = {
+                let mut counted = self.tally.0.lock();
+                let Some(counted) = counted.get_mut(&tenant) else { continue };
+                counted.idle += 1;
+                std::mem::take(&mut counted.pending)
+            };
+            let sum = self.exchange_one(&tenant, &pending).await;
+            let mut tenants = self.tally.0.lock();
+            let Some(counted) = tenants.get_mut(&tenant) else { continue };
+            match sum {
+                Some(sum) => counted.known = sum,
+                None => {
+                    for (ending, bytes) in pending {
+                        *counted.pending.entry(ending).or_default() += bytes;
+                    }
+                }
+            }
+            if counted.idle > IDLE && counted.pending.is_empty() {
+                tenants.remove(&tenant);
+            }
+        }
+    }
+
+    async fn exchange_one(&self, tenant: &Uuid, pending: &HashMap<Ending, i64>) -> Option<i64> {
+        let key = keys::tenant_bytes(tenant);
+        let mut arguments = vec![(now_ms() / 1000).to_string(), HASH_LIFE_S.to_owned()];
+        for (ending, bytes) in pending.iter().filter(|(_, bytes)| **bytes != 0) {
+            arguments.extend([ending.0.to_string(), bytes.to_string()]);
+        }
+        let arguments: Vec<&[u8]> = arguments.iter().map(String::as_bytes).collect();
+        let slot = Slot::of(key.as_bytes());
+        let answer = self
+            .pool
+            .script(slot, &self.scripts.bytes, &[key.as_bytes()], &arguments, self.pool.command_timeout())
+            .await;
+        match answer {
+            Ok(sum) => integer(sum),
+            Err(failure) => {
+                tracing::debug!(%failure, "a tenant's cache bytes could not be exchanged");
+                None
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_end_not_before_their_time_and_little_after_it() {
+        for kept_ms in [1, 999, 60_000, 86_400_000, 2_592_000_000] {
+            for written_at_ms in [1_700_000_000_000_u64, 1_700_000_000_999, 1_700_000_123_456] {
+                let (end_ms, ending) = (written_at_ms + kept_ms, Ending::of(written_at_ms, kept_ms).0 * 1000);
+                assert!(ending >= end_ms, "{written_at_ms} {kept_ms}");
+                assert!(ending - end_ms <= 1000 + kept_ms / 8, "{written_at_ms} {kept_ms}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_room_is_what_is_known_and_what_is_pending() {
+        let (tally, scope) = (Tally::default(), Scope::for_test(1, "n"));
+        let ending = Ending::of(now_ms(), 60_000);
+        tally.check_room(&scope, 100, 100).unwrap();
+        tally.add(&scope, ending, 60);
+        tally.check_room(&scope, 40, 100).unwrap();
+        assert!(matches!(tally.check_room(&scope, 41, 100), Err(CacheError::TenantFull { max_bytes: 100 })));
+        tally.subtract(&scope, ending, 60);
+        tally.check_room(&scope, 100, 100).unwrap();
+        tally.check_room(&Scope::for_test(2, "n"), 100, 100).unwrap();
+    }
+}
