@@ -1,8 +1,7 @@
 //! How `outrigger check` tries a backend: one function for each kind.
 
 use crate::config::{Findings, Issuer, RedisInstance};
-use crate::identity;
-use crate::pools::redis;
+use crate::{identity, pools};
 
 /// Primitives whose data Redis must not evict.
 const KEPT: &[&str] = &["ratelimit", "sessions", "locks"];
@@ -27,7 +26,7 @@ impl Tried {
 /// Tries the Redis instance `name` for the primitives that use it.
 pub(super) async fn redis(name: &str, instance: &RedisInstance, used_by: &[&'static str]) -> Tried {
     let needs_noeviction = used_by.iter().any(|user| KEPT.contains(user));
-    let seen = redis::inspect(name, instance, needs_noeviction).await;
+    let seen = pools::redis::inspect(name, instance, needs_noeviction).await;
     let mut findings = Findings::default();
     for problem in seen.problems {
         findings.add("", problem.message, problem.expected);
