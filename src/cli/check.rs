@@ -116,9 +116,9 @@ fn below(at: &str, findings: &Findings) -> Findings {
 }
 
 /// The primitives whose sections name a Redis instance.
-fn users_of(config: &ProxyConfig, instance: &str) -> Vec<&'static str> {
+fn users_of(config: &ProxyConfig, instance: &str) -> Vec<&'static primitives::Primitive> {
     let named = |row: &&primitives::Primitive| {
         config.section(row.name).and_then(|section| section.get("redis")?.as_str()) == Some(instance)
     };
-    primitives::ALL.iter().copied().filter(named).map(|row| row.name).collect()
+    primitives::ALL.iter().copied().filter(|row| named(row)).collect()
 }

@@ -1,10 +1,8 @@
 //! How `outrigger check` tries a backend: one function for each kind.
 
 use crate::config::{Findings, Issuer, RedisInstance};
-use crate::{identity, pools};
-
-/// Primitives whose data Redis must not evict.
-const KEPT: &[&str] = &["ratelimit", "sessions", "locks"];
+use crate::pools;
+use crate::primitives::Primitive;
 
 /// What was seen of a backend.
 pub(super) struct Tried {
@@ -24,21 +22,19 @@ impl Tried {
 }
 
 /// Tries the Redis instance `name` for the primitives that use it.
-pub(super) async fn redis(name: &str, instance: &RedisInstance, used_by: &[&'static str]) -> Tried {
-    let needs_noeviction = used_by.iter().any(|user| KEPT.contains(user));
-    let seen = pools::redis::inspect(name, instance, needs_noeviction).await;
+pub(super) async fn redis(name: &str, instance: &RedisInstance, used_by: &[&Primitive]) -> Tried {
+    let may_not_evict = used_by.iter().any(|primitive| primitive.must_not_be_evicted);
+    let found = pools::redis::inspect(name, instance, may_not_evict).await;
     let mut findings = Findings::default();
-    for problem in seen.problems {
+    for problem in found.problems {
         findings.add("", problem.message, problem.expected);
     }
-    let unused = if used_by.is_empty() { ", used by no primitive" } else { "" };
-    let summary = if seen.summary.is_empty() { seen.summary } else { format!("{}{unused}", seen.summary) };
-    Tried { summary, findings }
+    Tried { summary: found.summary, findings }
 }
 
 /// Reads an issuer's key set once.
 pub(super) async fn keys(issuer: &Issuer) -> Tried {
-    match identity::probe(issuer).await {
+    match crate::identity::probe(issuer).await {
         Ok(1) => Tried { summary: "1 key".to_owned(), findings: Findings::default() },
         Ok(count) => Tried { summary: format!("{count} keys"), findings: Findings::default() },
         Err(problem) => Tried::failed(problem, "a key set (JWKS) that can be read"),
