@@ -20,6 +20,7 @@ use proptest::prelude::*;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
+use support::sidecar::Sidecar;
 use support::wait_until;
 
 /// A kind of document as a primitive brings one.
@@ -353,6 +354,52 @@ fn a_config_map_is_swapped_whole() {
         assert!(format!("{:?}", current.access()).contains(&format!("rule {number}\"")));
     }
     assert_eq!(running.reloads("rejected"), "none");
+}
+
+/// The real process: an edited file is taken at once, a wrong one is refused and said in the log, SIGHUP looks again.
+#[test]
+fn a_running_process_takes_good_policies_and_keeps_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = support::sidecar::embedded_config(directory.path(), "");
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("policies");
+    let policies = directory.path().join("policies");
+    std::fs::create_dir(&policies).unwrap();
+    for name in ["access.yaml", "cache.yaml", "ratelimits.yaml"] {
+        std::fs::copy(shipped.join(name), policies.join(name)).unwrap();
+    }
+    let text = std::fs::read_to_string(&config).unwrap();
+    let text = text.replace(&format!("policies: {}", shipped.display()), "policies: policies");
+    std::fs::write(&config, text).unwrap();
+    let sidecar = Sidecar::serve_in(directory, &config);
+    let bearer = sidecar.bearer(support::sidecar::ACME);
+    let status =
+        || sidecar.client().send("GET", "/v1/cache/scoring/k", &[("Authorization", &bearer)], b"").status;
+    let generation = || {
+        let view = sidecar.admin_client().send("GET", "/config", &[], b"").json();
+        view["policy_generation"].as_u64().unwrap()
+    };
+    let metrics = || sidecar.admin_client().send("GET", "/metrics", &[], b"").text();
+    assert_eq!((generation(), status()), (1, 404));
+
+    let access = policies.join("access.yaml");
+    std::fs::write(&access, "kind: access\nrules: []\n").unwrap();
+    wait_until("the new policy", Duration::from_secs(10), || generation() == 2);
+    assert_eq!(status(), 403);
+    std::fs::copy(shipped.join("access.yaml"), &access).unwrap();
+    wait_until("the old policy", Duration::from_secs(10), || generation() == 3);
+    assert_eq!(status(), 404);
+
+    std::fs::write(&access, "kind: access\nruels: []\n").unwrap();
+    let rejected = "outrigger_policy_reloads_total{outcome=\"rejected\"} ";
+    wait_until("the refusal", Duration::from_secs(10), || metrics().contains(rejected));
+    let count =
+        || metrics().lines().find_map(|line| line.strip_prefix(rejected)?.parse::<u64>().ok()).unwrap();
+    let before = count();
+    sidecar.signal(rustix::process::Signal::HUP);
+    wait_until("the reload that was asked for", Duration::from_secs(10), || count() > before);
+    assert_eq!((generation(), status()), (3, 404));
+    let log = sidecar.log();
+    assert_eq!(log.matches("did you mean `rules`?").count(), 1, "{log}");
 }
 
 proptest! {

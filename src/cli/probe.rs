@@ -1,7 +1,7 @@
 //! How `outrigger check` tries a backend: one function for each kind.
 
 use crate::config::{Findings, Issuer, RedisInstance};
-use crate::pools::redis::inspect;
+use crate::pools;
 use crate::primitives::Primitive;
 
 /// What was seen of a backend.
@@ -24,7 +24,7 @@ impl Tried {
 /// Tries the Redis instance `name` for the primitives that use it.
 pub(super) async fn redis(name: &str, instance: &RedisInstance, used_by: &[&Primitive]) -> Tried {
     let may_not_evict = used_by.iter().any(|primitive| primitive.must_not_be_evicted);
-    let found = inspect(name, instance, may_not_evict).await;
+    let found = pools::redis::inspect(name, instance, may_not_evict).await;
     let mut findings = Findings::default();
     for problem in found.problems {
         findings.add("", problem.message, problem.expected);
