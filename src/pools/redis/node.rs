@@ -72,6 +72,8 @@ pub(super) struct Link {
     in_flight: AtomicUsize,
     used: AtomicBool,
     stalled: AtomicBool,
+    /// Set before anything else reacts to its end: what is sent afterwards was certainly not run.
+    closed: Arc<AtomicBool>,
     /// Asks the keeper for a ping at once.
     doubt: Notify,
     ended: CancellationToken,
@@ -83,6 +85,8 @@ pub(super) struct Link {
 pub(super) enum CallError {
     /// It was not sent: too many calls wait for this connection.
     Full,
+    /// It was not sent: the connection had ended before.
+    Closed,
     /// It was not sent: it is none.
     Malformed,
     /// The budget ended first.
@@ -126,7 +130,7 @@ impl Node {
         let mut best: Option<(usize, arc_swap::Guard<Option<Arc<Link>>>)> = None;
         for place in &self.links {
             let guard = place.load();
-            let Some(link) = guard.as_ref().filter(|link| !link.stalled.load(Relaxed)) else { continue };
+            let Some(link) = guard.as_ref().filter(|link| link.is_usable()) else { continue };
             let load = link.in_flight.load(Relaxed);
             if load < SHARED_WELL {
                 return Some(Arc::clone(link));
@@ -219,7 +223,14 @@ impl Link {
         self.judge(answers)
     }
 
+    fn is_usable(&self) -> bool {
+        !self.stalled.load(Relaxed) && !self.closed.load(Relaxed)
+    }
+
     fn enter(&self) -> Result<Counted<'_>, CallError> {
+        if self.closed.load(Relaxed) {
+            return Err(CallError::Closed);
+        }
         let counted = Counted(&self.in_flight);
         self.used.store(true, Relaxed);
         if self.in_flight.fetch_add(1, Relaxed) < MAX_IN_FLIGHT { Ok(counted) } else { Err(CallError::Full) }
@@ -307,9 +318,12 @@ enum Ended {
 async fn hold(node: &Arc<Node>, index: usize, shared: &Shared, dialed: Dialed) -> Ended {
     let ended = CancellationToken::new();
     let guard = ended.clone().drop_guard();
+    let closed = Arc::new(AtomicBool::new(false));
     let (driver, abort) = abortable(dialed.driver);
+    let close = Arc::clone(&closed);
     shared.tasks.spawn("redis driver", async move {
         driver.await.ok();
+        close.store(true, Relaxed);
         drop(guard);
     });
     let link = Arc::new(Link {
@@ -317,6 +331,7 @@ async fn hold(node: &Arc<Node>, index: usize, shared: &Shared, dialed: Dialed) -
         in_flight: AtomicUsize::new(0),
         used: AtomicBool::new(false),
         stalled: AtomicBool::new(false),
+        closed,
         doubt: Notify::new(),
         ended,
         abort,

@@ -251,6 +251,10 @@ impl Core {
             CallError::Overrun => {
                 Err(RedisFailure::Unknown(format!("{address} did not answer within the call's budget")))
             }
+            CallError::Closed if tries.again(None).await => Ok(()),
+            CallError::Closed => {
+                Err(RedisFailure::Unavailable(format!("the connection to {address} was lost")))
+            }
             CallError::Lost if only_reads() && tries.again(None).await => Ok(()),
             CallError::Lost => Err(RedisFailure::Unknown(format!("the connection to {address} was lost"))),
         }
@@ -289,7 +293,7 @@ impl Core {
         deadline: Instant,
     ) -> Result<(Arc<Node>, Arc<Link>), RedisFailure> {
         let mut waited = false;
-        for _ in 0..RETRIES {
+        while Instant::now() < deadline {
             let node = match hop {
                 Hop::Moved(node) | Hop::Ask(node) => Arc::clone(node),
                 Hop::Owner => self.owner(slot, deadline).await?,
@@ -298,6 +302,7 @@ impl Core {
                 return Ok((node, link));
             }
             let Some((since, error)) = settled(&node, deadline).await? else {
+                // Its keeper is about to say so.
                 tokio::time::sleep(Duration::from_millis(1)).await;
                 continue;
             };
@@ -313,7 +318,7 @@ impl Core {
                 return Err(RedisFailure::Unavailable(error.to_string()));
             }
         }
-        Err(RedisFailure::Unavailable("the connections to the slot's node come and go".to_owned()))
+        Err(RedisFailure::Unavailable("no connection to the slot's node within the call's budget".to_owned()))
     }
 
     /// The primary of `slot`.
