@@ -212,7 +212,9 @@ fn bearer(headers: &HeaderMap) -> Result<&[u8], Refusal> {
     if !scheme.eq_ignore_ascii_case(b"Bearer ") {
         return Err(Refusal::Scheme);
     }
-    let token = rest.trim_ascii_start();
+    // RFC 6750 wants one space, RFC 9110 allows several; a tab is neither.
+    let spaces = rest.iter().take_while(|byte| **byte == b' ').count();
+    let token = rest.get(spaces..).unwrap_or_default();
     if token.len() > MAX_TOKEN_BYTES { Err(Refusal::TooLong) } else { Ok(token) }
 }
 

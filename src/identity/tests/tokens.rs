@@ -1,5 +1,6 @@
 //! Tokens, one wrong in one way each, and what is made of the right ones.
 
+use http::HeaderValue;
 use jsonwebtoken::Algorithm;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -291,17 +292,25 @@ async fn the_header_is_a_bearer_token_and_nothing_else() {
         (Some(format!("Bearer {good} x")), Some(Refusal::Scheme)),
         (Some(format!("Bearer {good},{good}")), Some(Refusal::Scheme)),
         (Some(format!("Bearer\t{good}")), Some(Refusal::Scheme)),
+        (Some(format!("Bearer \t{good}")), Some(Refusal::Scheme)),
+        (Some(format!("Bearer {}", "x".repeat(8193))), Some(Refusal::TooLong)),
+        (Some(format!("Bearer {good}\u{e9}")), Some(Refusal::Scheme)),
         (Some(good.clone()), Some(Refusal::Scheme)),
     ] {
         let mut headers = HeaderMap::new();
         if let Some(value) = &value {
-            headers.insert("authorization", value.parse().unwrap());
+            headers.insert("authorization", HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
         let deadline = Instant::now() + Duration::from_secs(5);
         let found = bench.gate.principal(&headers, deadline).await.err();
         assert_eq!(found.map(|error| error.0), expected, "{value:?}");
         if let Some(error) = found {
-            assert_eq!(error.challenge(), "Bearer", "no credential, so no error in the challenge");
+            let bare = error.0 != Refusal::TooLong;
+            assert_eq!(
+                error.challenge() == "Bearer",
+                bare,
+                "an error in the challenge where there is a token"
+            );
         }
     }
 }
