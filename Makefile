@@ -45,6 +45,7 @@ loadtest: servers ## measure beside bare hyper; rewrites the tables of docs/perf
 	cargo build --release --locked --package outrigger --package loadtest
 	@set -a; . ./.rig/env; exec $(CARGO_TARGET_DIR)/release/loadtest run \
 		--outrigger-bin $(CARGO_TARGET_DIR)/release/outrigger \
+		--outrigger-config loadtest/redis.yaml --policies loadtest/policies \
 		--markdown docs/performance.md --json docs/performance.json --svg docs/performance.svg $(ARGS)
 
 image: ## build the container image and start what it holds

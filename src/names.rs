@@ -67,13 +67,18 @@ pub struct Key(Box<str>);
 impl Key {
     /// Checks `text` and makes a key of it.
     pub fn parse(text: &str) -> Result<Self, NameError> {
+        Self::check(text).map(|()| Self(Box::from(text)))
+    }
+
+    /// Whether `text` can be a key.
+    pub fn check(text: &str) -> Result<(), NameError> {
         if text.is_empty() || text.len() > MAX_KEY_BYTES {
             return Err(NameError::KeyLength);
         }
         if text.chars().any(char::is_control) {
             return Err(NameError::KeyCharacters);
         }
-        Ok(Self(Box::from(text)))
+        Ok(())
     }
 
     /// The key as text.

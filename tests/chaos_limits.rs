@@ -24,16 +24,17 @@ struct Counts {
     denied: AtomicU64,
 }
 
-fn config(directory: &Path, nodes: &str) -> PathBuf {
-    let sections =
-        format!("redis:\n  main: {{nodes: [{nodes}]}}\nratelimit: {{backend: redis, redis: main}}\n");
+fn config(directory: &Path, nodes: &str, budget_ms: u64) -> PathBuf {
+    let sections = format!(
+        "redis:\n  main: {{nodes: [{nodes}]}}\nratelimit: {{backend: redis, redis: main, budget_ms: {budget_ms}}}\n"
+    );
     write_config(directory, &sections, "")
 }
 
 /// Four sidecars that accept the same tokens.
-fn four_sidecars(nodes: &str) -> Vec<Sidecar> {
+fn four_sidecars(nodes: &str, budget_ms: u64) -> Vec<Sidecar> {
     let first = tempfile::tempdir().unwrap();
-    let path = config(first.path(), nodes);
+    let path = config(first.path(), nodes, budget_ms);
     let identity = first.path().join("identity");
     let more: Vec<_> = (0..3)
         .map(|_| {
@@ -43,7 +44,7 @@ fn four_sidecars(nodes: &str) -> Vec<Sidecar> {
                 let file = file.unwrap();
                 std::fs::copy(file.path(), directory.path().join("identity").join(file.file_name())).unwrap();
             }
-            let path = config(directory.path(), nodes);
+            let path = config(directory.path(), nodes, budget_ms);
             (directory, path)
         })
         .collect();
@@ -110,7 +111,8 @@ fn assert_exact(counts: &Counts, took: Duration) {
 #[test]
 fn chaos_four_sidecars_admit_exactly_what_one_limit_allows() {
     let cluster = rig::RedisCluster::start(rig::Options::default()).unwrap();
-    let sidecars = four_sidecars(&cluster.addresses().join(", "));
+    // Nothing is broken, so no answer may be `degraded`, however slow a machine that does other things too.
+    let sidecars = four_sidecars(&cluster.addresses().join(", "), 1000);
     let counts = Counts::default();
     let took = hammer(&sidecars, &counts, || wait(Duration::from_secs(size(8, 120))));
     assert_exact(&counts, took);
@@ -126,7 +128,7 @@ fn chaos_four_sidecars_admit_exactly_what_one_limit_allows() {
 #[test]
 fn chaos_a_failover_admits_nothing_more_apart_from_what_degraded_says() {
     let cluster = rig::RedisCluster::start(rig::Options::default()).unwrap();
-    let sidecars = four_sidecars(&cluster.addresses().join(", "));
+    let sidecars = four_sidecars(&cluster.addresses().join(", "), 20);
     let counts = Counts::default();
     let slot = cluster.slot_of(&format!("{{{ACME}}}")).unwrap();
     let took = hammer(&sidecars, &counts, || {

@@ -296,7 +296,7 @@ fn chaos_tls_and_an_acl_user() {
     let cluster = RedisCluster::start(options).unwrap();
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join("password"), "a password with spaces").unwrap();
-    let ca = cluster.certificate().unwrap().ca_file().display().to_string();
+    let ca = cluster.certificate().unwrap().authority.display().to_string();
     let instance = format!(", username: outrigger, password: \"${{file:password}}\", tls: {{ca_file: {ca}}}");
     let path = config(directory.path(), &cluster, &instance);
     let sidecar = Sidecar::serve_in(directory, &path);

@@ -19,71 +19,82 @@ fn get(target: &str, more: &str) -> Vec<u8> {
     format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n{more}\r\n").into_bytes()
 }
 
+const TARGET: &str = "/v1/cache/scoring/k";
+
+fn case(name: &'static str, request: impl Into<Vec<u8>>, status: u16, code: &'static str) -> Case {
+    Case { name, request: request.into(), status, code }
+}
+
 fn cases(bearer: &str) -> Vec<Case> {
     let authorized = format!("Authorization: {bearer}\r\n");
-    let mut cases = Vec::new();
-    let mut add = |name, request: Vec<u8>, status, code| cases.push(Case { name, request, status, code });
-    let target = "/v1/cache/scoring/k";
+    let groups = [
+        hosts_and_origins(&authorized),
+        credentials(bearer),
+        paths(&authorized),
+        routes(&authorized),
+        own_headers(&authorized),
+        broken_framing(),
+        bodies(&authorized),
+    ];
+    groups.into_iter().flatten().collect()
+}
 
-    // Heads.
-    add("two hosts", get(target, "Host: localhost\r\n"), 421, "misdirected");
-    add("a foreign host", b"GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n".to_vec(), 421, "misdirected");
-    add(
-        "a rebound host",
-        b"GET / HTTP/1.1\r\nHost: 127.0.0.1.nip.example:7780\r\n\r\n".to_vec(),
-        421,
-        "misdirected",
-    );
-    add(
-        "a host with user info",
-        b"GET / HTTP/1.1\r\nHost: localhost@evil.example\r\n\r\n".to_vec(),
-        421,
-        "misdirected",
-    );
-    add("no host", b"GET / HTTP/1.1\r\n\r\n".to_vec(), 400, "malformed");
-    add(
-        "absolute form",
-        b"GET http://localhost/ HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec(),
-        400,
-        "malformed",
-    );
-    add(
-        "absolute form to elsewhere",
-        b"GET http://evil.example/ HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec(),
-        400,
-        "malformed",
-    );
-    add(
-        "authority form",
-        b"CONNECT localhost:80 HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec(),
-        400,
-        "malformed",
-    );
-    add("two authorizations", get(target, &format!("{authorized}{authorized}")), 400, "malformed");
-    add("a foreign origin", get(target, "Origin: https://evil.example\r\n"), 403, "forbidden");
-    add("the null origin", get(target, "Origin: null\r\n"), 403, "forbidden");
-    add(
-        "two origins",
-        get(target, "Origin: http://localhost\r\nOrigin: http://localhost\r\n"),
-        403,
-        "forbidden",
-    );
+fn hosts_and_origins(authorized: &str) -> Vec<Case> {
+    let raw = |text: &str| text.replace('\n', "\r\n");
+    vec![
+        case("two hosts", get(TARGET, "Host: localhost\r\n"), 421, "misdirected"),
+        case("a foreign host", raw("GET / HTTP/1.1\nHost: evil.example\n\n"), 421, "misdirected"),
+        case(
+            "a rebound host",
+            raw("GET / HTTP/1.1\nHost: 127.0.0.1.nip.example:7780\n\n"),
+            421,
+            "misdirected",
+        ),
+        case(
+            "a host with user info",
+            raw("GET / HTTP/1.1\nHost: localhost@evil.example\n\n"),
+            421,
+            "misdirected",
+        ),
+        case("an empty host", raw("GET / HTTP/1.1\nHost: \n\n"), 421, "misdirected"),
+        case("no host", raw("GET / HTTP/1.1\n\n"), 400, "malformed"),
+        case("absolute form", raw("GET http://localhost/ HTTP/1.1\nHost: localhost\n\n"), 400, "malformed"),
+        case(
+            "absolute form to elsewhere",
+            raw("GET http://evil.example/ HTTP/1.1\nHost: localhost\n\n"),
+            400,
+            "malformed",
+        ),
+        case("authority form", raw("CONNECT localhost:80 HTTP/1.1\nHost: localhost\n\n"), 400, "malformed"),
+        case("two authorizations", get(TARGET, &format!("{authorized}{authorized}")), 400, "malformed"),
+        case("a foreign origin", get(TARGET, "Origin: https://evil.example\r\n"), 403, "forbidden"),
+        case("the null origin", get(TARGET, "Origin: null\r\n"), 403, "forbidden"),
+        case(
+            "two origins",
+            get(TARGET, "Origin: http://localhost\r\nOrigin: http://localhost\r\n"),
+            403,
+            "forbidden",
+        ),
+    ]
+}
 
-    // Tokens.
-    add("no token", get(target, ""), 401, "unauthenticated");
-    add("another scheme", get(target, "Authorization: Basic YTpi\r\n"), 401, "unauthenticated");
-    add("an empty bearer", get(target, "Authorization: Bearer \r\n"), 401, "unauthenticated");
-    add("not a token", get(target, "Authorization: Bearer x.y.z\r\n"), 401, "unauthenticated");
-    add(
-        "a token and a tail",
-        get(target, &format!("Authorization: {bearer} tail\r\n")),
-        401,
-        "unauthenticated",
-    );
-    add("a token in the query", get(&format!("{target}?access_token=x"), ""), 401, "unauthenticated");
+fn credentials(bearer: &str) -> Vec<Case> {
+    let refused = |name, more: &str| case(name, get(TARGET, more), 401, "unauthenticated");
+    vec![
+        refused("no token", ""),
+        refused("another scheme", "Authorization: Basic YTpi\r\n"),
+        refused("an empty bearer", "Authorization: Bearer \r\n"),
+        refused("not a token", "Authorization: Bearer x.y.z\r\n"),
+        refused("a token and a tail", &format!("Authorization: {bearer} tail\r\n")),
+        case("a token in the query", get(&format!("{TARGET}?access_token=x"), ""), 401, "unauthenticated"),
+    ]
+}
 
-    // Paths.
-    for (name, path) in [
+fn paths(authorized: &str) -> Vec<Case> {
+    let long_path = format!("/v1/cache/scoring/{}", "k".repeat(5000));
+    let long_key = format!("/v1/cache/scoring/{}", "k".repeat(513));
+    let malformed = |(name, path): (&'static str, &str)| case(name, get(path, authorized), 400, "malformed");
+    [
         ("dot segments", "/v1/cache/scoring/../k"),
         ("encoded dot segments", "/v1/cache/%2e%2e/k"),
         ("half-encoded dot segments", "/v1/cache/.%2E/k"),
@@ -96,108 +107,89 @@ fn cases(bearer: &str) -> Vec<Case> {
         ("an encoded newline", "/v1/cache/scoring/%0d%0aX"),
         ("overlong UTF-8", "/v1/cache/scoring/%c0%af"),
         ("not UTF-8", "/v1/cache/scoring/%ff"),
-    ] {
-        add(name, get(path, &authorized), 400, "malformed");
-    }
-    let long_path = format!("/v1/cache/scoring/{}", "k".repeat(5000));
-    add("a path too long", get(&long_path, &authorized), 400, "malformed");
-    let long_key = format!("/v1/cache/scoring/{}", "k".repeat(513));
-    add("a key too long", get(&long_key, &authorized), 400, "malformed");
-    add("a name that cannot be", get("/v1/cache/Scoring/k", &authorized), 404, "not_found");
-    add("an unknown path", get("/admin", &authorized), 404, "not_found");
-    add("metrics on the API", get("/metrics", &authorized), 404, "not_found");
-    add(
-        "a wrong method",
-        format!("PATCH {target} HTTP/1.1\r\nHost: localhost\r\n{authorized}\r\n").into_bytes(),
-        405,
-        "method_not_allowed",
-    );
-    add(
-        "trace",
-        format!("TRACE {target} HTTP/1.1\r\nHost: localhost\r\n{authorized}\r\n").into_bytes(),
-        405,
-        "method_not_allowed",
-    );
+        ("a path too long", &long_path),
+        ("a key too long", &long_key),
+    ]
+    .into_iter()
+    .map(malformed)
+    .collect()
+}
 
-    // Other headers.
-    add(
-        "a foreign tenant",
-        get(target, &format!("{authorized}Outrigger-Tenant: {ACME}\r\n")),
-        403,
-        "forbidden",
-    );
-    add(
-        "a tenant that is none",
-        get(target, &format!("{authorized}Outrigger-Tenant: x\r\n")),
-        400,
-        "malformed",
-    );
-    add(
-        "two tenants",
-        get(target, &format!("{authorized}Outrigger-Tenant: {ACME}\r\nOutrigger-Tenant: {ACME}\r\n")),
-        400,
-        "malformed",
-    );
-    add(
-        "a timeout of zero",
-        get(target, &format!("{authorized}Outrigger-Timeout-Ms: 0\r\n")),
-        400,
-        "malformed",
-    );
-    add(
-        "a timeout that is none",
-        get(target, &format!("{authorized}Outrigger-Timeout-Ms: soon\r\n")),
-        400,
-        "malformed",
-    );
-    add(
-        "an idempotency key",
-        get(target, &format!("{authorized}Idempotency-Key: a\r\n")),
-        400,
-        "idempotency_not_supported",
-    );
-    add("an unknown query parameter", get(&format!("{target}?tenant=x"), &authorized), 400, "malformed");
+fn routes(authorized: &str) -> Vec<Case> {
+    let with_method =
+        |method: &str| format!("{method} {TARGET} HTTP/1.1\r\nHost: localhost\r\n{authorized}\r\n");
+    vec![
+        case("a name that cannot be", get("/v1/cache/Scoring/k", authorized), 404, "not_found"),
+        case("an unknown path", get("/admin", authorized), 404, "not_found"),
+        case("metrics on the API", get("/metrics", authorized), 404, "not_found"),
+        case("a wrong method", with_method("PATCH"), 405, "method_not_allowed"),
+        case("trace", with_method("TRACE"), 405, "method_not_allowed"),
+        case("an unknown query parameter", get(&format!("{TARGET}?tenant=x"), authorized), 400, "malformed"),
+    ]
+}
 
-    // What hyper refuses by itself.
-    add("a space before the colon", get(target, "X-A : b\r\n"), 400, "malformed");
-    add("NUL in a header", get(target, "X-A: a\0b\r\n"), 400, "malformed");
-    add("no HTTP", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 hello\r\n\r\n".to_vec(), 400, "malformed");
-    add("an unknown version", b"GET / HTTP/9.9\r\nHost: localhost\r\n\r\n".to_vec(), 400, "malformed");
-    add("two lengths", get(target, "Content-Length: 1\r\nContent-Length: 2\r\n"), 400, "malformed");
-    add("a negative length", get(target, "Content-Length: -1\r\n"), 400, "malformed");
-    add("too many headers", get(target, &"X-A: b\r\n".repeat(300)), 413, "too_large");
-    add("a head too large", get(target, &format!("X-A: {}\r\n", "b".repeat(200_000))), 413, "too_large");
+fn own_headers(authorized: &str) -> Vec<Case> {
+    let with = |more: &str| get(TARGET, &format!("{authorized}{more}"));
+    let tenant = format!("Outrigger-Tenant: {ACME}\r\n");
+    vec![
+        case("a foreign tenant", with(&tenant), 403, "forbidden"),
+        case("a tenant that is none", with("Outrigger-Tenant: x\r\n"), 400, "malformed"),
+        case("two tenants", with(&tenant.repeat(2)), 400, "malformed"),
+        case("a timeout of zero", with("Outrigger-Timeout-Ms: 0\r\n"), 400, "malformed"),
+        case("a timeout that is none", with("Outrigger-Timeout-Ms: soon\r\n"), 400, "malformed"),
+        case("an idempotency key", with("Idempotency-Key: a\r\n"), 400, "idempotency_not_supported"),
+    ]
+}
 
-    // Bodies.
-    let post = |body: &str, more: &str| {
-        format!(
-            "POST /v1/ratelimit/check HTTP/1.1\r\nHost: localhost\r\n{authorized}{more}Content-Length: {}\r\n\r\n{body}",
-            body.len()
-        )
-        .into_bytes()
-    };
-    let json = "Content-Type: application/json\r\n";
-    add("no media type", post("{}", ""), 415, "unsupported_media_type");
-    add("another media type", post("{}", "Content-Type: text/plain\r\n"), 415, "unsupported_media_type");
-    add("no JSON", post("{", json), 400, "malformed");
-    add("an empty body", post("", json), 400, "malformed");
-    add("two documents", post("{\"checks\":[]} {}", json), 400, "malformed");
-    add(
-        "an unknown field",
-        post("{\"checks\":[{\"limit\":\"api\",\"key\":\"k\",\"tenant\":\"x\"}]}", json),
-        422,
-        "invalid",
-    );
-    add("a wrong type", post("{\"checks\":{}}", json), 422, "invalid");
-    add("no checks", post("{\"checks\":[]}", json), 422, "invalid");
+/// What hyper refuses by itself.
+fn broken_framing() -> Vec<Case> {
+    vec![
+        case("a space before the colon", get(TARGET, "X-A : b\r\n"), 400, "malformed"),
+        case("NUL in a header", get(TARGET, "X-A: a\0b\r\n"), 400, "malformed"),
+        case(
+            "no HTTP",
+            b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 hello\r\n\r\n".to_vec(),
+            400,
+            "malformed",
+        ),
+        case("an unknown version", b"GET / HTTP/9.9\r\nHost: localhost\r\n\r\n".to_vec(), 400, "malformed"),
+        case("two lengths", get(TARGET, "Content-Length: 1\r\nContent-Length: 2\r\n"), 400, "malformed"),
+        case("a negative length", get(TARGET, "Content-Length: -1\r\n"), 400, "malformed"),
+        case("too many headers", get(TARGET, &"X-A: b\r\n".repeat(300)), 413, "too_large"),
+        case("a head too large", get(TARGET, &format!("X-A: {}\r\n", "b".repeat(200_000))), 413, "too_large"),
+    ]
+}
+
+fn bodies(authorized: &str) -> Vec<Case> {
+    const JSON: &str = "Content-Type: application/json\r\n";
+    let head = format!("POST /v1/ratelimit/check HTTP/1.1\r\nHost: localhost\r\n{authorized}");
+    let typed =
+        |body: &str, media: &str| format!("{head}{media}Content-Length: {}\r\n\r\n{body}", body.len());
+    let json = |body: &str| typed(body, JSON);
     let deep = format!("{{\"checks\":{}{}}}", "[".repeat(500), "]".repeat(500));
-    let deep_request = post(&deep, json);
-    add("deep nesting", deep_request, 422, "invalid");
-    let declared = format!(
-        "POST /v1/ratelimit/check HTTP/1.1\r\nHost: localhost\r\n{authorized}{json}Content-Length: 99999999999\r\n\r\n"
-    );
-    add("a declared length over the limit", declared.into_bytes(), 413, "too_large");
-    cases
+    let foreign = r#"{"checks":[{"limit":"api","key":"k","tenant":"x"}]}"#;
+    vec![
+        case("no media type", typed("{}", ""), 415, "unsupported_media_type"),
+        case(
+            "another media type",
+            typed("{}", "Content-Type: text/plain\r\n"),
+            415,
+            "unsupported_media_type",
+        ),
+        case("no JSON", json("{"), 400, "malformed"),
+        case("an empty body", json(""), 400, "malformed"),
+        case("two documents", json("{\"checks\":[]} {}"), 400, "malformed"),
+        case("an unknown field", json(foreign), 422, "invalid"),
+        case("a wrong type", json("{\"checks\":{}}"), 422, "invalid"),
+        case("no checks", json("{\"checks\":[]}"), 422, "invalid"),
+        case("deep nesting", json(&deep), 422, "invalid"),
+        case(
+            "a declared length over the limit",
+            format!("{head}{JSON}Content-Length: 99999999999\r\n\r\n"),
+            413,
+            "too_large",
+        ),
+    ]
 }
 
 #[test]

@@ -146,6 +146,51 @@ fn a_slow_head_and_an_idle_connection_are_ended() {
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
 }
 
+/// An HTTP/2 connection with prior knowledge, and its frames.
+struct Http2(support::client::Client);
+
+impl Http2 {
+    fn open(sidecar: &Sidecar) -> Self {
+        let mut client = sidecar.client();
+        client.write_raw(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").unwrap();
+        Self(client)
+    }
+
+    fn ping(&mut self) {
+        self.0.write_raw(b"\0\0\x08\x06\0\0\0\0\0outrigge").unwrap();
+    }
+
+    /// The next frame's type and flags; none at the end of the connection.
+    fn next_frame(&mut self) -> Option<(u8, u8)> {
+        let mut head = [0; 9];
+        self.0.read_raw(&mut head).ok()?;
+        let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
+        self.0.read_raw(&mut vec![0; length]).ok()?;
+        Some((head[3], head[4]))
+    }
+}
+
+#[test]
+fn an_idle_http2_connection_is_kept_while_it_pings_and_ended_when_its_time_is_over() {
+    const PING_ACK: (u8, u8) = (6, 1);
+    const GOAWAY: u8 = 7;
+    let directory = tempfile::tempdir().unwrap();
+    let limits = "limits: {header_read_timeout_ms: 200, idle_timeout_ms: 1500}\n";
+    let config = support::sidecar::embedded_config(directory.path(), limits);
+    let sidecar = Sidecar::serve_in(directory, &config);
+    let mut connection = Http2::open(&sidecar);
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_millis(1000) {
+        connection.ping();
+        let mut frames = std::iter::from_fn(|| connection.next_frame());
+        assert!(frames.any(|frame| frame == PING_ACK), "cut after {:?}", began.elapsed());
+        std::thread::park_timeout(Duration::from_millis(50));
+    }
+    let rest: Vec<_> = std::iter::from_fn(|| connection.next_frame()).collect();
+    assert!(rest.iter().any(|(kind, _)| *kind == GOAWAY), "ended without a GOAWAY: {rest:?}");
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+}
+
 #[test]
 fn run_starts_the_command_with_the_addresses_and_passes_its_exit_code() {
     let directory = tempfile::tempdir().unwrap();

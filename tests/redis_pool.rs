@@ -76,7 +76,6 @@ async fn a_script_runs_where_its_source_is_not_known() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_primary_answers_once_and_in_one_order() {
     let client = Client::shared();
-    client.run(&["GET", "any"]).await.unwrap();
     let mut command = redis::cmd("CLUSTER");
     command.arg("MYID");
     let ids = |answers: Vec<Result<Value, RedisFailure>>| {
@@ -113,6 +112,25 @@ async fn a_write_is_told_to_whoever_tracks_its_prefix_at_once() {
     println!("from a write's answer to its event: at most {worst:?} in 100");
     assert!(worst < Duration::from_millis(100), "{worst:?}");
     assert!(client.pool.tracking_is_current());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_is_still_served_has_its_connection_while_the_process_stops() {
+    let client = Client::shared();
+    client.run(&["GET", "any"]).await.unwrap();
+    let tasks = client.tasks.clone();
+    let stopped = async { (tasks.stop(Duration::from_secs(10)).await, Instant::now()) };
+    let served = async {
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(2) {
+            client.run(&["GET", "any"]).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Instant::now()
+    };
+    let ((all, stopped), served) = tokio::join!(stopped, served);
+    assert!(all && stopped >= served, "some task did not end, or a connection was closed too early");
+    assert!(stopped - served < Duration::from_secs(2), "{:?}", stopped - served);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -13,9 +13,9 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("names.rs", &[]),
     ("tasks.rs", &[]),
     ("telemetry", &["telemetry"]),
-    ("config", &["config", "identity", "pools", "primitives"]),
+    ("config", &["config"]),
     ("store", &["store", "error", "tasks"]),
-    ("identity", &["identity", "config", "error", "tasks", "telemetry"]),
+    ("identity", &["identity", "config", "error", "names", "tasks", "telemetry"]),
     ("policy", &["policy", "identity", "config", "error", "names", "tasks", "telemetry"]),
     ("pools", &["pools", "config", "error", "tasks", "telemetry"]),
     ("http", &["http", "policy", "identity", "error", "names", "tasks", "telemetry"]),
@@ -23,7 +23,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "primitives",
         &["primitives", "http", "policy", "config", "error", "names", "pools", "store", "tasks", "telemetry"],
     ),
-    ("primitives/mod.rs", &["primitives", "http", "policy", "pools", "store", "tasks", "telemetry"]),
+    (
+        "primitives/mod.rs",
+        &["primitives", "config", "http", "policy", "pools", "store", "tasks", "telemetry"],
+    ),
     ("admin", &["admin", "http", "error", "telemetry"]),
     (
         "app",

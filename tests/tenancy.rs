@@ -79,9 +79,10 @@ impl Worker {
     }
 
     fn settle(&mut self, key: &str, value: Option<String>, sure: bool) {
-        let faults = self.faults;
+        // A cancelled PUT may still land after a later one that was acknowledged.
+        let unsure = self.faults || self.possible(key).contains(&Some("?".to_owned()));
         let possible = self.possible(key);
-        if sure && !faults {
+        if sure && !unsure {
             possible.clear();
         }
         possible.insert(value);
@@ -146,10 +147,7 @@ impl Worker {
         let key = self.key();
         let reply = self.send("DELETE", &format!("/v1/cache/scoring/{key}"), b"");
         match reply.status {
-            204 => {
-                let unsure = self.possible(&key).contains(&Some("?".to_owned()));
-                self.settle(&key, None, !unsure);
-            }
+            204 => self.settle(&key, None, true),
             503 | 504 if self.faults => self.settle(&key, None, false),
             _ => panic!("DELETE {key}: {reply:?}"),
         }

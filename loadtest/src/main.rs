@@ -1,6 +1,10 @@
 //! The load generator: Outrigger beside bare hyper and whatever else the user names, in one run.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "plain threads that may sleep; the contenders have no tasks to track"
+)]
 
 mod cli;
 mod contender;

@@ -131,7 +131,8 @@ fn start_policies(
     let configured = primitives::ALL.iter().filter(|primitive| config.section(primitive.name).is_some());
     let kinds = configured.map(|primitive| &primitive.policy).collect();
     let actions = primitives::ALL.iter().flat_map(|primitive| primitive.actions).copied().collect();
-    let loader = PolicyLoader::new(config.policies.clone(), kinds, actions);
+    let all_kinds = primitives::ALL.iter().map(|primitive| primitive.policy.name);
+    let loader = PolicyLoader::new(config.policies.clone(), kinds, actions).ignoring(all_kinds);
     Reloader::start(loader, source.clone(), metrics, tasks).map_err(StartError::Report)
 }
 

@@ -5,6 +5,7 @@ mod demo;
 mod dev;
 mod log;
 mod openapi;
+mod probe;
 mod serve;
 mod status;
 mod token;

@@ -1,18 +1,32 @@
 //! `proxy.yaml` and policy documents: read with positions, checked against their schema, every error at once.
 
+mod alternatives;
+mod complaint;
+mod document;
 mod findings;
 mod identity;
+mod load;
+mod meaning;
 mod proxy;
+mod redact;
 mod redis;
 mod report;
+mod scalar;
+mod schema;
 mod secret;
+mod source;
+mod words;
 
+pub use self::redis::{RedisInstance, RedisTls};
+pub use document::{Document, MAX_DOCUMENT_BYTES, MAX_DOCUMENT_DEPTH};
 pub use findings::{Finding, Findings, pointer_step};
 pub use identity::{ClaimNames, DEVELOPMENT_AUDIENCE, DEVELOPMENT_ISSUER, Identity, Issuer, KeySource};
+pub use load::{Inspection, proxy_schema, read_text};
 pub use proxy::{Limits, Listeners, Log, LogFormat, LogLevel, ProxyConfig, Role, Tls};
-pub use redis::{RedisInstance, RedisTls};
-pub use report::Report;
+pub use report::{Diagnostic, Place, Report};
+pub use schema::DocumentSchema;
 pub use secret::{Secret, SecretError, SecretSource};
+pub use words::{nearest, one_of, with_nearest};
 
 use schemars::{Schema, SchemaGenerator};
 

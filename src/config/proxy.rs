@@ -56,11 +56,14 @@ pub enum Role {
 #[serde(deny_unknown_fields, default)]
 pub struct Listeners {
     /// The API. An address that is not loopback needs `allow_remote: true` and `tls`.
+    #[schemars(extend("format" = "socket-address"))]
     pub api: SocketAddr,
     /// The admin listener, on loopback.
+    #[schemars(extend("format" = "socket-address"))]
     pub admin: SocketAddr,
     /// Health and metrics for the kubelet and Prometheus.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "socket-address"))]
     pub probe: Option<SocketAddr>,
     /// The API on a unix socket.
     #[serde(skip_serializing_if = "Option::is_none")]

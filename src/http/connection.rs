@@ -35,6 +35,8 @@ pub(super) struct ConnectionState {
     idle_since: AtomicU64,
     head_since: AtomicU64,
     write_since: AtomicU64,
+    finish_since: AtomicU64,
+    http2: AtomicBool,
     draining: AtomicBool,
     waker: Mutex<Option<Waker>>,
 }
@@ -60,6 +62,8 @@ impl ConnectionState {
             idle_since: AtomicU64::new(1),
             head_since: AtomicU64::new(0),
             write_since: AtomicU64::new(0),
+            finish_since: AtomicU64::new(0),
+            http2: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             waker: Mutex::new(None),
         })
@@ -97,7 +101,8 @@ impl ConnectionState {
             let since = since.load(Relaxed);
             since != 0 && u128::from(now.saturating_sub(since)) >= bound.as_millis()
         };
-        if over(&self.write_since, patience.write) || over(&self.head_since, patience.head) {
+        let unfinished = self.in_flight.load(Relaxed) == 0 && over(&self.finish_since, patience.head);
+        if over(&self.write_since, patience.write) || over(&self.head_since, patience.head) || unfinished {
             Verdict::Cut
         } else if over(&self.idle_since, patience.idle) {
             Verdict::Finish
@@ -138,6 +143,7 @@ impl<C> Watched<C> {
     fn finish(&mut self) {
         if !self.finishing {
             self.finishing = true;
+            self.state.finish_since.store(self.state.now(), Relaxed);
             (self.finish)(self.connection.as_mut());
         }
     }
@@ -178,13 +184,14 @@ where
 pub(super) struct WatchedIo<S> {
     stream: S,
     state: Arc<ConnectionState>,
+    seen_bytes: bool,
     substitute: Option<refusal::Substitute>,
 }
 
 impl<S> WatchedIo<S> {
     /// Watches `stream` for `state`.
     pub(super) fn new(stream: S, state: Arc<ConnectionState>) -> Self {
-        Self { stream, state, substitute: None }
+        Self { stream, state, seen_bytes: false, substitute: None }
     }
 
     fn note_write<T>(&self, result: &Poll<T>) {
@@ -227,8 +234,15 @@ impl<S: AsyncRead + Unpin> AsyncRead for WatchedIo<S> {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let result = Pin::new(&mut self.stream).poll_read(context, buffer);
+        let read = buffer.filled().get(before..).unwrap_or(&[]);
+        if !self.seen_bytes && !read.is_empty() {
+            self.seen_bytes = true;
+            self.state.http2.store(read.starts_with(b"PRI"), Relaxed);
+        }
         let state = &self.state;
-        if buffer.filled().len() > before
+        // In HTTP/2 bytes between requests are pings and window updates as well as heads; there the idle bound holds.
+        if !read.is_empty()
+            && !state.http2.load(Relaxed)
             && state.in_flight.load(Relaxed) == 0
             && state.head_since.load(Relaxed) == 0
         {

@@ -1,7 +1,7 @@
 //! What is checked about a request's head before anything else looks at it.
 
 use http::header::{AUTHORIZATION, HOST, HeaderName, HeaderValue, ORIGIN};
-use http::{HeaderMap, Request, Version};
+use http::{HeaderMap, Method, Request, Version};
 use std::time::Duration;
 
 use super::Problem;
@@ -40,7 +40,8 @@ impl AllowedHosts {
 /// absolute form, two Authorization headers.
 pub fn check<B>(request: &Request<B>, hosts: &AllowedHosts) -> Result<(), Problem> {
     let headers = request.headers();
-    if request.version() < Version::HTTP_2 && request.uri().scheme().is_some() {
+    let absolute = request.version() < Version::HTTP_2 && request.uri().scheme().is_some();
+    if absolute || request.method() == Method::CONNECT {
         return Err(Problem::new(
             ErrorKind::Malformed,
             "send the path alone: this is no proxy for absolute URLs",

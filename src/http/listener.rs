@@ -1,5 +1,6 @@
 //! Listeners: TCP, TLS over TCP, and a unix socket, all serving one kind of service.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -49,10 +50,25 @@ pub struct Server {
     service: Service,
     limits: ConnectionLimits,
     slots: Arc<Semaphore>,
-    open: Arc<Mutex<Vec<Arc<ConnectionState>>>>,
+    open: Arc<Mutex<Open>>,
     gauge: IntGauge,
     tasks: Tasks,
     protocol: Arc<auto::Builder<TokioExecutor>>,
+}
+
+/// The open connections, so that a drain reaches each.
+#[derive(Default)]
+struct Open {
+    next: u64,
+    connections: HashMap<u64, Arc<ConnectionState>>,
+}
+
+impl Open {
+    fn add(&mut self, state: &Arc<ConnectionState>) -> u64 {
+        self.next += 1;
+        self.connections.insert(self.next, Arc::clone(state));
+        self.next
+    }
 }
 
 /// A bound socket.
@@ -151,7 +167,7 @@ impl Server {
                 () = server.accept_from(&bound) => {}
             }
             drop(bound);
-            for connection in server.open.lock().iter() {
+            for connection in server.open.lock().connections.values() {
                 connection.drain();
             }
         });
@@ -203,14 +219,14 @@ impl Server {
     {
         let server = self.clone();
         let state = ConnectionState::new();
-        self.open.lock().push(Arc::clone(&state));
+        let number = self.open.lock().add(&state);
         if self.tasks.stopping().is_cancelled() {
             state.drain();
         }
         self.gauge.inc();
         self.tasks.spawn("connection", async move {
             server.converse(stream, &state).await;
-            server.open.lock().retain(|held| !Arc::ptr_eq(held, &state));
+            server.open.lock().connections.remove(&number);
             server.gauge.dec();
             drop(slot);
         });

@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 
 use super::headers::{self, AllowedHosts};
 use super::observe::{Ended, Observer};
+use super::path::ParsedPath;
 use super::table::{Found, RouteTable};
 use super::trace::Trace;
 use super::{Call, Deadline, Problem, Query, Reply, ReplyBody, path};
@@ -80,7 +81,7 @@ impl Pipeline {
         let timeout = headers::timeout(&head.headers, self.limits.timeout, self.limits.max_timeout)?;
         let deadline = Deadline::at(began + timeout);
         let principal = self.gate.principal(&head.headers, deadline.instant()).await?;
-        let Found { index, route, params } = self.routes.find(&head.method, &parsed)?;
+        let Found { index, route, params } = self.route(&head.method, &parsed, head.uri.path())?;
         *seen_route = Some(index);
         headers::refuse_idempotency_key(&head.headers)?;
         let choice = headers::tenant_choice(&head.headers)?;
@@ -98,6 +99,16 @@ impl Pipeline {
                 ),
             ))
         })
+    }
+
+    /// The route of a request. Only a POST has a custom verb; another method on one is told so.
+    fn route(&self, method: &Method, path: &ParsedPath<'_>, raw: &str) -> Result<Found<'_>, Problem> {
+        let problem = match self.routes.find(method, path) {
+            Err(problem) if problem.kind() == ErrorKind::NotFound && *method != Method::POST => problem,
+            found => return found,
+        };
+        let with_verb = path::parse(raw, true)?;
+        if with_verb.verb.is_some() { self.routes.find(method, &with_verb) } else { Err(problem) }
     }
 
     /// What is answered without a token.

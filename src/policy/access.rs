@@ -103,23 +103,35 @@ impl Access {
     /// Whether some rule lets `principal` do `action` on `name`.
     #[must_use]
     pub fn allows(&self, principal: &Principal, action: Action, name: &str) -> bool {
-        self.grants(principal).any(|grant| grant.covers_action(action) && grant.covers_name(name))
+        self.lets(&Bearer::of(principal), action, name)
     }
 
     /// Whether some rule lets `principal` do `action` on any name at all: what can be known before the
     /// body is read.
     #[must_use]
     pub fn allows_somewhere(&self, principal: &Principal, action: Action) -> bool {
-        self.grants(principal).any(|grant| grant.covers_action(action) && !grant.names.is_empty())
+        self.lets_somewhere(&Bearer::of(principal), action)
     }
 
     /// Whether `principal`, a service token, may act for `tenant`.
     #[must_use]
     pub fn may_act_for(&self, principal: &Principal, tenant: TenantId) -> bool {
-        principal.tenant().is_none()
+        self.lets_act_for(&Bearer::of(principal), tenant)
+    }
+
+    fn lets(&self, bearer: &Bearer<'_>, action: Action, name: &str) -> bool {
+        self.grants(bearer).any(|grant| grant.covers_action(action) && grant.covers_name(name))
+    }
+
+    fn lets_somewhere(&self, bearer: &Bearer<'_>, action: Action) -> bool {
+        self.grants(bearer).any(|grant| grant.covers_action(action) && !grant.names.is_empty())
+    }
+
+    fn lets_act_for(&self, bearer: &Bearer<'_>, tenant: TenantId) -> bool {
+        bearer.tenant.is_none()
             && self.document.services.iter().any(|service| {
-                service.subject == **principal.subject()
-                    && service.issuer == principal.issuer()
+                service.subject == bearer.subject
+                    && service.issuer == bearer.issuer
                     && match &service.act_for {
                         ActFor::Any => true,
                         ActFor::Tenants(tenants) => tenants.contains(tenant.as_uuid()),
@@ -127,8 +139,29 @@ impl Access {
             })
     }
 
-    fn grants<'a>(&'a self, principal: &'a Principal) -> impl Iterator<Item = &'a Grant> {
-        self.document.rules.iter().filter(|rule| rule.matches.covers(principal)).flat_map(|rule| &rule.allow)
+    fn grants(&self, bearer: &Bearer<'_>) -> impl Iterator<Item = &Grant> {
+        self.document.rules.iter().filter(|rule| rule.matches.covers(bearer)).flat_map(|rule| &rule.allow)
+    }
+}
+
+/// What of a principal the rules look at. Only a verified token makes a principal, so the tables below need this.
+struct Bearer<'a> {
+    issuer: &'a str,
+    subject: &'a str,
+    tenant: Option<TenantId>,
+    scopes: &'a [Box<str>],
+    roles: &'a [Box<str>],
+}
+
+impl<'a> Bearer<'a> {
+    fn of(principal: &'a Principal) -> Self {
+        Self {
+            issuer: principal.issuer(),
+            subject: principal.subject(),
+            tenant: principal.tenant(),
+            scopes: principal.scopes(),
+            roles: principal.roles(),
+        }
     }
 }
 
@@ -139,17 +172,17 @@ impl RuleMatch {
         self.scopes.is_empty() && self.roles.is_empty() && self.subjects.is_empty() && self.issuers.is_empty()
     }
 
-    fn covers(&self, principal: &Principal) -> bool {
+    fn covers(&self, bearer: &Bearer<'_>) -> bool {
         fn any_of(wanted: &[String], held: &[Box<str>]) -> bool {
             wanted.is_empty() || held.iter().any(|have| wanted.iter().any(|want| **want == **have))
         }
         fn one_of(wanted: &[String], held: &str) -> bool {
             wanted.is_empty() || wanted.iter().any(|want| want == held)
         }
-        any_of(&self.scopes, principal.scopes())
-            && any_of(&self.roles, principal.roles())
-            && one_of(&self.subjects, principal.subject())
-            && one_of(&self.issuers, principal.issuer())
+        any_of(&self.scopes, bearer.scopes)
+            && any_of(&self.roles, bearer.roles)
+            && one_of(&self.subjects, bearer.subject)
+            && one_of(&self.issuers, bearer.issuer)
     }
 }
 
@@ -168,5 +201,109 @@ impl Grant {
             Some(prefix) => name.starts_with(prefix),
             None => pattern == name,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const READ: Action = Action::new("cache", "read");
+    const WRITE: Action = Action::new("cache", "write");
+    const CHECK: Action = Action::new("ratelimit", "check");
+    const ACME: TenantId = TenantId::from_uuid(uuid::uuid!("0190c7a8-3c5e-7f00-8000-0000000000a1"));
+    const GLOBEX: TenantId = TenantId::from_uuid(uuid::uuid!("0190c7a8-3c5e-7f00-8000-0000000000b2"));
+
+    fn access(document: serde_json::Value) -> Access {
+        Access::new(serde_json::from_value(document).unwrap())
+    }
+
+    /// `issuer subject scope,scope role,role`, `-` for none.
+    fn with_bearer<T>(text: &str, tenant: Option<TenantId>, ask: impl FnOnce(&Bearer<'_>) -> T) -> T {
+        let mut parts = text.split(' ');
+        let mut next = || parts.next().unwrap();
+        let list = |text: &str| -> Vec<Box<str>> {
+            text.split(',').filter(|item| *item != "-").map(Into::into).collect()
+        };
+        let (issuer, subject, scopes, roles) = (next(), next(), list(next()), list(next()));
+        ask(&Bearer { issuer, subject, tenant, scopes: &scopes, roles: &roles })
+    }
+
+    #[test]
+    fn what_no_rule_allows_is_denied() {
+        let access = access(json!({"rules": [
+            {"name": "admin", "match": {"scopes": ["admin"]}, "allow": [{"actions": ["*"]}]},
+            {"name": "reader", "match": {"scopes": ["read"]}, "allow": [{"actions": ["cache:read"], "names": ["scoring"]}]},
+            {"name": "team", "match": {"roles": ["team"]}, "allow": [
+                {"actions": ["cache:*"], "names": ["team.*"]}, {"actions": ["ratelimit:check"]}]},
+            {"name": "one job", "match": {"subjects": ["job"], "issuers": ["k8s"]}, "allow": [{"actions": ["cache:write"]}]},
+            {"name": "both", "match": {"scopes": ["x", "y"], "roles": ["z"]}, "allow": [{"actions": ["cache:read"]}]},
+            {"name": "nothing", "match": {"scopes": ["none"]}, "allow": [{"actions": ["cache:read"], "names": []}]},
+        ]}));
+        for (bearer, action, name, allowed) in [
+            ("dev s - -", READ, "scoring", false),
+            ("dev s admin -", READ, "scoring", true),
+            ("dev s admin -", CHECK, "anything", true),
+            ("dev s other,admin -", WRITE, "x", true),
+            ("dev s Admin -", READ, "scoring", false),
+            ("dev s administrator -", READ, "scoring", false),
+            ("dev s - admin", READ, "scoring", false),
+            ("dev admin - -", READ, "scoring", false),
+            ("dev s read -", READ, "scoring", true),
+            ("dev s read -", READ, "scoring2", false),
+            ("dev s read -", READ, "profiles", false),
+            ("dev s read -", WRITE, "scoring", false),
+            ("dev s read -", CHECK, "scoring", false),
+            ("dev s - team", WRITE, "team.a", true),
+            ("dev s - team", WRITE, "team.", true),
+            ("dev s - team", WRITE, "team", false),
+            ("dev s - team", WRITE, "steam.a", false),
+            ("dev s - team", CHECK, "api", true),
+            ("k8s job - -", WRITE, "x", true),
+            ("dev job - -", WRITE, "x", false),
+            ("k8s jobs - -", WRITE, "x", false),
+            ("dev s x z", READ, "x", true),
+            ("dev s y other,z", READ, "x", true),
+            ("dev s x -", READ, "x", false),
+            ("dev s - z", READ, "x", false),
+            ("dev s none -", READ, "x", false),
+        ] {
+            let decided = with_bearer(bearer, Some(ACME), |bearer| access.lets(bearer, action, name));
+            assert_eq!(decided, allowed, "{bearer}: {action} on {name}");
+        }
+        for (bearer, action, allowed) in [
+            ("dev s read -", READ, true),
+            ("dev s read -", WRITE, false),
+            ("dev s none -", READ, false),
+            ("dev s - -", READ, false),
+        ] {
+            let decided = with_bearer(bearer, Some(ACME), |bearer| access.lets_somewhere(bearer, action));
+            assert_eq!(decided, allowed, "{bearer}: {action}");
+        }
+        assert!(!with_bearer("dev s admin -", None, |bearer| Access::default().lets(bearer, READ, "x")));
+    }
+
+    #[test]
+    fn only_a_listed_service_without_a_tenant_acts_for_one() {
+        let access = access(json!({"services": [
+            {"subject": "any", "issuer": "k8s", "act_for": "any"},
+            {"subject": "one", "issuer": "k8s", "act_for": {"tenants": [ACME.as_uuid()]}},
+            {"subject": "none", "issuer": "k8s", "act_for": {"tenants": []}},
+        ]}));
+        for (bearer, own, tenant, allowed) in [
+            ("k8s any - -", None, GLOBEX, true),
+            ("k8s any - -", Some(ACME), GLOBEX, false),
+            ("k8s any - -", Some(ACME), ACME, false),
+            ("dev any - -", None, GLOBEX, false),
+            ("k8s other any any", None, GLOBEX, false),
+            ("k8s one - -", None, ACME, true),
+            ("k8s one - -", None, GLOBEX, false),
+            ("k8s none - -", None, ACME, false),
+        ] {
+            let decided = with_bearer(bearer, own, |bearer| access.lets_act_for(bearer, tenant));
+            assert_eq!(decided, allowed, "{bearer} of {own:?} for {tenant}");
+        }
     }
 }

@@ -49,6 +49,11 @@ impl Policies {
         self.kinds.iter().find(|(held, _)| *held == id).and_then(|(_, kind)| kind.downcast_ref())
     }
 
+    /// Puts another access policy in.
+    pub(super) fn set_access(&mut self, access: Access) {
+        self.access = access;
+    }
+
     /// The access policy.
     #[must_use]
     pub fn access(&self) -> &Access {

@@ -6,13 +6,18 @@
 
 mod access;
 mod caller;
+mod check;
 mod documents;
 mod loader;
+mod reload;
+mod rules;
 
 pub use access::{Access, AccessDocument, ActFor, Grant, Rule, RuleMatch, Service};
 pub use caller::{Caller, DEFAULT_TIER, Denied, Permit, TenantChoice};
+pub use check::{Checked, Vocabulary, check_documents, policy_schema};
 pub use documents::{Kind, Policies, PolicySource};
-pub use loader::{PolicyLoader, Reloader};
+pub use loader::PolicyLoader;
+pub use reload::Reloader;
 
 use std::fmt;
 

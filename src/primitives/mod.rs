@@ -29,6 +29,8 @@ pub struct Primitive {
     pub policy: Kind,
     /// Its tables in `cache.db`, where its embedded backend has some.
     pub migrations: &'static [&'static str],
+    /// Whether Redis must not evict what it keeps there (`maxmemory-policy noeviction`).
+    pub must_not_be_evicted: bool,
     /// Makes its backend from its section, which fits the schema, and returns its routes. It does not
     /// wait for a backend: what is down recovers by itself.
     pub build: fn(section: Value, resources: &Resources) -> Result<Vec<Route>, BuildError>,

@@ -121,6 +121,11 @@ impl Client {
         Ok(reply)
     }
 
+    /// The next bytes as they come, for protocols that are not HTTP/1.1.
+    pub fn read_raw(&mut self, buffer: &mut [u8]) -> io::Result<()> {
+        self.stream.read_exact(buffer)
+    }
+
     /// Whether the peer has closed: an end of file or a reset, within the client's patience.
     pub fn is_closed(&mut self) -> bool {
         match self.stream.fill_buf() {

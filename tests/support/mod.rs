@@ -1,6 +1,6 @@
 //! What whole-process tests share: the real binary, started and stopped, and a plain HTTP client.
 
-#![allow(dead_code, reason = "each test binary uses a part of it")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "test code")]
 
 pub mod client;

@@ -38,20 +38,31 @@ impl Sidecar {
         let data = directory.path().to_owned();
         let mut arguments = vec![OsStr::new("dev"), OsStr::new("--data"), data.as_os_str()];
         arguments.extend(more.iter().map(OsStr::new));
-        Self::start(directory, &arguments)
+        Self::start(directory, &arguments, &[])
+    }
+
+    /// `outrigger dev` with more environment variables.
+    pub fn dev_with_environment(directory: tempfile::TempDir, environment: &[(&str, &str)]) -> Self {
+        let data = directory.path().to_owned();
+        Self::start(directory, &[OsStr::new("dev"), OsStr::new("--data"), data.as_os_str()], environment)
     }
 
     /// `outrigger serve` with this configuration; `identity/` in the directory mints its tokens.
     pub fn serve_in(directory: tempfile::TempDir, config: &Path) -> Self {
-        Self::start(directory, &[OsStr::new("serve"), OsStr::new("--config"), config.as_os_str()])
+        Self::start(directory, &[OsStr::new("serve"), OsStr::new("--config"), config.as_os_str()], &[])
     }
 
-    fn start(directory: tempfile::TempDir, arguments: &[&OsStr]) -> Self {
+    fn start(directory: tempfile::TempDir, arguments: &[&OsStr], environment: &[(&str, &str)]) -> Self {
         let ready = directory.path().join("ready.json");
         let socket = directory.path().join("s/outrigger.sock");
+        // A killed process leaves its ready file behind.
+        if ready.exists() {
+            std::fs::remove_file(&ready).unwrap();
+        }
         let log = std::fs::File::create(directory.path().join("log")).unwrap();
         let child = Command::new(BINARY)
             .args(arguments)
+            .envs(environment.iter().copied())
             .args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--socket"])
             .arg(&socket)
             .arg("--ready-file")

@@ -17,20 +17,36 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 const OLDEST: (u32, u32) = (7, 0);
 
 /// Key families of which a user may have one or several; each needs all of the commands below.
-const FAMILIES: [&str; 2] = ["tenant:", "cache:"];
-/// On keys of a family.
-const KEY_COMMANDS: [&str; 11] = [
+const FAMILIES: [&str; 3] = ["tenant:", "cache:", "outrigger:"];
+/// On keys of a family: what the limits and the cache run, in scripts too.
+const KEY_COMMANDS: [&str; 27] = [
     "EVALSHA 0 1 KEY",
     "EVAL 0 1 KEY",
     "GET KEY",
     "MGET KEY",
-    "SET KEY 1 PX 1",
-    "UNLINK KEY",
+    "GETRANGE KEY 0 1",
+    "STRLEN KEY",
     "EXISTS KEY",
-    "PTTL KEY",
+    "SET KEY 1 PX 1",
+    "DEL KEY",
+    "UNLINK KEY",
+    "EXPIRE KEY 1",
     "PEXPIRE KEY 1",
+    "PEXPIRETIME KEY",
+    "PTTL KEY",
     "HGET KEY f",
+    "HMGET KEY f",
+    "HGETALL KEY",
+    "HLEN KEY",
     "HSET KEY f 1",
+    "HSETNX KEY f 1",
+    "HDEL KEY f",
+    "HINCRBY KEY f 1",
+    "ZADD KEY 1 m",
+    "ZCARD KEY",
+    "ZSCORE KEY m",
+    "ZREM KEY m",
+    "ZRANGEBYSCORE KEY 0 1",
 ];
 /// On no key.
 const OTHER_COMMANDS: [&str; 8] =
@@ -298,9 +314,10 @@ mod tests {
         let get = line("GET KEY", "tenant:");
         let denied: BTreeSet<&str> = cache.iter().map(String::as_str).chain([get.as_str(), "INFO"]).collect();
         assert_eq!(missing_rights(&denied), ["INFO", "GET tenant:*"]);
-        let tenant: Vec<String> = KEY_COMMANDS.iter().map(|command| line(command, "tenant:")).collect();
-        let all: BTreeSet<&str> = cache.iter().chain(&tenant).map(String::as_str).collect();
-        assert_eq!(missing_rights(&all).len(), 2 * KEY_COMMANDS.len());
+        let all: Vec<String> =
+            FAMILIES.iter().flat_map(|family| KEY_COMMANDS.map(|command| line(command, family))).collect();
+        let all: BTreeSet<&str> = all.iter().map(String::as_str).collect();
+        assert_eq!(missing_rights(&all).len(), FAMILIES.len() * KEY_COMMANDS.len());
     }
 
     #[test]

@@ -19,6 +19,8 @@ const AT_LEAST: Duration = Duration::from_millis(50);
 const AT_MOST: Duration = Duration::from_millis(2500);
 /// While some primary is down.
 const WHILE_DOWN: Duration = Duration::from_millis(200);
+/// While no node answers: nobody knows more, and a fleet must not hammer what comes up.
+const WHILE_UNKNOWN: Duration = Duration::from_millis(800);
 /// For the two answers of one node.
 const ANSWER_WITHIN: Duration = Duration::from_millis(500);
 /// A node that no slot belongs to is kept this long after a redirection led to it.
@@ -27,6 +29,7 @@ const KEEP_REDIRECTED: Duration = Duration::from_secs(30);
 /// Asks until the pool is closed.
 pub(super) async fn keep(core: Arc<Core>) {
     let stopping = core.shared.tasks.stopping().clone();
+    let mut failures = 0_u32;
     loop {
         let began = Instant::now();
         let done = tokio::select! {
@@ -37,14 +40,18 @@ pub(super) async fn keep(core: Arc<Core>) {
         if let Err(error) = &done {
             tracing::debug!(instance = core.name, %error, "the cluster's shape is not known");
         }
-        let whole = done.is_ok() && core.is_whole();
+        failures = if done.is_err() { failures + 1 } else { 0 };
+        let pause = match failures {
+            0 if core.is_whole() => AT_MOST,
+            0..3 => WHILE_DOWN,
+            _ => WHILE_UNKNOWN,
+        };
         core.refreshed(began, done.err());
-        let pause = if whole { jittered(AT_MOST) } else { jittered(WHILE_DOWN) };
         tokio::select! {
             () = core.closed.cancelled() => return,
             () = stopping.cancelled() => return,
             () = core.shared.refresh.notified() => tokio::time::sleep(AT_LEAST.saturating_sub(began.elapsed())).await,
-            () = tokio::time::sleep(pause) => {}
+            () = tokio::time::sleep(jittered(pause)) => {}
         }
     }
 }

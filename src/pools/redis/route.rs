@@ -105,23 +105,20 @@ impl Core {
         command: &Cmd,
         deadline: Instant,
     ) -> Vec<Result<Value, RedisFailure>> {
-        let primaries = self.table.load().primaries.clone();
-        if primaries.is_empty() {
-            return vec![Err(RedisFailure::Unavailable("the cluster's shape is not known yet".to_owned()))];
+        if let Err(failure) = self.shape_known(deadline).await {
+            return vec![Err(failure)];
         }
         let one = |node: Arc<Node>| async move {
-            let Some(link) = node.pick() else {
-                return Err(RedisFailure::Unavailable(format!("no connection to {}", node.address)));
-            };
+            let (node, link) = self.connection(Slot::of(b""), &Hop::Moved(node), deadline).await?;
             match link.command(command, false, deadline).await {
                 Ok(value) => Ok(value),
                 Err(error) => {
                     let mut tries = Tries { left: 0, waits: 0, deadline };
-                    let failed = self.recover(error, &node, || false, &mut tries).await;
-                    failed.map(|()| Value::Nil)
+                    self.recover(error, &node, || false, &mut tries).await.map(|()| Value::Nil)
                 }
             }
         };
+        let primaries = self.table.load().primaries.clone();
         futures_util::future::join_all(primaries.into_iter().map(one)).await
     }
 
@@ -291,8 +288,8 @@ impl Core {
         hop: &Hop,
         deadline: Instant,
     ) -> Result<(Arc<Node>, Arc<Link>), RedisFailure> {
-        let mut may_wait_for_takeover = matches!(hop, Hop::Owner);
-        loop {
+        let mut waited = false;
+        for _ in 0..RETRIES {
             let node = match hop {
                 Hop::Moved(node) | Hop::Ask(node) => Arc::clone(node),
                 Hop::Owner => self.owner(slot, deadline).await?,
@@ -301,31 +298,35 @@ impl Core {
                 return Ok((node, link));
             }
             let Some((since, error)) = settled(&node, deadline).await? else {
-                tokio::task::yield_now().await;
+                tokio::time::sleep(Duration::from_millis(1)).await;
                 continue;
             };
-            if !may_wait_for_takeover || !self.refreshed_after(since, deadline).await {
-                return Err(RedisFailure::Unavailable(error.to_string()));
+            let replaced = || {
+                matches!(hop, Hop::Owner)
+                    && self.table.load().owner(slot).is_some_and(|owner| !Arc::ptr_eq(owner, &node))
+            };
+            if !replaced() && !waited && matches!(hop, Hop::Owner) {
+                waited = true;
+                self.refreshed_after(since, deadline).await;
             }
-            may_wait_for_takeover = false;
-            let owner = self.table.load().owner(slot).map(Arc::clone);
-            if owner.is_none_or(|owner| Arc::ptr_eq(&owner, &node)) {
+            if !replaced() {
                 return Err(RedisFailure::Unavailable(error.to_string()));
             }
         }
+        Err(RedisFailure::Unavailable("the connections to the slot's node come and go".to_owned()))
     }
 
-    /// The primary of `slot`; waits for the first answer about the topology, unless asking has failed.
+    /// The primary of `slot`.
     async fn owner(&self, slot: Slot, deadline: Instant) -> Result<Arc<Node>, RedisFailure> {
+        self.shape_known(deadline).await?;
+        let owner = self.table.load().owner(slot).map(Arc::clone);
+        owner.ok_or_else(|| RedisFailure::Unavailable("no node owns the slot".to_owned()))
+    }
+
+    /// Waits for the first answer about the topology, unless asking has failed.
+    async fn shape_known(&self, deadline: Instant) -> Result<(), RedisFailure> {
         let mut refreshes = self.last_refresh.subscribe();
-        loop {
-            let table = self.table.load_full();
-            if let Some(node) = table.owner(slot) {
-                return Ok(Arc::clone(node));
-            }
-            if table.known {
-                return Err(RedisFailure::Unavailable("no node owns the slot".to_owned()));
-            }
+        while !self.table.load().known {
             if let Some(error) = &refreshes.borrow_and_update().1 {
                 return Err(RedisFailure::Unavailable(error.to_string()));
             }
@@ -333,20 +334,20 @@ impl Core {
                 return Err(RedisFailure::Unavailable("the cluster's shape is not known yet".to_owned()));
             }
         }
+        Ok(())
     }
 
-    /// Whether the topology was asked for after `since`, if need be within a short wait: true only where it waited.
-    async fn refreshed_after(&self, since: std::time::Instant, deadline: Instant) -> bool {
+    /// Waits, not long, until the topology has been asked for after `since`.
+    async fn refreshed_after(&self, since: std::time::Instant, deadline: Instant) {
         let mut refreshes = self.last_refresh.subscribe();
         let is_later = |at: &Option<std::time::Instant>| at.is_some_and(|at| at > since);
         if is_later(&refreshes.borrow().0) {
-            return false;
+            return;
         }
         self.shared.refresh.notify_one();
         let bound = deadline.min(Instant::now() + TAKEOVER_WAIT);
-        tokio::time::timeout_at(bound, refreshes.wait_for(|(at, _)| is_later(at)))
-            .await
-            .is_ok_and(|seen| seen.is_ok())
+        // In vain or not: the caller looks at the table.
+        tokio::time::timeout_at(bound, refreshes.wait_for(|(at, _)| is_later(at))).await.ok();
     }
 }
 

@@ -155,8 +155,9 @@ async fn follow(core: Arc<Core>, tracker: Arc<Tracker>, address: Address, stop: 
             () = stopping.cancelled() => return,
             listened = listen(&core, &tracker, &address, &mut backoff) => listened,
         };
-        hear(&core, &tracker, &address, None);
-        core.flush(&tracker);
+        if hear(&core, &tracker, &address, None) {
+            core.flush(&tracker);
+        }
         if let Err(error) = listened {
             tracing::debug!(instance = core.name, %error, "a tracking connection ended");
         }
@@ -168,12 +169,12 @@ async fn follow(core: Arc<Core>, tracker: Arc<Tracker>, address: Address, stop: 
     }
 }
 
-fn hear(core: &Core, tracker: &Tracker, address: &Address, sent: Option<Instant>) {
+/// Notes when the last ping was sent that was answered. Says whether there was one before.
+fn hear(core: &Core, tracker: &Tracker, address: &Address, sent: Option<Instant>) -> bool {
     // An address that is gone has left the topology: its follower's last word does not count.
-    if let Some(place) = tracker.heard.lock().get_mut(address) {
-        *place = sent;
-    }
+    let before = tracker.heard.lock().get_mut(address).and_then(|place| std::mem::replace(place, sent));
     core.trackers.recompute();
+    before.is_some()
 }
 
 /// Connects, subscribes, and listens until the connection is lost.

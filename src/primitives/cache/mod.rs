@@ -47,6 +47,7 @@ pub const PRIMITIVE: Primitive = Primitive {
     actions: ACTIONS,
     config_schema: config::schema,
     policy: Kind { name: "cache", schema: policy::schema, load: policy::load },
+    must_not_be_evicted: false,
     migrations: embedded::MIGRATIONS,
     build,
 };

@@ -1,0 +1,11 @@
+//! A caller's fields are private.
+//! error: E0451
+
+use std::sync::Arc;
+
+use outrigger::identity::{Principal, TenantId};
+use outrigger::policy::{Caller, Policies};
+
+pub fn forge(principal: Arc<Principal>, tenant: TenantId, policies: Arc<Policies>) -> Caller {
+    Caller { principal, tenant: Some(tenant), policies }
+}
