@@ -6,24 +6,22 @@
 mod support;
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use support::client::{Client, Reply};
-use support::sidecar::{ACME, GLOBEX, Sidecar, write_config};
+use support::sidecar::{Sidecar, write_config};
 use support::wait_until;
 
-/// A caller of one tenant, with its own connection, and keys that no other run has.
+/// A caller of one tenant, with its own connection.
 struct Caller {
     client: Client,
     bearer: String,
-    run: String,
 }
 
 impl Caller {
-    fn of(sidecar: &Sidecar, tenant: &str, run: &str) -> Self {
-        Self { client: sidecar.client(), bearer: sidecar.bearer(tenant), run: run.to_owned() }
+    fn of(sidecar: &Sidecar, tenant: &str) -> Self {
+        Self { client: sidecar.client(), bearer: sidecar.bearer(tenant) }
     }
 
     fn send(&mut self, method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
@@ -32,17 +30,13 @@ impl Caller {
         self.client.send(method, target, &all, body)
     }
 
-    fn path(&self, namespace: &str, key: &str) -> String {
-        format!("/v1/cache/{namespace}/{}-{key}", self.run)
-    }
-
     fn put(&mut self, namespace: &str, key: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
-        let path = self.path(namespace, key);
+        let path = target(namespace, key);
         self.send("PUT", &path, headers, body)
     }
 
     fn get(&mut self, namespace: &str, key: &str, headers: &[(&str, &str)]) -> Reply {
-        let path = self.path(namespace, key);
+        let path = target(namespace, key);
         self.send("GET", &path, headers, b"")
     }
 
@@ -51,11 +45,13 @@ impl Caller {
     }
 }
 
-/// A name that no other run has, for keys in the shared cluster.
-fn run_name() -> String {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos();
-    format!("{}-{now}-{}", std::process::id(), NEXT.fetch_add(1, Relaxed))
+fn target(namespace: &str, key: &str) -> String {
+    format!("/v1/cache/{namespace}/{key}")
+}
+
+/// A tenant that no other test has: tests share the cluster, and some invalidate whole namespaces.
+fn new_tenant() -> String {
+    uuid::Uuid::new_v4().to_string()
 }
 
 fn redis_config(directory: &Path) -> PathBuf {
@@ -73,16 +69,17 @@ fn on_redis() -> Sidecar {
 }
 
 /// Every backend, each with a caller.
-fn on_each(test: impl Fn(&Sidecar, Caller)) {
+fn on_each(test: impl Fn(&Sidecar, &str, Caller)) {
     for sidecar in [Sidecar::dev(), on_redis()] {
-        let caller = Caller::of(&sidecar, ACME, &run_name());
-        test(&sidecar, caller);
+        let tenant = new_tenant();
+        let caller = Caller::of(&sidecar, &tenant);
+        test(&sidecar, &tenant, caller);
     }
 }
 
 #[test]
 fn a_value_comes_back_as_it_was_sent() {
-    on_each(|_, mut caller| {
+    on_each(|_, _, mut caller| {
         let typed = [("Content-Type", "text/html; charset=utf-8")];
         let written = caller.put("profiles", "a", &typed, b"<p>\xff\x00");
         assert_eq!(written.status, 204, "{written:?}");
@@ -96,7 +93,7 @@ fn a_value_comes_back_as_it_was_sent() {
             assert!(read.header("age").unwrap().parse::<u64>().unwrap() < 60);
             assert_eq!(read.header("outrigger-cache"), Some(tier));
         }
-        let path = caller.path("profiles", "a");
+        let path = target("profiles", "a");
         let head = caller.send("HEAD", &path, &[], b"");
         assert_eq!((head.status, head.body.len(), head.header("content-length")), (200, 0, Some("5")));
         let untyped = caller.put("profiles", "b", &[], b"x");
@@ -114,8 +111,8 @@ fn a_value_comes_back_as_it_was_sent() {
 
 #[test]
 fn versions_are_entries_of_their_own() {
-    on_each(|_, mut caller| {
-        let path = caller.path("scoring", "v");
+    on_each(|_, _, mut caller| {
+        let path = target("scoring", "v");
         for query in ["", "?version=1", "?version=-", "?version=a%3Ab"] {
             assert_eq!(caller.send("GET", &format!("{path}{query}"), &[], b"").status, 404, "{query}");
             assert_eq!(caller.send("PUT", &format!("{path}{query}"), &[], query.as_bytes()).status, 204);
@@ -130,7 +127,7 @@ fn versions_are_entries_of_their_own() {
 
 #[test]
 fn conditions_are_those_of_rfc_9110() {
-    on_each(|_, mut caller| {
+    on_each(|_, _, mut caller| {
         caller.put("scoring", "k", &[("If-Match", "*")], b"0").problem(412, "precondition_failed");
         let one = caller.put("scoring", "k", &[("If-None-Match", "*")], b"1");
         assert_eq!(one.status, 204, "{one:?}");
@@ -153,8 +150,8 @@ fn conditions_are_those_of_rfc_9110() {
 
 #[test]
 fn times_to_live_and_sizes_are_bounded() {
-    on_each(|sidecar, mut caller| {
-        let path = caller.path("scoring", "t");
+    on_each(|sidecar, _, mut caller| {
+        let path = target("scoring", "t");
         for (query, header, status) in [
             ("?ttl_ms=60000", "", 204),
             ("", "max-age=60", 204),
@@ -187,7 +184,7 @@ fn times_to_live_and_sizes_are_bounded() {
 
 #[test]
 fn one_caller_fills_and_waiters_get_its_value() {
-    on_each(|sidecar, mut caller| {
+    on_each(|sidecar, tenant, mut caller| {
         let miss = caller.get("profiles", "f", &[]);
         miss.problem(404, "not_found");
         let token = miss.header("outrigger-fill-lease").unwrap().to_owned();
@@ -196,12 +193,12 @@ fn one_caller_fills_and_waiters_get_its_value() {
             None,
             "another is filling"
         );
-        let path = caller.path("profiles", "f");
+        let path = target("profiles", "f");
         assert_eq!(caller.send("HEAD", &path, &[], b"").header("outrigger-fill-lease"), None);
         let waited = std::thread::scope(|scope| {
             let waiters: Vec<_> = (0..4)
                 .map(|_| {
-                    let mut waiter = Caller::of(sidecar, ACME, &caller.run);
+                    let mut waiter = Caller::of(sidecar, tenant);
                     let path = format!("{path}?wait_ms=5000");
                     scope.spawn(move || waiter.send("GET", &path, &[], b""))
                 })
@@ -217,7 +214,7 @@ fn one_caller_fills_and_waiters_get_its_value() {
         void.problem(409, "conflict");
 
         let token = caller.get("profiles", "g", &[]).header("outrigger-fill-lease").unwrap().to_owned();
-        let path = caller.path("profiles", "g");
+        let path = target("profiles", "g");
         assert_eq!(caller.send("DELETE", &path, &[("Outrigger-Fill-Lease", &token)], b"").status, 204);
         let next = caller.get("profiles", "g", &[]);
         assert!(next.header("outrigger-fill-lease").is_some_and(|next| next != token), "{next:?}");
@@ -231,9 +228,8 @@ fn one_caller_fills_and_waiters_get_its_value() {
 
 #[test]
 fn a_batch_answers_for_each_item() {
-    on_each(|_, mut caller| {
-        let key = |caller: &Caller, key: &str| format!("{}-{key}", caller.run);
-        let (a, b) = (key(&caller, "a"), key(&caller, "b/é:{}"));
+    on_each(|_, _, mut caller| {
+        let (a, b) = ("a", "b/é:{}");
         let puts = json!({"items": [
             {"key": a, "value": "b25l", "content_type": "text/plain"},
             {"key": b, "version": "2", "value": "dHdv", "ttl_ms": 60000},
@@ -265,14 +261,14 @@ fn a_batch_answers_for_each_item() {
 
 #[test]
 fn invalidation_takes_a_tenant_s_own_entries_only() {
-    on_each(|sidecar, mut caller| {
-        let mut other = Caller::of(sidecar, GLOBEX, &caller.run);
+    on_each(|sidecar, _, mut caller| {
+        let mut other = Caller::of(sidecar, &new_tenant());
         for caller in [&mut caller, &mut other] {
             caller.put("scoring", "i", &[], b"1");
-            let path = caller.path("scoring", "i");
+            let path = target("scoring", "i");
             caller.send("PUT", &format!("{path}?version=1"), &[], b"1");
         }
-        let path = caller.path("scoring", "i");
+        let path = target("scoring", "i");
         assert_eq!(caller.post("/v1/cache/scoring:invalidate", &json!({"version": "1"})).status, 204);
         assert_eq!(caller.send("GET", &format!("{path}?version=1"), &[], b"").status, 404);
         assert_eq!(caller.get("scoring", "i", &[]).status, 200);
@@ -286,9 +282,9 @@ fn invalidation_takes_a_tenant_s_own_entries_only() {
 #[test]
 fn what_one_sidecar_deletes_or_invalidates_no_other_serves_100_ms_later() {
     let (one, two) = (on_redis(), on_redis());
-    let run = run_name();
+    let tenant = new_tenant();
     // Each sidecar has an identity of its own and trusts its own tokens.
-    let (mut one, mut two) = (Caller::of(&one, ACME, &run), Caller::of(&two, ACME, &run));
+    let (mut one, mut two) = (Caller::of(&one, &tenant), Caller::of(&two, &tenant));
     for round in 0..20 {
         let body = format!("round {round}");
         assert_eq!(one.put("scoring", "x", &[], body.as_bytes()).status, 204);
@@ -297,7 +293,7 @@ fn what_one_sidecar_deletes_or_invalidates_no_other_serves_100_ms_later() {
             read.text() == body && read.header("outrigger-cache") == Some("l1")
         });
         if round % 2 == 0 {
-            let path = one.path("scoring", "x");
+            let path = target("scoring", "x");
             assert_eq!(one.send("DELETE", &path, &[], b"").status, 204);
         } else {
             assert_eq!(one.post("/v1/cache/scoring:invalidate", &json!({})).status, 204);
@@ -311,8 +307,9 @@ fn what_one_sidecar_deletes_or_invalidates_no_other_serves_100_ms_later() {
 #[test]
 fn raw_values_are_shared_with_other_users_of_redis() {
     let sidecar = on_redis();
-    let mut caller = Caller::of(&sidecar, ACME, &run_name());
-    let key = format!("cache:{ACME}:scoring:{}-r:-", caller.run);
+    let tenant = new_tenant();
+    let mut caller = Caller::of(&sidecar, &tenant);
+    let key = format!("cache:{tenant}:scoring:r:-");
     assert_eq!(caller.put("scoring", "r", &[], b"{\"score\":1}").status, 204);
     assert_eq!(redis_cli(&["GET", &key]), "{\"score\":1}");
     assert_eq!(redis_cli(&["SET", &key, "{\"score\":2}"]), "OK");
@@ -343,12 +340,13 @@ fn redis_cli(arguments: &[&str]) -> String {
 #[test]
 fn embedded_values_survive_kill_9() {
     let sidecar = Sidecar::dev();
-    let mut caller = Caller::of(&sidecar, ACME, "kill");
+    let tenant = new_tenant();
+    let mut caller = Caller::of(&sidecar, &tenant);
     for at in 0..200 {
         assert_eq!(caller.put("scoring", &at.to_string(), &[], at.to_string().as_bytes()).status, 204);
     }
     let sidecar = Sidecar::dev_in(sidecar.kill(), &[]);
-    let mut caller = Caller::of(&sidecar, ACME, "kill");
+    let mut caller = Caller::of(&sidecar, &tenant);
     for at in 0..200 {
         assert_eq!(caller.get("scoring", &at.to_string(), &[]).text(), at.to_string());
     }
