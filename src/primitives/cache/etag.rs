@@ -122,10 +122,6 @@ impl Conditions {
         })
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.if_match.is_none() && self.if_none_match.is_none()
-    }
-
     /// In the order of RFC 9110, 13.2.2.
     pub(super) fn judge(&self, current: Option<&Etag>) -> Verdict {
         if self.if_match.as_ref().is_some_and(|tags| !tags.holds(current)) {

@@ -30,7 +30,9 @@ use super::l1::L1;
 use super::lease::{LeaseToken, Waiters};
 use super::metrics::CacheMetrics;
 use super::policy::{Format, Namespace};
-use super::{CacheBackend, CacheError, Found, LeaseAnswer, Lookup, Stored, Tier, Write, cost, now_ms};
+use super::{
+    CacheBackend, CacheError, ENTRY_BYTES, Found, LeaseAnswer, Lookup, Stored, Tier, Write, cost, now_ms,
+};
 use crate::pools::redis::{RedisFailure, RedisPool, Slot};
 use crate::tasks::Tasks;
 
@@ -191,10 +193,11 @@ impl Shared {
         let kept_ms = write.ttl_ms.saturating_add(stale_ms);
         let ending = Ending::of(now, kept_ms);
         let new_cost = cost(address, value.len());
-        self.tally.check_room(address.scope(), new_cost, write.max_tenant_bytes)?;
         let keys = Keys::of(address.entry());
         let (kept, now_text) = (kept_ms.to_string(), now.to_string());
-        let arguments: [&[u8]; 9] = [
+        let room = self.tally.room(address.scope(), write.max_tenant_bytes).to_string();
+        let entry_bytes = ENTRY_BYTES.to_string();
+        let arguments: [&[u8]; 11] = [
             values::name(rules.format),
             &value,
             &companion,
@@ -204,6 +207,8 @@ impl Shared {
             &condition(write.conditions.if_match.as_ref()),
             &condition(write.conditions.if_none_match.as_ref()),
             now_text.as_bytes(),
+            room.as_bytes(),
+            entry_bytes.as_bytes(),
         ];
         let answer = self.pool.script(keys.slot, &self.scripts.put, &keys.all(), &arguments, budget).await;
         self.l1.invalidate(address.entry());
@@ -217,6 +222,7 @@ impl Shared {
             }
             Some(b"void") => Err(CacheError::LeaseVoid),
             Some(b"failed") => Err(CacheError::PreconditionFailed),
+            Some(b"full") => Err(CacheError::TenantFull { max_bytes: write.max_tenant_bytes }),
             _ => Err(CacheError::Unknown),
         }
     }

@@ -56,17 +56,11 @@ pub(super) async fn deleted_are_gone(case: Case) {
 }
 
 pub(super) async fn conditions_are_judged_in_the_same_step(case: Case) {
-    let address = case.address("k");
+    let (address, rules) = (case.address("k"), case.rules());
     let conditional = |if_match: Option<Tags>, if_none_match: Option<Tags>| {
         let conditions = Conditions { if_match, if_none_match };
-        case.backend.put(
-            &address,
-            RULES.get_or_init(|| case.rules()),
-            Write { conditions, ..write("new") },
-            BUDGET,
-        )
+        case.backend.put(&address, &rules, Write { conditions, ..write("new") }, BUDGET)
     };
-    static RULES: std::sync::OnceLock<Namespace> = std::sync::OnceLock::new();
     let refused = |written: Result<Etag, CacheError>| matches!(written, Err(CacheError::PreconditionFailed));
     assert!(refused(conditional(Some(Tags::Any), None).await), "nothing is there");
     let one = case.put(&address, "one").await.unwrap();

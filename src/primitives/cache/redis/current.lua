@@ -18,6 +18,10 @@ local function hex(bytes)
   return (string.gsub(bytes, '.', function(byte) return string.format('%02x', string.byte(byte)) end))
 end
 
+local function is_fresh(header, stamp, now_ms)
+  return string.sub(header, 21, 36) == stamp and struct.unpack('>I8', header, 13) > now_ms
+end
+
 -- The entity tag, in hexadecimal, of the value if it is fresh and of generation `stamp`. A raw value that
 -- another system wrote has no companion, or one with another hash; it is fresh as long as it is there.
 local function fresh_tag(header, stamp, now_ms)
@@ -26,10 +30,9 @@ local function fresh_tag(header, stamp, now_ms)
     if not body then return nil end
     local tag = redis.sha1hex(body)
     local ours = is_header(header) and hex(string.sub(header, 37, 56)) == tag
-    if ours and string.sub(header, 21, 36) ~= stamp then return nil end
+    if ours and not is_fresh(header, stamp, now_ms) then return nil end
     return tag
   end
-  if not is_header(header) or string.sub(header, 21, 36) ~= stamp then return nil end
-  if struct.unpack('>I8', header, 13) <= now_ms then return nil end
+  if not is_header(header) or not is_fresh(header, stamp, now_ms) then return nil end
   return hex(string.sub(header, 37, 56))
 end

@@ -15,7 +15,7 @@ use super::values::integer;
 use super::{Shared, keys};
 use crate::pools::redis::Slot;
 use crate::primitives::cache::key::Scope;
-use crate::primitives::cache::{CacheError, now_ms};
+use crate::primitives::cache::now_ms;
 
 /// Between two exchanges with Redis.
 const PERIOD: Duration = Duration::from_millis(500);
@@ -58,13 +58,13 @@ impl Counted {
 }
 
 impl Tally {
-    /// Whether `bytes` more are within the tenant's room.
-    pub(super) fn check_room(&self, scope: &Scope, bytes: u64, max_bytes: u64) -> Result<(), CacheError> {
+    /// What the tenant has left of `max_bytes`; below 0 where it is over.
+    pub(super) fn room(&self, scope: &Scope, max_bytes: u64) -> i64 {
+        let max_bytes = i64::try_from(max_bytes).unwrap_or(i64::MAX);
         let mut tenants = self.0.lock();
-        let Some(counted) = entry(&mut tenants, *scope.tenant()) else { return Ok(()) };
+        let Some(counted) = entry(&mut tenants, *scope.tenant()) else { return max_bytes };
         counted.idle = 0;
-        let sum = u64::try_from(counted.sum()).unwrap_or(0);
-        if sum.saturating_add(bytes) > max_bytes { Err(CacheError::TenantFull { max_bytes }) } else { Ok(()) }
+        max_bytes.saturating_sub(counted.sum())
     }
 
     pub(super) fn add(&self, scope: &Scope, ending: Ending, bytes: u64) {
@@ -182,12 +182,12 @@ mod tests {
     fn the_room_is_what_is_known_and_what_is_pending() {
         let (tally, scope) = (Tally::default(), Scope::for_test(1, "n"));
         let ending = Ending::of(now_ms(), 60_000);
-        tally.check_room(&scope, 100, 100).unwrap();
+        assert_eq!(tally.room(&scope, 100), 100);
         tally.add(&scope, ending, 60);
-        tally.check_room(&scope, 40, 100).unwrap();
-        assert!(matches!(tally.check_room(&scope, 41, 100), Err(CacheError::TenantFull { max_bytes: 100 })));
+        assert_eq!((tally.room(&scope, 100), tally.room(&scope, 50)), (40, -10));
         tally.subtract(&scope, ending, 60);
-        tally.check_room(&scope, 100, 100).unwrap();
-        tally.check_room(&Scope::for_test(2, "n"), 100, 100).unwrap();
+        assert_eq!(tally.room(&scope, 100), 100);
+        tally.add(&scope, ending, 60);
+        assert_eq!(tally.room(&Scope::for_test(2, "n"), 100), 100);
     }
 }
