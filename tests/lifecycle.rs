@@ -53,6 +53,15 @@ fn sigterm_finishes_what_is_in_flight_and_exits_0() {
 }
 
 #[test]
+fn a_signal_at_the_moment_of_readiness_drains_too() {
+    for _ in 0..5 {
+        let mut sidecar = Sidecar::dev();
+        sidecar.signal(Signal::TERM);
+        assert_eq!(sidecar.wait(Duration::from_secs(10)).code(), Some(0), "{}", sidecar.log());
+    }
+}
+
+#[test]
 fn post_drain_ends_the_process_in_order() {
     let mut sidecar = Sidecar::dev();
     let reply = sidecar.admin_client().send("POST", "/drain", &[], b"");
