@@ -351,3 +351,47 @@ fn embedded_values_survive_kill_9() {
         assert_eq!(caller.get("scoring", &at.to_string(), &[]).text(), at.to_string());
     }
 }
+
+#[test]
+fn chaos_while_redis_is_down_a_copy_is_stale_for_a_moment_and_then_it_is_503() {
+    let cluster = rig::RedisCluster::start(rig::Options::default()).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let nodes = cluster.addresses().join(", ");
+    let sections = format!("redis:\n  main: {{nodes: [{nodes}]}}\ncache: {{backend: redis, redis: main}}\n");
+    let config = write_config(directory.path(), &sections, "");
+    let sidecar = Sidecar::serve_in(directory, &config);
+    sidecar.wait_for_backend("redis.main", "up");
+    let mut caller = Caller::of(&sidecar, &new_tenant());
+    for namespace in ["profiles", "scoring"] {
+        assert_eq!(caller.put(namespace, "k", &[], b"1").status, 204);
+        wait_until("the value in L1", Duration::from_secs(5), || {
+            caller.get(namespace, "k", &[]).header("outrigger-cache") == Some("l1")
+        });
+    }
+    cluster.shutdown_all().unwrap();
+    // Until the loss is noticed L1 may answer; `scoring` has no `stale_ms`.
+    wait_until("503 without stale_ms", Duration::from_secs(3), || {
+        caller.get("scoring", "k", &[]).status == 503
+    });
+    let mut stale = 0;
+    let began = Instant::now();
+    wait_until("503 after the bound", Duration::from_secs(3), || {
+        let read = caller.get("profiles", "k", &[]);
+        if read.status == 200 {
+            assert_eq!((read.header("outrigger-cache"), &read.body[..]), (Some("stale"), &b"1"[..]));
+            stale += 1;
+        }
+        read.status == 503
+    });
+    assert!(stale > 0, "no stale value was served");
+    assert!(began.elapsed() < Duration::from_millis(1500), "stale for {:?}", began.elapsed());
+    let refused = caller.get("profiles", "k", &[]);
+    refused.problem(503, "backend_unavailable");
+    assert!(refused.header("retry-after").is_some());
+    assert_eq!(caller.put("profiles", "k", &[], b"2").status, 503);
+    cluster.start_all().unwrap();
+    wait_until("writes after the outage", Duration::from_secs(20), || {
+        caller.put("profiles", "k", &[], b"3").status == 204
+    });
+    assert_eq!(caller.get("profiles", "k", &[]).text(), "3");
+}

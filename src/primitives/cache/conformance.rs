@@ -50,6 +50,9 @@ pub(super) async fn run(backend: Arc<dyn CacheBackend>, other: Arc<dyn CacheBack
         ("invalidate many", |case| Box::pin(invalidation::of_many_versions_is_bounded(case))),
         ("lease", |case| Box::pin(leases::one_caller_fills_and_the_others_wait(case))),
         ("lease void", |case| Box::pin(leases::a_void_lease_writes_nothing(case))),
+        ("lease in use", |case| {
+            Box::pin(leases::nobody_gets_a_lease_while_its_holder_s_write_is_under_way(case))
+        }),
         ("lease given up", |case| Box::pin(leases::a_lease_given_up_goes_to_one_other(case))),
         ("lease over", |case| Box::pin(leases::a_lease_that_ran_out_goes_to_exactly_one_waiter(case))),
         ("stale", |case| Box::pin(leases::a_waiter_gets_a_stale_value_where_the_namespace_allows_it(case))),

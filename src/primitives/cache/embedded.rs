@@ -25,7 +25,7 @@ use super::lease::{LeaseToken, Waiters};
 use super::metrics::CacheMetrics;
 use super::policy::Namespace;
 use super::{CacheBackend, CacheError, Found, LeaseAnswer, Lookup, Stored, Tier, Write, cost, now_ms};
-use crate::store::sqlite::Sqlite;
+use crate::store::sqlite::{Sqlite, StoreError};
 use crate::tasks::Tasks;
 
 /// Its tables.
@@ -172,23 +172,17 @@ impl CacheBackend for EmbeddedCache {
         let taken = self.shared.leases.take(address, lease_ms)?;
         // Only after it was taken does a miss mean that nobody filled meanwhile.
         let held = tokio::time::timeout(budget, self.load(address, rules)).await;
-        let give_back = || {
-            if let Ok(token) = &taken {
-                self.shared.leases.give_up(address.entry(), token);
-            }
-        };
-        let held =
-            held.map_err(|_| CacheError::Unavailable).and_then(|held| held).inspect_err(|_| give_back())?;
+        let held = held.map_err(|_| CacheError::Unavailable)??;
         let stale = match held {
-            Held::Fresh(stored) => {
-                give_back();
-                return Ok(LeaseAnswer::Found(Found { stored, tier: Tier::L2 }));
-            }
+            Held::Fresh(stored) => return Ok(LeaseAnswer::Found(Found { stored, tier: Tier::L2 })),
             Held::Stale(stored) => Some(Found { stored, tier: Tier::Stale }),
             Held::Nothing => None,
         };
         Ok(match taken {
-            Ok(token) => LeaseAnswer::Granted(token),
+            Ok(taken) => match taken.hand_over() {
+                Some(token) => LeaseAnswer::Granted(token),
+                None => LeaseAnswer::Held { for_ms: 0, stale },
+            },
             Err(for_ms) => LeaseAnswer::Held { for_ms, stale },
         })
     }
@@ -220,6 +214,11 @@ impl CacheBackend for EmbeddedCache {
             let in_job = Arc::clone(&shared);
             let written = database.write(move |connection| rows::put(connection, &row, &in_job.leases)).await;
             shared.l1.invalidate(&entry);
+            // Only now: a lease that is free before the commit would go to a reader who does not see the
+            // value yet.
+            if matches!(written, Ok(Written::Stored) | Err(StoreError::Sqlite(_) | StoreError::Gone)) {
+                shared.leases.void(&entry);
+            }
             shared.waiters.changed(&entry);
             match written? {
                 Written::Stored => Ok(etag),
@@ -248,11 +247,14 @@ impl CacheBackend for EmbeddedCache {
         self.finish(budget, move |database| async move {
             let (in_job, job_entry) = (Arc::clone(&shared), entry.clone());
             let deleted = database.write(move |connection| {
-                in_job.leases.void(&job_entry);
+                in_job.leases.use_up(&job_entry);
                 rows::delete(connection, &job_entry)
             });
             let deleted = deleted.await;
             shared.l1.invalidate(&entry);
+            if !matches!(deleted, Err(StoreError::Overloaded)) {
+                shared.leases.void(&entry);
+            }
             shared.waiters.changed(&entry);
             Ok(deleted?)
         })
@@ -270,13 +272,20 @@ impl CacheBackend for EmbeddedCache {
         let (version, tasks) = (version.map(str::to_owned), self.tasks.clone());
         self.metrics.invalidations.inc();
         self.finish(budget, move |database| async move {
-            let (in_job, job_scope) = (Arc::clone(&shared), scope.clone());
+            let (in_job, job_scope, job_version) = (Arc::clone(&shared), scope.clone(), version.clone());
             let job = database.write(move |connection| {
-                in_job.leases.void_scope(&job_scope, version.as_deref());
-                rows::renew_generation(connection, &job_scope, version.as_deref(), GenerationToken::random())
+                in_job.leases.void_scope(&job_scope, job_version.as_deref());
+                rows::renew_generation(
+                    connection,
+                    &job_scope,
+                    job_version.as_deref(),
+                    GenerationToken::random(),
+                )
             });
             let done = job.await;
             shared.generations.void(&scope);
+            // Again, for those that were given since, before the commit.
+            shared.leases.void_scope(&scope, version.as_deref());
             shared.waiters.all_changed();
             done?;
             sweep::invalidated(&database, scope, &tasks);

@@ -79,6 +79,20 @@ pub(super) async fn a_void_lease_writes_nothing(case: Case) {
     assert_eq!(case.get(&address).await, None);
 }
 
+pub(super) async fn nobody_gets_a_lease_while_its_holder_s_write_is_under_way(case: Case) {
+    for round in 0..100 {
+        let address = case.address(&format!("k{round}"));
+        let token = case.granted(&address, LEASE_MS).await;
+        let asking = futures_util::future::join_all((0..4).map(|_| case.lease(&address, LEASE_MS)));
+        let (filled, answers) =
+            futures_util::future::join(fill(&case, &address, &token, "filled"), asking).await;
+        filled.unwrap();
+        for answer in answers {
+            assert!(!matches!(answer, LeaseAnswer::Granted(_)), "round {round}: {answer:?}");
+        }
+    }
+}
+
 pub(super) async fn a_lease_given_up_goes_to_one_other(case: Case) {
     let (address, rules) = (case.address("k"), case.rules());
     let token = case.granted(&address, LEASE_MS).await;

@@ -20,15 +20,38 @@ struct Lease {
     until: Instant,
     scope: Scope,
     version: Option<Box<str>>,
+    /// Used by a write whose commit is under way: nobody's any more, and nobody else's yet.
+    used: bool,
+}
+
+/// A lease on its way to its caller; it goes back if it does not get there.
+pub(super) struct Taken<'l> {
+    leases: &'l Leases,
+    entry: &'l [u8],
+    token: Option<LeaseToken>,
+}
+
+impl Taken<'_> {
+    pub(super) fn hand_over(mut self) -> Option<LeaseToken> {
+        self.token.take()
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        if let Some(token) = &self.token {
+            self.leases.give_up(self.entry, token);
+        }
+    }
 }
 
 impl Leases {
     /// The lease of a key; where another holds it, for how many milliseconds yet.
-    pub(super) fn take(
-        &self,
-        address: &Address,
+    pub(super) fn take<'l>(
+        &'l self,
+        address: &'l Address,
         lease_ms: u64,
-    ) -> Result<Result<LeaseToken, u64>, CacheError> {
+    ) -> Result<Result<Taken<'l>, u64>, CacheError> {
         let now = Instant::now();
         let mut leases = self.0.lock();
         if let Some(held) = leases.get(address.entry()).filter(|lease| now < lease.until) {
@@ -47,14 +70,24 @@ impl Leases {
             until: now + Duration::from_millis(lease_ms),
             scope: address.scope().clone(),
             version: address.version().map(Box::from),
+            used: false,
         };
         leases.insert(address.entry().into(), lease);
-        Ok(Ok(token))
+        Ok(Ok(Taken { leases: self, entry: address.entry(), token: Some(token) }))
     }
 
     pub(super) fn holds(&self, entry: &[u8], token: &LeaseToken) -> bool {
         let leases = self.0.lock();
-        leases.get(entry).is_some_and(|lease| lease.token == *token && Instant::now() < lease.until)
+        leases
+            .get(entry)
+            .is_some_and(|lease| !lease.used && lease.token == *token && Instant::now() < lease.until)
+    }
+
+    /// Takes a key's lease from its holder; nobody gets the next one before [`Leases::void`].
+    pub(super) fn use_up(&self, entry: &[u8]) {
+        if let Some(lease) = self.0.lock().get_mut(entry) {
+            lease.used = true;
+        }
     }
 
     pub(super) fn void(&self, entry: &[u8]) {
@@ -63,7 +96,7 @@ impl Leases {
 
     pub(super) fn give_up(&self, entry: &[u8], token: &LeaseToken) {
         let mut leases = self.0.lock();
-        if leases.get(entry).is_some_and(|lease| lease.token == *token) {
+        if leases.get(entry).is_some_and(|lease| !lease.used && lease.token == *token) {
             leases.remove(entry);
         }
     }

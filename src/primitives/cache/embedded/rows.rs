@@ -102,7 +102,7 @@ pub(super) fn put(connection: &Connection, row: &PutRow, leases: &Leases) -> rus
         row.write.content_type.to_str().unwrap_or_default(),
         &*row.write.body,
     ])?;
-    leases.void(&row.entry);
+    leases.use_up(&row.entry);
     Ok(Written::Stored)
 }
 
