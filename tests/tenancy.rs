@@ -283,3 +283,27 @@ fn chaos_no_tenant_sees_another_s_data_beside_failovers() {
     });
     assert!(failovers >= 3, "only {failovers} failovers happened among the operations");
 }
+
+#[test]
+fn one_connection_may_carry_the_tokens_of_many_tenants() {
+    let sidecar = Sidecar::dev();
+    let bearers = TENANTS.map(|tenant| sidecar.bearer(tenant));
+    let mut client = sidecar.client();
+    for (tenant, bearer) in TENANTS.iter().zip(&bearers) {
+        let headers = [("Authorization", bearer.as_str())];
+        let reply = client.send("PUT", "/v1/cache/scoring/shared", &headers, tenant.as_bytes());
+        assert_eq!(reply.status, 204, "{reply:?}");
+    }
+    let mut random = Random::new(seed());
+    for _ in 0..300 {
+        let at = random.below(TENANTS.len() as u64) as usize;
+        for _ in 0..=random.below(3) {
+            let headers = [("Authorization", bearers[at].as_str())];
+            let reply = client.send("GET", "/v1/cache/scoring/shared", &headers, b"");
+            assert_eq!((reply.status, reply.text().as_str()), (200, TENANTS[at]), "CROSSING");
+        }
+        let tampered = format!("{}x", bearers[at]);
+        let headers = [("Authorization", tampered.as_str())];
+        client.send("GET", "/v1/cache/scoring/shared", &headers, b"").problem(401, "unauthenticated");
+    }
+}

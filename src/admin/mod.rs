@@ -57,7 +57,7 @@ impl Admin {
     #[must_use]
     pub fn service(self: &Arc<Self>, audience: Audience) -> Service {
         let admin = Arc::clone(self);
-        Arc::new(move |request| {
+        Arc::new(move |request, _| {
             let admin = Arc::clone(&admin);
             Box::pin(async move {
                 let trace = Trace::from_headers(request.headers());

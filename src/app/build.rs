@@ -116,9 +116,9 @@ impl App {
 
 fn api_service(pipeline: &Arc<Pipeline>) -> Service {
     let pipeline = Arc::clone(pipeline);
-    Arc::new(move |request| {
+    Arc::new(move |request, connection| {
         let pipeline = Arc::clone(&pipeline);
-        Box::pin(async move { pipeline.serve(request).await })
+        Box::pin(async move { pipeline.serve(request, &connection).await })
     })
 }
 

@@ -13,7 +13,9 @@ use std::task::Waker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
+use super::protocol::Protocol;
 use super::refusal;
+use crate::identity::Recent;
 
 /// How long each part of a connection's life may take.
 #[derive(Debug, Clone, Copy)]
@@ -29,16 +31,18 @@ pub struct Patience {
 /// What the watchdog, the I/O and the service of one connection know of each other.
 ///
 /// Times are milliseconds since `opened`, plus one, so that zero means "not now".
-pub(super) struct ConnectionState {
+pub struct ConnectionState {
     opened: Instant,
     in_flight: AtomicU32,
     idle_since: AtomicU64,
     head_since: AtomicU64,
     write_since: AtomicU64,
     finish_since: AtomicU64,
-    http2: AtomicBool,
+    http2: bool,
     draining: AtomicBool,
     waker: Mutex<Option<Waker>>,
+    /// Whose token its last requests carried.
+    pub(super) recent: Recent,
 }
 
 /// Why the watchdog wants a connection to end.
@@ -55,7 +59,7 @@ pub(super) enum Verdict {
 impl ConnectionState {
     /// A connection just opened.
     #[must_use]
-    pub(super) fn new() -> Arc<Self> {
+    pub(super) fn new(protocol: Protocol) -> Arc<Self> {
         Arc::new(Self {
             opened: Instant::now(),
             in_flight: AtomicU32::new(0),
@@ -63,9 +67,10 @@ impl ConnectionState {
             head_since: AtomicU64::new(0),
             write_since: AtomicU64::new(0),
             finish_since: AtomicU64::new(0),
-            http2: AtomicBool::new(false),
+            http2: protocol == Protocol::Http2,
             draining: AtomicBool::new(false),
             waker: Mutex::new(None),
+            recent: Recent::default(),
         })
     }
 
@@ -128,12 +133,19 @@ impl<C> Watched<C> {
     /// Watches `connection`; `finish` asks it to end after what is in flight.
     pub(super) fn new(
         connection: C,
-        state: Arc<ConnectionState>,
+        state: &Arc<ConnectionState>,
         patience: Patience,
         finish: fn(Pin<&mut C>),
     ) -> Self {
         let tick = Box::pin(tokio::time::sleep(Self::period(patience)));
-        Self { connection: Box::pin(connection), state, patience, tick, finish, finishing: false }
+        Self {
+            connection: Box::pin(connection),
+            state: Arc::clone(state),
+            patience,
+            tick,
+            finish,
+            finishing: false,
+        }
     }
 
     fn period(patience: Patience) -> Duration {
@@ -184,14 +196,13 @@ where
 pub(super) struct WatchedIo<S> {
     stream: S,
     state: Arc<ConnectionState>,
-    seen_bytes: bool,
     substitute: Option<refusal::Substitute>,
 }
 
 impl<S> WatchedIo<S> {
     /// Watches `stream` for `state`.
     pub(super) fn new(stream: S, state: Arc<ConnectionState>) -> Self {
-        Self { stream, state, seen_bytes: false, substitute: None }
+        Self { stream, state, substitute: None }
     }
 
     fn note_write<T>(&self, result: &Poll<T>) {
@@ -234,15 +245,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for WatchedIo<S> {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let result = Pin::new(&mut self.stream).poll_read(context, buffer);
-        let read = buffer.filled().get(before..).unwrap_or(&[]);
-        if !self.seen_bytes && !read.is_empty() {
-            self.seen_bytes = true;
-            self.state.http2.store(read.starts_with(b"PRI"), Relaxed);
-        }
         let state = &self.state;
         // In HTTP/2 bytes between requests are pings and window updates as well as heads; there the idle bound holds.
-        if !read.is_empty()
-            && !state.http2.load(Relaxed)
+        if buffer.filled().len() > before
+            && !state.http2
             && state.in_flight.load(Relaxed) == 0
             && state.head_since.load(Relaxed) == 0
         {

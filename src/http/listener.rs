@@ -1,6 +1,7 @@
 //! Listeners: TCP, TLS over TCP, and a unix socket, all serving one kind of service.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -12,9 +13,9 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
 use parking_lot::Mutex;
 use prometheus::IntGauge;
 use rustls::ServerConfig;
@@ -22,16 +23,21 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 
 use super::ReplyBody;
 use super::connection::{ConnectionState, Patience, Watched, WatchedIo};
+use super::protocol::{Peek, Protocol, protocol_of};
 use crate::tasks::Tasks;
 
-/// What a listener serves: one reply for each request, never an error.
-pub type Service =
-    Arc<dyn Fn(Request<Incoming>) -> Pin<Box<dyn Future<Output = Response<ReplyBody>> + Send>> + Send + Sync>;
+/// A reply on its way.
+pub type ReplyFuture = Pin<Box<dyn Future<Output = Response<ReplyBody>> + Send>>;
+/// What a listener serves: one reply for each request of a connection, never an error.
+pub type Service = Arc<dyn Fn(Request<Incoming>, Arc<ConnectionState>) -> ReplyFuture + Send + Sync>;
+
+/// Requests at once on one HTTP/2 connection.
+const MAX_STREAMS: u32 = 128;
 
 /// The bounds of a listener and its connections.
 #[derive(Debug, Clone, Copy)]
@@ -53,7 +59,8 @@ pub struct Server {
     open: Arc<Mutex<Open>>,
     gauge: IntGauge,
     tasks: Tasks,
-    protocol: Arc<auto::Builder<TokioExecutor>>,
+    http1: http1::Builder,
+    http2: http2::Builder<TokioExecutor>,
 }
 
 /// The open connections, so that a drain reaches each.
@@ -134,18 +141,14 @@ impl Server {
     /// A server of `service`; `gauge` counts its open connections.
     #[must_use]
     pub fn new(service: Service, limits: ConnectionLimits, gauge: IntGauge, tasks: Tasks) -> Self {
-        let mut protocol = auto::Builder::new(TokioExecutor::new());
         // hyper's own head timeout also ends idle connections, so the watchdog does both instead.
-        protocol
-            .http1()
-            .timer(TokioTimer::new())
-            .header_read_timeout(None)
-            .max_buf_size(limits.head_bytes.max(8192));
-        protocol
-            .http2()
+        let mut http1 = http1::Builder::new();
+        http1.timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(limits.head_bytes.max(8192));
+        let mut http2 = http2::Builder::new(TokioExecutor::new());
+        http2
             .timer(TokioTimer::new())
             .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
-            .max_concurrent_streams(128);
+            .max_concurrent_streams(MAX_STREAMS);
         Self {
             service,
             limits,
@@ -153,7 +156,8 @@ impl Server {
             open: Arc::default(),
             gauge,
             tasks,
-            protocol: Arc::new(protocol),
+            http1,
+            http2,
         }
     }
 
@@ -197,62 +201,78 @@ impl Server {
         }
     }
 
-    fn start_tls(
-        &self,
-        stream: tokio::net::TcpStream,
-        acceptor: TlsAcceptor,
-        slot: tokio::sync::OwnedSemaphorePermit,
-    ) {
+    fn start_tls(&self, stream: tokio::net::TcpStream, acceptor: TlsAcceptor, slot: OwnedSemaphorePermit) {
         let server = self.clone();
         self.tasks.spawn("handshake", async move {
             match tokio::time::timeout(server.limits.patience.head, acceptor.accept(stream)).await {
-                Ok(Ok(stream)) => server.start(stream, slot),
+                Ok(Ok(stream)) => {
+                    let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                    let protocol = if http2 { Protocol::Http2 } else { Protocol::Http1 };
+                    server.converse(stream, protocol, slot).await;
+                }
                 Ok(Err(error)) => tracing::debug!(%error, "a tls handshake failed"),
                 Err(_) => tracing::debug!("a tls handshake took too long"),
             }
         });
     }
 
-    fn start<S>(&self, stream: S, slot: tokio::sync::OwnedSemaphorePermit)
+    fn start<S>(&self, stream: S, slot: OwnedSemaphorePermit)
+    where
+        S: Peek + AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let server = self.clone();
+        self.tasks.spawn("connection", async move {
+            let first = tokio::select! {
+                () = server.tasks.stopping().cancelled() => return,
+                first = tokio::time::timeout(server.limits.patience.idle, protocol_of(&stream)) => first,
+            };
+            match first {
+                Ok(Ok(protocol)) => server.converse(stream, protocol, slot).await,
+                Ok(Err(error)) => tracing::debug!(%error, "a connection ended before its first byte"),
+                Err(_) => tracing::debug!("a connection said nothing"),
+            }
+        });
+    }
+
+    async fn converse<S>(&self, stream: S, protocol: Protocol, slot: OwnedSemaphorePermit)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let server = self.clone();
-        let state = ConnectionState::new();
+        let state = ConnectionState::new(protocol);
         let number = self.open.lock().add(&state);
         if self.tasks.stopping().is_cancelled() {
             state.drain();
         }
         self.gauge.inc();
-        self.tasks.spawn("connection", async move {
-            server.converse(stream, &state).await;
-            server.open.lock().connections.remove(&number);
-            server.gauge.dec();
-            drop(slot);
-        });
-    }
-
-    async fn converse<S>(&self, stream: S, state: &Arc<ConnectionState>)
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let io = TokioIo::new(WatchedIo::new(stream, Arc::clone(state)));
+        let io = TokioIo::new(WatchedIo::new(stream, Arc::clone(&state)));
         let service = service_fn(|request| {
-            let in_flight = InFlight::begin(state);
-            let reply = (self.service)(request);
+            let in_flight = InFlight::begin(&state);
+            let reply = (self.service)(request, Arc::clone(&state));
             async move {
                 let reply = reply.await;
                 drop(in_flight);
-                Ok::<_, std::convert::Infallible>(reply)
+                Ok::<_, Infallible>(reply)
             }
         });
-        let connection = self.protocol.serve_connection(io, service);
-        let finish = |connection: Pin<&mut auto::Connection<'_, _, _, _>>| connection.graceful_shutdown();
-        match Watched::new(connection, Arc::clone(state), self.limits.patience, finish).await {
+        let patience = self.limits.patience;
+        let ended = match protocol {
+            Protocol::Http1 => {
+                let connection = self.http1.serve_connection(io, service);
+                Watched::new(connection, &state, patience, |connection| connection.graceful_shutdown()).await
+            }
+            Protocol::Http2 => {
+                let connection = self.http2.serve_connection(io, service);
+                Watched::new(connection, &state, patience, |connection| connection.graceful_shutdown()).await
+            }
+        };
+        match ended {
             Some(Ok(())) => {}
             Some(Err(error)) => tracing::debug!(%error, "a connection ended"),
             None => tracing::debug!("a connection was cut: its peer was too slow"),
         }
+        self.open.lock().connections.remove(&number);
+        self.gauge.dec();
+        drop(slot);
     }
 }
 

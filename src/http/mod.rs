@@ -10,6 +10,7 @@ pub mod openapi;
 pub mod path;
 pub mod pipeline;
 pub mod problem;
+mod protocol;
 mod query;
 mod refusal;
 mod reply;
@@ -18,7 +19,7 @@ pub mod table;
 pub mod trace;
 
 pub use call::{Call, Deadline, Params};
-pub use connection::Patience;
+pub use connection::{ConnectionState, Patience};
 pub use problem::{FieldError, Problem};
 pub use query::Query;
 pub use reply::{Reply, ReplyBody};

@@ -16,7 +16,7 @@ use super::observe::{Ended, Observer};
 use super::path::ParsedPath;
 use super::table::{Found, RouteTable};
 use super::trace::Trace;
-use super::{Call, Deadline, Problem, Query, Reply, ReplyBody, path};
+use super::{Call, ConnectionState, Deadline, Problem, Query, Reply, ReplyBody, path};
 use crate::error::ErrorKind;
 use crate::identity::Gate;
 use crate::policy::{Caller, PolicySource};
@@ -52,12 +52,16 @@ pub struct Pipeline {
 
 impl Pipeline {
     /// Answers one request. Every error has become a problem document when this returns.
-    pub async fn serve(&self, request: Request<Incoming>) -> Response<ReplyBody> {
+    pub async fn serve(
+        &self,
+        request: Request<Incoming>,
+        connection: &ConnectionState,
+    ) -> Response<ReplyBody> {
         let began = Instant::now();
         let trace = Trace::from_headers(request.headers());
         let method = request.method().clone();
         let mut route = None;
-        let reply = match self.answer(request, began, &mut route).await {
+        let reply = match self.answer(request, connection, began, &mut route).await {
             Ok(reply) => reply,
             Err(problem) => problem.into_reply(trace.id()),
         };
@@ -69,6 +73,7 @@ impl Pipeline {
     async fn answer(
         &self,
         request: Request<Incoming>,
+        connection: &ConnectionState,
         began: Instant,
         seen_route: &mut Option<usize>,
     ) -> Result<Reply, Problem> {
@@ -80,7 +85,7 @@ impl Pipeline {
         }
         let timeout = headers::timeout(&head.headers, self.limits.timeout, self.limits.max_timeout)?;
         let deadline = Deadline::at(began + timeout);
-        let principal = self.gate.principal(&head.headers, deadline.instant()).await?;
+        let principal = self.gate.principal(&head.headers, &connection.recent, deadline.instant()).await?;
         let Found { index, route, params } = self.route(&head.method, &parsed, head.uri.path())?;
         *seen_route = Some(index);
         headers::refuse_idempotency_key(&head.headers)?;

@@ -50,8 +50,9 @@ impl Hasher for FirstWord {
     }
 }
 
+/// A token that was verified.
 #[derive(Clone)]
-struct Entry {
+pub(super) struct Entry {
     principal: Arc<Principal>,
     until_ms: i64,
     generation: Generation,
@@ -61,6 +62,18 @@ struct Entry {
 /// verified with keys that are gone void, even if it comes after the flush.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Generation(u64);
+
+impl Entry {
+    /// Whom the token speaks for, just after it was verified.
+    pub(super) fn into_principal(self) -> Arc<Principal> {
+        self.principal
+    }
+
+    /// Whom the token speaks for, while it is accepted: at `now_ms`, with the keys in force.
+    pub(super) fn principal(&self, now_ms: i64, generation: Generation) -> Option<Arc<Principal>> {
+        (now_ms < self.until_ms && self.generation == generation).then(|| Arc::clone(&self.principal))
+    }
+}
 
 /// Verified tokens, bounded, never used past `exp`, all void once any key set changes.
 pub(super) struct TokenCache {
@@ -85,23 +98,19 @@ impl TokenCache {
         Generation(self.generation.load(Ordering::Acquire))
     }
 
-    /// The principal of a token that was verified with keys in force and is accepted at `now_ms`.
-    pub(super) fn get(&self, digest: &Digest, now_ms: i64) -> Option<Arc<Principal>> {
+    /// A token that was verified with keys in force and is accepted at `now_ms`.
+    pub(super) fn get(&self, digest: &Digest, now_ms: i64) -> Option<(Entry, Arc<Principal>)> {
         let entry = self.entries.get(digest)?;
-        (now_ms < entry.until_ms && entry.generation == self.generation()).then_some(entry.principal)
+        let principal = entry.principal(now_ms, self.generation())?;
+        Some((entry, principal))
     }
 
     /// Keeps a verified token; `generation` is what it was before its keys were looked up.
-    pub(super) fn insert(
-        &self,
-        digest: Digest,
-        verified: Verified,
-        generation: Generation,
-    ) -> Arc<Principal> {
+    pub(super) fn insert(&self, digest: Digest, verified: Verified, generation: Generation) -> Entry {
         let principal = Arc::new(verified.principal);
-        let entry = Entry { principal: Arc::clone(&principal), until_ms: verified.until_ms, generation };
-        self.entries.insert(digest, entry);
-        principal
+        let entry = Entry { principal, until_ms: verified.until_ms, generation };
+        self.entries.insert(digest, entry.clone());
+        entry
     }
 
     /// Forgets everything; called after the new keys are in place.
@@ -112,11 +121,11 @@ impl TokenCache {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::principal::Claims;
     use super::*;
 
-    fn verified(until_ms: i64) -> Verified {
+    pub(in crate::identity) fn verified(until_ms: i64) -> Verified {
         let principal = Principal::from_verified(Claims {
             issuer: Arc::from("users"),
             subject: Arc::from("somebody"),

@@ -16,6 +16,7 @@ use super::jwks::{KeyStore, Timing};
 use super::jws::{self, HEADER_CHECKS, MAX_TOKEN_BYTES, Parsed};
 use super::keys::{Key, KeySet};
 use super::metrics::IdentityMetrics;
+use super::recent::Recent;
 use super::refusal::Refusal;
 use crate::config;
 use crate::error::ErrorKind;
@@ -122,16 +123,24 @@ impl Gate {
         Ok(Self { issuers, cache, metrics: metrics.clone() })
     }
 
-    /// The principal of a request's one `Authorization` header. It waits only for keys, until `deadline` at the most.
+    /// The principal of a request's one `Authorization` header; `recent` is its connection's. It waits only for
+    /// keys, until `deadline` at the most.
     pub async fn principal(
         &self,
         headers: &HeaderMap,
+        recent: &Recent,
         deadline: Instant,
     ) -> Result<Arc<Principal>, AuthError> {
         let token = bearer(headers).map_err(|refusal| self.refuse(refusal))?;
-        let digest = Digest::of(token);
-        if let Some(principal) = self.cache.get(&digest, now_ms()) {
+        let now_ms = now_ms();
+        if let Some(principal) = recent.get(token, now_ms, self.cache.generation()) {
             self.metrics.cached.inc();
+            return Ok(principal);
+        }
+        let digest = Digest::of(token);
+        if let Some((entry, principal)) = self.cache.get(&digest, now_ms) {
+            self.metrics.cached.inc();
+            recent.note(token, digest, entry);
             return Ok(principal);
         }
         // Boxed, so that a call whose token is in the cache does not carry the room for this.
@@ -154,7 +163,7 @@ impl Gate {
         let (keys, generation) = issuer.keys.having(jws::key_id(&parsed.header)?, deadline).await?;
         let verified = verify_with(&parsed, &keys, &issuer.rules, now_ms())?;
         self.metrics.verified.inc();
-        Ok(self.cache.insert(digest, verified, generation))
+        Ok(self.cache.insert(digest, verified, generation).into_principal())
     }
 
     fn refuse(&self, refusal: Refusal) -> AuthError {

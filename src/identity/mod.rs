@@ -16,12 +16,14 @@ mod jws;
 mod keys;
 mod metrics;
 mod principal;
+mod recent;
 mod refusal;
 
 pub use explain::{Check, Explanation, Inspector, probe};
 pub use gate::{AuthError, Gate, StartError};
 pub use metrics::IdentityMetrics;
 pub use principal::{Principal, TenantId};
+pub use recent::Recent;
 
 #[cfg(test)]
 mod tests;

@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use super::gate::now_ms;
 use super::jwks::Timing;
 use super::refusal::Refusal;
-use super::{Gate, IdentityMetrics, Principal};
+use super::{Gate, IdentityMetrics, Principal, Recent};
 use crate::config::{self, ClaimNames, Identity, KeySource};
 use crate::tasks::Tasks;
 use crate::telemetry::Registry;
@@ -174,7 +174,9 @@ impl Bench {
 pub(super) async fn ask(gate: &Gate, token: &str) -> Result<Arc<Principal>, Refusal> {
     let mut headers = HeaderMap::new();
     headers.insert("authorization", format!("Bearer {token}").parse().unwrap());
-    gate.principal(&headers, Instant::now() + Duration::from_secs(5)).await.map_err(|error| error.0)
+    gate.principal(&headers, &Recent::default(), Instant::now() + Duration::from_secs(5))
+        .await
+        .map_err(|error| error.0)
 }
 
 /// Waits until `condition` holds, in a test's runtime.
