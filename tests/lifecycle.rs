@@ -6,10 +6,10 @@
 mod support;
 
 use std::os::unix::fs::PermissionsExt;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 use support::sidecar::{ACME, BINARY, Sidecar};
 use support::wait_until;
 
@@ -49,6 +49,33 @@ fn sigterm_finishes_what_is_in_flight_and_exits_0() {
         assert_eq!(status.code(), Some(0));
         assert!(!sidecar.socket.exists(), "the socket file was left");
         assert!(!sidecar.directory.path().join("ready.json").exists(), "the ready file was left");
+    }
+}
+
+#[test]
+fn a_process_that_is_stopped_the_moment_it_is_ready_still_drains_and_exits_0() {
+    for _ in 0..3 {
+        let directory = tempfile::tempdir().unwrap();
+        let ready = directory.path().join("ready.json");
+        let mut child = Command::new(BINARY)
+            .args(["dev", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--data"])
+            .arg(directory.path().join("data"))
+            .arg("--ready-file")
+            .arg(&ready)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let end = Instant::now() + Duration::from_secs(20);
+        while !ready.exists() {
+            assert!(Instant::now() < end, "it is not ready");
+            std::thread::yield_now();
+        }
+        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+        rustix::process::kill_process(pid, Signal::TERM).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(0));
+        assert!(!ready.exists());
+        assert!(!directory.path().join("data/outrigger.sock").exists());
     }
 }
 
@@ -222,11 +249,11 @@ fn run_passes_signals_to_the_command() {
         .args(["run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--config"])
         .arg(&config)
         .args(["--", "bash", "-c", &script])
-        .stderr(std::process::Stdio::null())
+        .stderr(Stdio::null())
         .spawn()
         .unwrap();
     wait_until("the command", Duration::from_secs(20), || ready.exists());
-    let pid = rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
     rustix::process::kill_process(pid, Signal::TERM).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(42));
 }

@@ -53,6 +53,44 @@ fn exit_code(status: ExitStatus) -> u8 {
     u8::try_from(code).unwrap_or(1)
 }
 
+/// The signals that this process answers to, caught from the moment this is made.
+///
+/// Made before anything else starts: whoever reads the ready file may send SIGTERM at once, and a signal that
+/// nothing catches yet ends the process without a drain.
+pub struct Signals {
+    terminate: unix::Signal,
+    interrupt: unix::Signal,
+    hang_up: unix::Signal,
+    quit: unix::Signal,
+    user_1: unix::Signal,
+    user_2: unix::Signal,
+}
+
+impl Signals {
+    /// Catches them from now on; needs the runtime.
+    pub fn catch() -> io::Result<Self> {
+        Ok(Self {
+            terminate: unix::signal(SignalKind::terminate())?,
+            interrupt: unix::signal(SignalKind::interrupt())?,
+            hang_up: unix::signal(SignalKind::hangup())?,
+            quit: unix::signal(SignalKind::quit())?,
+            user_1: unix::signal(SignalKind::user_defined1())?,
+            user_2: unix::signal(SignalKind::user_defined2())?,
+        })
+    }
+
+    async fn next(&mut self) -> Event {
+        tokio::select! {
+            _ = self.terminate.recv() => Event::Stop(Signal::TERM),
+            _ = self.interrupt.recv() => Event::Stop(Signal::INT),
+            _ = self.hang_up.recv() => Event::Reload,
+            _ = self.quit.recv() => Event::Stop(Signal::QUIT),
+            _ = self.user_1.recv() => Event::Pass(Signal::USR1),
+            _ = self.user_2.recv() => Event::Pass(Signal::USR2),
+        }
+    }
+}
+
 /// What to do about a signal.
 enum Event {
     Stop(Signal),
@@ -65,21 +103,10 @@ enum Event {
 impl App {
     /// Serves until a signal, `POST /drain` or the child's end. SIGHUP reloads policies. With a child,
     /// every signal is passed on to it, and SIGTERM ends this process only when the child has ended.
-    pub async fn until_stopped(&self, mut child: Option<Child>) -> io::Result<Reason> {
-        let mut terminate = unix::signal(SignalKind::terminate())?;
-        let mut interrupt = unix::signal(SignalKind::interrupt())?;
-        let mut hang_up = unix::signal(SignalKind::hangup())?;
-        let mut quit = unix::signal(SignalKind::quit())?;
-        let mut user_1 = unix::signal(SignalKind::user_defined1())?;
-        let mut user_2 = unix::signal(SignalKind::user_defined2())?;
+    pub async fn until_stopped(&self, mut signals: Signals, mut child: Option<Child>) -> io::Result<Reason> {
         loop {
             let event = tokio::select! {
-                _ = terminate.recv() => Event::Stop(Signal::TERM),
-                _ = interrupt.recv() => Event::Stop(Signal::INT),
-                _ = hang_up.recv() => Event::Reload,
-                _ = quit.recv() => Event::Stop(Signal::QUIT),
-                _ = user_1.recv() => Event::Pass(Signal::USR1),
-                _ = user_2.recv() => Event::Pass(Signal::USR2),
+                event = signals.next() => event,
                 () = self.admin.drain.cancelled(), if child.is_none() => Event::Drain,
                 status = wait(&mut child) => Event::ChildEnded(exit_code(status?)),
             };

@@ -5,7 +5,7 @@ mod lifecycle;
 mod ready;
 
 pub use build::StartError;
-pub use lifecycle::{Child, Reason};
+pub use lifecycle::{Child, Reason, Signals};
 pub use ready::ReadyFile;
 
 use std::net::SocketAddr;

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::{CANNOT_START, FOUND_PROBLEMS, ListenArgs, log, runtime};
-use crate::app::{Addresses, App, Child, ReadyFile, Reason, StartError};
+use crate::app::{Addresses, App, Child, ReadyFile, Reason, Signals, StartError};
 use crate::config::ProxyConfig;
 use crate::primitives;
 
@@ -75,6 +75,7 @@ pub(super) async fn serve_until_stopped(
     surroundings: Surroundings,
     announce: impl FnOnce(&Addresses),
 ) -> anyhow::Result<ExitCode> {
+    let signals = Signals::catch()?;
     let app = match App::start(config).await {
         Ok(app) => app,
         Err(StartError::Report(report)) => {
@@ -90,7 +91,7 @@ pub(super) async fn serve_until_stopped(
     let ready_file = ready_file.transpose()?;
     announce(&app.addresses);
     let child = surroundings.command.as_deref().map(|command| Child::start(command, &app.addresses));
-    let reason = app.until_stopped(child.transpose()?).await?;
+    let reason = app.until_stopped(signals, child.transpose()?).await?;
     drop(ready_file);
     app.stop().await;
     Ok(match reason {
