@@ -146,6 +146,50 @@ fn a_taken_port_is_exit_code_3_and_says_which() {
 }
 
 #[test]
+fn no_file_that_is_not_its_own_is_removed_or_written() {
+    let directory = tempfile::tempdir().unwrap();
+    let precious = directory.path().join("precious");
+    std::fs::write(&precious, "kept").unwrap();
+    for socket in ["precious", "link"] {
+        let path = directory.path().join(socket);
+        if socket == "link" {
+            std::os::unix::fs::symlink(&precious, &path).unwrap();
+        }
+        let output = Command::new(BINARY)
+            .args(["dev", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--data"])
+            .arg(directory.path().join("data"))
+            .arg("--socket")
+            .arg(&path)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(3), "{socket}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("no socket"), "{output:?}");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "kept", "{socket}");
+    }
+    // The ready file's neighbour: a name that could be foreseen once.
+    std::os::unix::fs::symlink(&precious, directory.path().join("ready.partial")).unwrap();
+    let sidecar = Sidecar::dev_in(directory, &[]);
+    assert_eq!(std::fs::read_to_string(sidecar.directory.path().join("precious")).unwrap(), "kept");
+}
+
+#[test]
+fn a_socket_that_a_killed_process_left_is_replaced_and_one_that_is_served_is_not() {
+    let directory = Sidecar::dev().kill();
+    assert!(directory.path().join("s/outrigger.sock").exists());
+    let sidecar = Sidecar::dev_in(directory, &[]);
+    let output = Command::new(BINARY)
+        .args(["dev", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--socket"])
+        .arg(&sidecar.socket)
+        .arg("--data")
+        .arg(sidecar.directory.path().join("other"))
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(3));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("another process"), "{output:?}");
+    assert_eq!(sidecar.socket_client().send("GET", "/openapi.json", &[], b"").status, 200);
+}
+
+#[test]
 fn a_second_process_on_the_same_data_is_refused() {
     let sidecar = Sidecar::dev();
     let output = Command::new(BINARY)
