@@ -24,6 +24,37 @@ fn the_socket_and_its_directory_are_closed_to_others() {
 }
 
 #[test]
+fn what_tenants_keep_is_closed_to_others() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("data");
+    let fresh = Sidecar::dev_in_subdirectory(directory, "data");
+    let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&data), 0o750);
+    for name in ["cache.db", "cache.db-wal", "cache.db-shm", "cache.lock"] {
+        assert_eq!(mode(&data.join(name)), 0o600, "{name}");
+    }
+    let directory = fresh.kill();
+    std::fs::set_permissions(data.join("cache.db"), std::fs::Permissions::from_mode(0o664)).unwrap();
+    let again = Sidecar::dev_in_subdirectory(directory, "data");
+    assert_eq!(mode(&data.join("cache.db")), 0o660);
+    drop(again);
+}
+
+#[test]
+fn a_flag_opens_nothing_that_the_configuration_may_not_open() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = support::sidecar::embedded_config(directory.path(), "");
+    for (flag, address) in [("--admin", "0.0.0.0:0"), ("--admin", "[::]:0"), ("--listen", "0.0.0.0:0")] {
+        for command in [["serve", "--config"], ["dev", "--data"]] {
+            let path = if command[0] == "serve" { config.clone() } else { directory.path().join("d") };
+            let output = Command::new(BINARY).args(command).arg(path).args([flag, address]).output().unwrap();
+            assert_eq!(output.status.code(), Some(2), "{command:?} {flag} {address}: {output:?}");
+            assert!(String::from_utf8_lossy(&output.stderr).contains(flag), "{output:?}");
+        }
+    }
+}
+
+#[test]
 fn sigterm_finishes_what_is_in_flight_and_exits_0() {
     for signal in [Signal::TERM, Signal::INT] {
         let mut sidecar = Sidecar::dev();
@@ -104,6 +135,49 @@ fn health_says_how_it_is() {
         Command::new(BINARY).args(["status", "--admin", &sidecar.admin.to_string()]).output().unwrap();
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(String::from_utf8(output.stdout).unwrap(), verbose);
+}
+
+#[test]
+fn head_is_answered_without_a_body_over_both_protocols() {
+    let sidecar = Sidecar::dev();
+    let bearer = format!("Authorization: {}", sidecar.bearer(ACME));
+    let value = format!("http://{}/v1/cache/profiles/head", sidecar.api);
+    let absent = format!("http://{}/v1/cache/profiles/absent", sidecar.api);
+    let live = format!("http://{}/livez", sidecar.admin);
+    let curl = |arguments: &[&str]| {
+        let output = Command::new("curl").args(["-sS", "-m", "10", "-H", &bearer]).args(arguments).output();
+        let output = output.unwrap();
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap().to_ascii_lowercase()
+    };
+    curl(&["-X", "PUT", "-H", "Content-Type: text/plain", "-d", "hello", &value]);
+    for protocol in ["--http1.1", "--http2-prior-knowledge"] {
+        let head = curl(&[protocol, "-I", &value]);
+        assert!(head.contains(" 200") && head.contains("content-length: 5\r"), "{protocol}: {head}");
+        let head = curl(&[protocol, "-I", &absent]);
+        assert!(head.contains(" 404") && head.contains("application/problem+json"), "{protocol}: {head}");
+        assert!(curl(&[protocol, "-I", &live]).contains(" 200"), "{protocol}");
+    }
+}
+
+#[test]
+fn a_page_of_another_port_cannot_drain() {
+    let mut sidecar = Sidecar::dev();
+    let own = sidecar.admin.to_string();
+    let mut client = sidecar.admin_client();
+    for (host, origin) in
+        [("localhost", "http://localhost:3000"), (own.as_str(), "http://localhost:1"), (own.as_str(), "null")]
+    {
+        let request =
+            format!("POST /drain HTTP/1.1\r\nHost: {host}\r\nOrigin: {origin}\r\nContent-Length: 0\r\n\r\n");
+        client.write_raw(request.as_bytes()).unwrap();
+        client.read_reply(false).unwrap().problem(403, "forbidden");
+    }
+    let request =
+        format!("POST /drain HTTP/1.1\r\nHost: {own}\r\nOrigin: http://{own}\r\nContent-Length: 0\r\n\r\n");
+    client.write_raw(request.as_bytes()).unwrap();
+    assert_eq!(client.read_reply(false).unwrap().status, 202);
+    assert_eq!(sidecar.wait(Duration::from_secs(10)).code(), Some(0));
 }
 
 #[test]
