@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -156,7 +157,8 @@ async fn open_cache_db(data_dir: Option<&Path>) -> Result<Option<Arc<Sqlite>>, S
     let Some(directory) = data_dir else { return Ok(None) };
     let path = directory.join("cache.db");
     let data = |reason: String| StartError::Data { path: path.display().to_string(), reason };
-    std::fs::create_dir_all(directory).map_err(|error| data(error.to_string()))?;
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o750).create(directory);
+    made.map_err(|error| data(error.to_string()))?;
     let migrations: Vec<_> = primitives::ALL.iter().map(|row| (row.name, row.migrations)).collect();
     let opened =
         Sqlite::open(&path, Durability::Normal, &migrations).map_err(|error| data(error.to_string()))?;
