@@ -10,8 +10,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response};
-use hyper::body::Incoming;
+use http::header::CONTENT_LENGTH;
+use http::{Method, Request, Response};
+use hyper::body::{Body as _, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -273,11 +274,12 @@ impl Server {
         let io = TokioIo::new(WatchedIo::new(stream, Arc::clone(state)));
         let service = service_fn(|request| {
             let in_flight = InFlight::begin(state);
+            let head_only = request.method() == Method::HEAD;
             let reply = (self.service)(request);
             async move {
                 let reply = reply.await;
                 drop(in_flight);
-                Ok::<_, std::convert::Infallible>(reply)
+                Ok::<_, std::convert::Infallible>(if head_only { without_body(reply) } else { reply })
             }
         });
         let connection = self.protocol.serve_connection(io, service);
@@ -288,6 +290,16 @@ impl Server {
             None => tracing::debug!("a connection was cut: its peer was too slow"),
         }
     }
+}
+
+/// A reply to HEAD: the head that GET would get, `Content-Length` with it. hyper leaves the body away in HTTP/1
+/// only; in HTTP/2 it would be sent, and clients reset the stream.
+fn without_body(reply: Response<ReplyBody>) -> Response<ReplyBody> {
+    let (mut head, body) = reply.into_parts();
+    if let Some(length) = body.size_hint().exact().filter(|length| *length > 0) {
+        head.headers.insert(CONTENT_LENGTH, length.into());
+    }
+    Response::from_parts(head, ReplyBody::default())
 }
 
 /// Counts a request in and, however it ends, out.
