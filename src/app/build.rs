@@ -20,7 +20,7 @@ use crate::http::listener::{self, Bound, ConnectionLimits, Server, Service};
 use crate::http::observe::Observer;
 use crate::http::pipeline::{Pipeline, RequestLimits};
 use crate::http::table::{RouteError, RouteTable};
-use crate::http::{Patience, Route, openapi};
+use crate::http::{BodyBudget, Patience, Route, openapi};
 use crate::identity::{Gate, IdentityMetrics};
 use crate::policy::{Policies, PolicyLoader, PolicySource, Reloader};
 use crate::pools::redis::{RedisMetrics, RedisPool};
@@ -28,6 +28,9 @@ use crate::primitives::{self, BuildError, Resources};
 use crate::store::sqlite::{Durability, Sqlite};
 use crate::tasks::Tasks;
 use crate::telemetry::{HealthBoard, MetricError, Registry};
+
+/// What the bodies that are on their way take together at the most; one of the largest always fits.
+const BODIES_BYTES: usize = 256 * 1024 * 1024;
 
 /// Why a process cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -105,8 +108,18 @@ impl App {
             hosts: hosts.clone(),
         });
         let limits = request_limits(&config.limits);
-        let pipeline =
-            Arc::new(Pipeline { hosts, limits, gate, policies, routes, observer, openapi: description });
+        let bodies =
+            BodyBudget::new(BODIES_BYTES.max(usize::try_from(limits.body_bytes).unwrap_or(usize::MAX)));
+        let pipeline = Arc::new(Pipeline {
+            hosts,
+            limits,
+            bodies,
+            gate,
+            policies,
+            routes,
+            observer,
+            openapi: description,
+        });
         let servers = Servers::new(&config, api_service(&pipeline), &admin, connections, &metrics, &tasks)?;
         let addresses = servers.listen(&config.listeners).await?;
         admin.listening.store(true, Relaxed);
