@@ -5,8 +5,11 @@
 #[path = "support/mod.rs"]
 mod support;
 
+use std::time::Duration;
+
 use support::client::Client;
 use support::sidecar::{ACME, Sidecar};
+use support::wait_until;
 
 struct Case {
     name: &'static str,
@@ -234,4 +237,40 @@ fn a_smuggled_request_is_not_served() {
     assert_eq!(first.status, 400, "{first:?}");
     let second = client.read_reply(false);
     assert!(second.is_err(), "a second request was served on the connection: {second:?}");
+}
+
+#[test]
+fn bodies_on_their_way_are_bounded_together() {
+    const BODY_BYTES: usize = 8_000_000;
+    let sidecar = Sidecar::dev();
+    let bearer = sidecar.bearer(ACME);
+    let head = format!(
+        "POST /v1/cache/profiles:batchPut HTTP/1.1\r\nHost: localhost\r\nAuthorization: {bearer}\r\n\
+         Content-Type: application/json\r\nOutrigger-Timeout-Ms: 60000\r\nContent-Length: {BODY_BYTES}\r\n\r\n"
+    );
+    let most = vec![b' '; BODY_BYTES - 1];
+    let send = || {
+        let mut client = sidecar.client();
+        client.write_raw(head.as_bytes()).unwrap();
+        // Refused in the middle, the connection is closed: then this fails.
+        (client.write_raw(&most).is_ok(), client)
+    };
+    let held: Vec<_> = (0..36).map(|_| send()).collect();
+    wait_until("a body to be refused", Duration::from_secs(20), || {
+        let metrics = sidecar.admin_client().send("GET", "/metrics", &[], b"").text();
+        metrics.lines().any(|line| {
+            line.starts_with("outrigger_request_duration_seconds_count")
+                && line.contains(r#"outcome="unavailable""#)
+                && line.contains(r#"primitive="cache""#)
+                && !line.ends_with(" 0")
+        })
+    });
+    let small = [("Authorization", bearer.as_str()), ("Content-Type", "application/json")];
+    let check = br#"{"checks":[{"limit":"api","key":"k","cost":0}]}"#;
+    assert_eq!(sidecar.client().send("POST", "/v1/ratelimit/check", &small, check).status, 200);
+    drop(held);
+    let value = vec![b'x'; 200_000];
+    wait_until("room again", Duration::from_secs(20), || {
+        sidecar.client().send("PUT", "/v1/cache/profiles/k", &small, &value).status == 204
+    });
 }

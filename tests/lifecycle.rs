@@ -6,10 +6,10 @@
 mod support;
 
 use std::os::unix::fs::PermissionsExt;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 use support::sidecar::{ACME, BINARY, Sidecar};
 use support::wait_until;
 
@@ -21,6 +21,37 @@ fn the_socket_and_its_directory_are_closed_to_others() {
     let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&sidecar.socket), 0o660);
     assert_eq!(mode(sidecar.socket.parent().unwrap()), 0o750);
+}
+
+#[test]
+fn what_tenants_keep_is_closed_to_others() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("data");
+    let fresh = Sidecar::dev_in_subdirectory(directory, "data");
+    let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&data), 0o750);
+    for name in ["cache.db", "cache.db-wal", "cache.db-shm", "cache.lock"] {
+        assert_eq!(mode(&data.join(name)), 0o600, "{name}");
+    }
+    let directory = fresh.kill();
+    std::fs::set_permissions(data.join("cache.db"), std::fs::Permissions::from_mode(0o664)).unwrap();
+    let again = Sidecar::dev_in_subdirectory(directory, "data");
+    assert_eq!(mode(&data.join("cache.db")), 0o660);
+    drop(again);
+}
+
+#[test]
+fn a_flag_opens_nothing_that_the_configuration_may_not_open() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = support::sidecar::embedded_config(directory.path(), "");
+    for (flag, address) in [("--admin", "0.0.0.0:0"), ("--admin", "[::]:0"), ("--listen", "0.0.0.0:0")] {
+        for command in [["serve", "--config"], ["dev", "--data"]] {
+            let path = if command[0] == "serve" { config.clone() } else { directory.path().join("d") };
+            let output = Command::new(BINARY).args(command).arg(path).args([flag, address]).output().unwrap();
+            assert_eq!(output.status.code(), Some(2), "{command:?} {flag} {address}: {output:?}");
+            assert!(String::from_utf8_lossy(&output.stderr).contains(flag), "{output:?}");
+        }
+    }
 }
 
 #[test]
@@ -53,11 +84,29 @@ fn sigterm_finishes_what_is_in_flight_and_exits_0() {
 }
 
 #[test]
-fn a_signal_at_the_moment_of_readiness_drains_too() {
-    for _ in 0..5 {
-        let mut sidecar = Sidecar::dev();
-        sidecar.signal(Signal::TERM);
-        assert_eq!(sidecar.wait(Duration::from_secs(10)).code(), Some(0), "{}", sidecar.log());
+fn a_process_that_is_stopped_the_moment_it_is_ready_still_drains_and_exits_0() {
+    for _ in 0..3 {
+        let directory = tempfile::tempdir().unwrap();
+        let ready = directory.path().join("ready.json");
+        let mut child = Command::new(BINARY)
+            .args(["dev", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--data"])
+            .arg(directory.path().join("data"))
+            .arg("--ready-file")
+            .arg(&ready)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let end = Instant::now() + Duration::from_secs(20);
+        while !ready.exists() {
+            assert!(Instant::now() < end, "it is not ready");
+            std::thread::yield_now();
+        }
+        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+        rustix::process::kill_process(pid, Signal::TERM).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(0));
+        assert!(!ready.exists());
+        assert!(!directory.path().join("data/outrigger.sock").exists());
     }
 }
 
@@ -86,6 +135,49 @@ fn health_says_how_it_is() {
         Command::new(BINARY).args(["status", "--admin", &sidecar.admin.to_string()]).output().unwrap();
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(String::from_utf8(output.stdout).unwrap(), verbose);
+}
+
+#[test]
+fn head_is_answered_without_a_body_over_both_protocols() {
+    let sidecar = Sidecar::dev();
+    let bearer = format!("Authorization: {}", sidecar.bearer(ACME));
+    let value = format!("http://{}/v1/cache/profiles/head", sidecar.api);
+    let absent = format!("http://{}/v1/cache/profiles/absent", sidecar.api);
+    let live = format!("http://{}/livez", sidecar.admin);
+    let curl = |arguments: &[&str]| {
+        let output = Command::new("curl").args(["-sS", "-m", "10", "-H", &bearer]).args(arguments).output();
+        let output = output.unwrap();
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap().to_ascii_lowercase()
+    };
+    curl(&["-X", "PUT", "-H", "Content-Type: text/plain", "-d", "hello", &value]);
+    for protocol in ["--http1.1", "--http2-prior-knowledge"] {
+        let head = curl(&[protocol, "-I", &value]);
+        assert!(head.contains(" 200") && head.contains("content-length: 5\r"), "{protocol}: {head}");
+        let head = curl(&[protocol, "-I", &absent]);
+        assert!(head.contains(" 404") && head.contains("application/problem+json"), "{protocol}: {head}");
+        assert!(curl(&[protocol, "-I", &live]).contains(" 200"), "{protocol}");
+    }
+}
+
+#[test]
+fn a_page_of_another_port_cannot_drain() {
+    let mut sidecar = Sidecar::dev();
+    let own = sidecar.admin.to_string();
+    let mut client = sidecar.admin_client();
+    for (host, origin) in
+        [("localhost", "http://localhost:3000"), (own.as_str(), "http://localhost:1"), (own.as_str(), "null")]
+    {
+        let request =
+            format!("POST /drain HTTP/1.1\r\nHost: {host}\r\nOrigin: {origin}\r\nContent-Length: 0\r\n\r\n");
+        client.write_raw(request.as_bytes()).unwrap();
+        client.read_reply(false).unwrap().problem(403, "forbidden");
+    }
+    let request =
+        format!("POST /drain HTTP/1.1\r\nHost: {own}\r\nOrigin: http://{own}\r\nContent-Length: 0\r\n\r\n");
+    client.write_raw(request.as_bytes()).unwrap();
+    assert_eq!(client.read_reply(false).unwrap().status, 202);
+    assert_eq!(sidecar.wait(Duration::from_secs(10)).code(), Some(0));
 }
 
 #[test]
@@ -125,6 +217,50 @@ fn a_taken_port_is_exit_code_3_and_says_which() {
     assert_eq!(output.status.code(), Some(3));
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(text.contains(&sidecar.api.to_string()), "{text}");
+}
+
+#[test]
+fn no_file_that_is_not_its_own_is_removed_or_written() {
+    let directory = tempfile::tempdir().unwrap();
+    let precious = directory.path().join("precious");
+    std::fs::write(&precious, "kept").unwrap();
+    for socket in ["precious", "link"] {
+        let path = directory.path().join(socket);
+        if socket == "link" {
+            std::os::unix::fs::symlink(&precious, &path).unwrap();
+        }
+        let output = Command::new(BINARY)
+            .args(["dev", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--data"])
+            .arg(directory.path().join("data"))
+            .arg("--socket")
+            .arg(&path)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(3), "{socket}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("no socket"), "{output:?}");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "kept", "{socket}");
+    }
+    // The ready file's neighbour: a name that could be foreseen once.
+    std::os::unix::fs::symlink(&precious, directory.path().join("ready.partial")).unwrap();
+    let sidecar = Sidecar::dev_in(directory, &[]);
+    assert_eq!(std::fs::read_to_string(sidecar.directory.path().join("precious")).unwrap(), "kept");
+}
+
+#[test]
+fn a_socket_that_a_killed_process_left_is_replaced_and_one_that_is_served_is_not() {
+    let directory = Sidecar::dev().kill();
+    assert!(directory.path().join("s/outrigger.sock").exists());
+    let sidecar = Sidecar::dev_in(directory, &[]);
+    let output = Command::new(BINARY)
+        .args(["dev", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--socket"])
+        .arg(&sidecar.socket)
+        .arg("--data")
+        .arg(sidecar.directory.path().join("other"))
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(3));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("another process"), "{output:?}");
+    assert_eq!(sidecar.socket_client().send("GET", "/openapi.json", &[], b"").status, 200);
 }
 
 #[test]
@@ -231,11 +367,11 @@ fn run_passes_signals_to_the_command() {
         .args(["run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--config"])
         .arg(&config)
         .args(["--", "bash", "-c", &script])
-        .stderr(std::process::Stdio::null())
+        .stderr(Stdio::null())
         .spawn()
         .unwrap();
     wait_until("the command", Duration::from_secs(20), || ready.exists());
-    let pid = rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
     rustix::process::kill_process(pid, Signal::TERM).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(42));
 }

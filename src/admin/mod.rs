@@ -71,6 +71,7 @@ impl Admin {
     fn answer(&self, request: &Request<Incoming>, audience: Audience) -> Result<Reply, Problem> {
         if audience == Audience::Operator {
             headers::check(request, &self.hosts)?;
+            headers::check_same_origin(request)?;
         }
         let query = Query::parse(request.uri().query())?;
         let path = request.uri().path();

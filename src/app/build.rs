@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -19,7 +20,7 @@ use crate::http::listener::{self, Bound, ConnectionLimits, Server, Service};
 use crate::http::observe::Observer;
 use crate::http::pipeline::{Pipeline, RequestLimits};
 use crate::http::table::{RouteError, RouteTable};
-use crate::http::{Patience, Route, openapi};
+use crate::http::{BodyBudget, Patience, Route, openapi};
 use crate::identity::{Gate, IdentityMetrics};
 use crate::policy::{Policies, PolicyLoader, PolicySource, Reloader};
 use crate::pools::redis::{RedisMetrics, RedisPool};
@@ -27,6 +28,9 @@ use crate::primitives::{self, BuildError, Resources};
 use crate::store::sqlite::{Durability, Sqlite};
 use crate::tasks::Tasks;
 use crate::telemetry::{HealthBoard, MetricError, Registry};
+
+/// What the bodies that are on their way take together at the most; one of the largest always fits.
+const BODIES_BYTES: usize = 256 * 1024 * 1024;
 
 /// Why a process cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -104,8 +108,18 @@ impl App {
             hosts: hosts.clone(),
         });
         let limits = request_limits(&config.limits);
-        let pipeline =
-            Arc::new(Pipeline { hosts, limits, gate, policies, routes, observer, openapi: description });
+        let bodies =
+            BodyBudget::new(BODIES_BYTES.max(usize::try_from(limits.body_bytes).unwrap_or(usize::MAX)));
+        let pipeline = Arc::new(Pipeline {
+            hosts,
+            limits,
+            bodies,
+            gate,
+            policies,
+            routes,
+            observer,
+            openapi: description,
+        });
         let servers = Servers::new(&config, api_service(&pipeline), &admin, connections, &metrics, &tasks)?;
         let addresses = servers.listen(&config.listeners).await?;
         admin.listening.store(true, Relaxed);
@@ -156,7 +170,8 @@ async fn open_cache_db(data_dir: Option<&Path>) -> Result<Option<Arc<Sqlite>>, S
     let Some(directory) = data_dir else { return Ok(None) };
     let path = directory.join("cache.db");
     let data = |reason: String| StartError::Data { path: path.display().to_string(), reason };
-    std::fs::create_dir_all(directory).map_err(|error| data(error.to_string()))?;
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o750).create(directory);
+    made.map_err(|error| data(error.to_string()))?;
     let migrations: Vec<_> = primitives::ALL.iter().map(|row| (row.name, row.migrations)).collect();
     let opened =
         Sqlite::open(&path, Durability::Normal, &migrations).map_err(|error| data(error.to_string()))?;

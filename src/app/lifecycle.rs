@@ -53,17 +53,10 @@ fn exit_code(status: ExitStatus) -> u8 {
     u8::try_from(code).unwrap_or(1)
 }
 
-/// What to do about a signal.
-enum Event {
-    Stop(Signal),
-    Reload,
-    Pass(Signal),
-    Drain,
-    ChildEnded(u8),
-}
-
-/// The signals that a process answers. Made before anything says that the process is ready: until then a signal
-/// ends it at once.
+/// The signals that this process answers to, caught from the moment this is made.
+///
+/// Made before anything else starts: whoever reads the ready file may send SIGTERM at once, and a signal that
+/// nothing catches yet ends the process without a drain.
 pub struct Signals {
     terminate: unix::Signal,
     interrupt: unix::Signal,
@@ -74,8 +67,8 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Takes the signals over from the system's default.
-    pub fn take() -> io::Result<Self> {
+    /// Catches them from now on; needs the runtime.
+    pub fn catch() -> io::Result<Self> {
         Ok(Self {
             terminate: unix::signal(SignalKind::terminate())?,
             interrupt: unix::signal(SignalKind::interrupt())?,
@@ -96,6 +89,15 @@ impl Signals {
             _ = self.user_2.recv() => Event::Pass(Signal::USR2),
         }
     }
+}
+
+/// What to do about a signal.
+enum Event {
+    Stop(Signal),
+    Reload,
+    Pass(Signal),
+    Drain,
+    ChildEnded(u8),
 }
 
 impl App {

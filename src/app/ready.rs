@@ -30,8 +30,9 @@ impl ReadyFile {
             probe: addresses.probe.map(|address| address.to_string()),
             socket: addresses.socket.as_deref(),
         };
-        let temporary = path.with_extension("partial");
-        let mut file = std::fs::File::create(&temporary)?;
+        // A name nobody can foresee, and no file that is there: in a shared directory a link may wait for either.
+        let temporary = path.with_extension(format!("{}.partial", uuid::Uuid::new_v4().simple()));
+        let mut file = std::fs::File::create_new(&temporary)?;
         serde_json::to_writer(&mut file, &content)?;
         file.write_all(b"\n")?;
         drop(file);

@@ -1,12 +1,14 @@
 //! `outrigger dev`: everything embedded, nothing to install.
 
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Args;
 
-use super::{ListenArgs, demo, log, runtime, serve};
+use super::{ListenArgs, USAGE, demo, log, runtime, serve};
 use crate::config::ProxyConfig;
 use crate::identity::dev::DevIdentity;
 
@@ -31,7 +33,7 @@ pub(super) struct DevArgs {
 
 pub(super) fn run(arguments: DevArgs) -> anyhow::Result<ExitCode> {
     let data = &arguments.data;
-    std::fs::create_dir_all(data).with_context(|| format!("cannot make {}", data.display()))?;
+    private_directory(data)?;
     let identity = DevIdentity::open_or_create(&data.join("identity"))?;
     let policies = match arguments.policies {
         Some(directory) => directory,
@@ -39,7 +41,10 @@ pub(super) fn run(arguments: DevArgs) -> anyhow::Result<ExitCode> {
     };
     let mut config = ProxyConfig::embedded(data, &policies);
     config.listeners.socket = Some(data.join("outrigger.sock"));
-    arguments.listen.apply(&mut config);
+    if let Err(error) = arguments.listen.apply(&mut config) {
+        eprintln!("error: {error}");
+        return Ok(ExitCode::from(USAGE));
+    }
     log::start(&config.log)?;
     let surroundings = serve::Surroundings { ready_file: arguments.listen.ready_file, command: None };
     runtime()?.block_on(serve::serve_until_stopped(config, surroundings, |addresses| {
@@ -48,6 +53,12 @@ pub(super) fn run(arguments: DevArgs) -> anyhow::Result<ExitCode> {
             Err(error) => tracing::error!(%error, "the demo tokens could not be made"),
         }
     }))
+}
+
+/// Makes the data directory as 0750: what tenants keep is not for every account of the machine.
+fn private_directory(path: &Path) -> anyhow::Result<()> {
+    let made = DirBuilder::new().recursive(true).mode(0o750).create(path);
+    made.with_context(|| format!("cannot make {}", path.display()))
 }
 
 /// Copies the shipped policies that are not there yet; a file that was edited stays.

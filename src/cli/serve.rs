@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{CANNOT_START, FOUND_PROBLEMS, ListenArgs, log, runtime};
+use super::{CANNOT_START, FOUND_PROBLEMS, ListenArgs, USAGE, log, runtime};
 use crate::app::{Addresses, App, Child, ReadyFile, Reason, Signals, StartError};
 use crate::config::ProxyConfig;
 use crate::primitives;
@@ -58,7 +58,10 @@ fn start(arguments: ServeArgs, command: Option<Vec<OsString>>) -> anyhow::Result
             return Ok(ExitCode::from(FOUND_PROBLEMS));
         }
     };
-    arguments.listen.apply(&mut config);
+    if let Err(error) = arguments.listen.apply(&mut config) {
+        eprintln!("error: {error}");
+        return Ok(ExitCode::from(USAGE));
+    }
     if arguments.probe.is_some() {
         config.listeners.probe = arguments.probe;
     }
@@ -75,7 +78,7 @@ pub(super) async fn serve_until_stopped(
     surroundings: Surroundings,
     announce: impl FnOnce(&Addresses),
 ) -> anyhow::Result<ExitCode> {
-    let signals = Signals::take()?;
+    let signals = Signals::catch()?;
     let app = match App::start(config).await {
         Ok(app) => app,
         Err(StartError::Report(report)) => {
@@ -101,8 +104,8 @@ pub(super) async fn serve_until_stopped(
 }
 
 impl ListenArgs {
-    /// Puts the flags that were given in the place of what `config` says.
-    pub(super) fn apply(&self, config: &mut ProxyConfig) {
+    /// Puts the flags that were given in the place of what `config` says, unless they reach further than it may.
+    pub(super) fn apply(&self, config: &mut ProxyConfig) -> Result<(), &'static str> {
         if let Some(address) = self.listen {
             config.listeners.api = address;
         }
@@ -112,5 +115,6 @@ impl ListenArgs {
         if let Some(path) = &self.socket {
             config.listeners.socket = Some(path.clone());
         }
+        config.listeners.check_reach()
     }
 }

@@ -91,6 +91,24 @@ impl Default for Listeners {
     }
 }
 
+impl Listeners {
+    /// What `proxy.yaml` may say of the addresses holds for those that flags put in their place too.
+    pub fn check_reach(&self) -> Result<(), &'static str> {
+        if !self.admin.ip().is_loopback() {
+            return Err(
+                "the admin listener is for this machine alone: `--admin` takes an address on loopback",
+            );
+        }
+        if !self.api.ip().is_loopback() && !(self.allow_remote && self.tls.is_some()) {
+            return Err(
+                "other machines would reach the API: `--listen` takes an address on loopback, unless \
+                        the configuration has both `allow_remote: true` and `tls`",
+            );
+        }
+        Ok(())
+    }
+}
+
 /// A certificate and its key, PEM files.
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

@@ -81,6 +81,22 @@ fn check_origin(headers: &HeaderMap, hosts: &AllowedHosts) -> Result<(), Problem
     if authority.is_some_and(|authority| hosts.contains(authority)) { Ok(()) } else { Err(foreign()) }
 }
 
+/// Refuses every page but the listener's own: no token guards what it answers, and a page of another port of this
+/// machine is another program.
+pub fn check_same_origin<B>(request: &Request<B>) -> Result<(), Problem> {
+    let Some(origin) = request.headers().get(&ORIGIN) else { return Ok(()) };
+    let origin = origin.to_str().ok().and_then(|text| text.split_once("://")).map(|(_, authority)| authority);
+    let host = request.headers().get(&HOST).and_then(|value| value.to_str().ok());
+    let host = host.or_else(|| request.uri().authority().map(http::uri::Authority::as_str));
+    match (origin, host) {
+        (Some(origin), Some(host)) if origin.eq_ignore_ascii_case(host) => Ok(()),
+        _ => Err(Problem::new(
+            ErrorKind::Forbidden,
+            "requests from web pages of another origin are not served",
+        )),
+    }
+}
+
 /// The value of a header that may come once; `Err` where it comes twice.
 fn at_most_one<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h HeaderValue>, ()> {
     let mut values = headers.get_all(name).iter();

@@ -5,14 +5,15 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response};
-use hyper::body::Incoming;
+use http::header::CONTENT_LENGTH;
+use http::{Method, Request, Response};
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -121,20 +122,54 @@ pub fn tls_acceptor(certificate: &Path, key: &Path) -> Result<TlsAcceptor, Strin
 /// Binds a unix socket at `path`, 0660, its directory made 0750 where it is not there.
 ///
 /// A socket file that nothing listens on is left from a killed process and is replaced; one that answers
-/// belongs to a running process and is an error.
+/// belongs to a running process and is an error, and so is any other kind of file: it is never removed.
 pub fn bind_unix(path: &Path) -> io::Result<Bound> {
     if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
         std::fs::DirBuilder::new().recursive(true).mode(0o750).create(directory)?;
     }
-    if path.exists() {
-        if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            return Err(io::Error::new(io::ErrorKind::AddrInUse, "another process serves this socket"));
+    match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+        Ok(metadata) if !metadata.file_type().is_socket() => {
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "a file that is no socket is there: name another path, or remove it",
+            ));
         }
-        std::fs::remove_file(path)?;
+        Ok(_) => must_be_left_over(path)?,
     }
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
-    Ok(Bound::Unix(listener, SocketFile(path.to_owned())))
+    // Bound under another name and renamed, so that no umask opens it to others before its mode is set.
+    // The name is short, since a socket's path has 107 bytes at the most.
+    let temporary = path.with_file_name(format!(".{:08x}", uuid::Uuid::new_v4().as_fields().0));
+    let listener = UnixListener::bind(&temporary)?;
+    let placed = std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(0o660))
+        .and_then(|()| std::fs::rename(&temporary, path));
+    match placed {
+        Ok(()) => Ok(Bound::Unix(listener, SocketFile(path.to_owned()))),
+        Err(error) => {
+            std::fs::remove_file(&temporary)?;
+            Err(error)
+        }
+    }
+}
+
+/// Whether the socket file at `path` is refused by the kernel because nobody listens. Without blocking, since a
+/// process that hangs lets a connection wait for ever.
+fn must_be_left_over(path: &Path) -> io::Result<()> {
+    let socket = rustix::net::socket_with(
+        rustix::net::AddressFamily::UNIX,
+        rustix::net::SocketType::STREAM,
+        rustix::net::SocketFlags::NONBLOCK | rustix::net::SocketFlags::CLOEXEC,
+        None,
+    )?;
+    let address = rustix::net::SocketAddrUnix::new(path)?;
+    match rustix::net::connect(&socket, &address) {
+        Err(rustix::io::Errno::CONNREFUSED | rustix::io::Errno::NOENT) => Ok(()),
+        Ok(()) | Err(rustix::io::Errno::AGAIN) => {
+            Err(io::Error::new(io::ErrorKind::AddrInUse, "another process serves this socket"))
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 impl Server {
@@ -247,11 +282,12 @@ impl Server {
         let io = TokioIo::new(WatchedIo::new(stream, Arc::clone(&state)));
         let service = service_fn(|request| {
             let in_flight = InFlight::begin(&state);
+            let head_only = request.method() == Method::HEAD;
             let reply = (self.service)(request, Arc::clone(&state));
             async move {
                 let reply = reply.await;
                 drop(in_flight);
-                Ok::<_, Infallible>(reply)
+                Ok::<_, Infallible>(if head_only { without_body(reply) } else { reply })
             }
         });
         let patience = self.limits.patience;
@@ -274,6 +310,16 @@ impl Server {
         self.gauge.dec();
         drop(slot);
     }
+}
+
+/// A reply to HEAD: the head that GET would get, `Content-Length` with it. hyper leaves the body away in HTTP/1
+/// only; in HTTP/2 it would be sent, and clients reset the stream.
+fn without_body(reply: Response<ReplyBody>) -> Response<ReplyBody> {
+    let (mut head, body) = reply.into_parts();
+    if let Some(length) = body.size_hint().exact().filter(|length| *length > 0) {
+        head.headers.insert(CONTENT_LENGTH, length.into());
+    }
+    Response::from_parts(head, ReplyBody::default())
 }
 
 /// Counts a request in and, however it ends, out.

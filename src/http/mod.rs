@@ -18,7 +18,7 @@ mod route;
 pub mod table;
 pub mod trace;
 
-pub use call::{Call, Deadline, Params};
+pub use call::{BodyBudget, Call, Deadline, Params};
 pub use connection::{ConnectionState, Patience};
 pub use problem::{FieldError, Problem};
 pub use query::Query;

@@ -11,6 +11,7 @@ use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, Method, Request, Response};
 use hyper::body::Incoming;
 
+use super::call::BodyBudget;
 use super::headers::{self, AllowedHosts};
 use super::observe::{Ended, Observer};
 use super::path::ParsedPath;
@@ -38,6 +39,8 @@ pub struct Pipeline {
     pub hosts: AllowedHosts,
     /// Its bounds.
     pub limits: RequestLimits,
+    /// What all bodies on their way may take together.
+    pub bodies: BodyBudget,
     /// Who verifies its token.
     pub gate: Arc<Gate>,
     /// The policies in force.
@@ -94,7 +97,8 @@ impl Pipeline {
         caller.check_verb(route.action)?;
         self.check_declared_length(&head.headers)?;
         let query = Query::parse(head.uri.query())?;
-        let call = Call { caller, method: head.method, params, query, headers: head.headers, deadline, body };
+        let (method, headers, budget) = (head.method, head.headers, self.bodies.clone());
+        let call = Call { caller, method, params, query, headers, deadline, body, budget, share: None };
         tokio::time::timeout_at(deadline.instant().into(), (route.handler)(call)).await.unwrap_or_else(|_| {
             Err(Problem::new(
                 ErrorKind::DeadlineExceeded,

@@ -41,6 +41,12 @@ impl Sidecar {
         Self::start(directory, &arguments, &[])
     }
 
+    /// `outrigger dev` in a data directory inside this one, which it makes itself where it is not there.
+    pub fn dev_in_subdirectory(directory: tempfile::TempDir, name: &str) -> Self {
+        let data = directory.path().join(name);
+        Self::start(directory, &[OsStr::new("dev"), OsStr::new("--data"), data.as_os_str()], &[])
+    }
+
     /// `outrigger dev` with more environment variables.
     pub fn dev_with_environment(directory: tempfile::TempDir, environment: &[(&str, &str)]) -> Self {
         let data = directory.path().to_owned();

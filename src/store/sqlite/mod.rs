@@ -6,7 +6,8 @@
 
 mod threads;
 
-use std::fs::{File, TryLockError};
+use std::fs::{File, OpenOptions, Permissions, TryLockError};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -93,6 +94,7 @@ impl Sqlite {
         migrations: &[Migrations],
     ) -> Result<Arc<Self>, OpenError> {
         let lock = lock(path)?;
+        close_to_others(path)?;
         let mut writer = connect(path, durability)?;
         migrate(&mut writer, migrations)?;
         let readers = (0..READERS).map(|_| connect(path, durability)).collect::<Result<Vec<_>, _>>()?;
@@ -154,12 +156,26 @@ where
 
 /// A file beside the database, locked while it is open. SQLite's own locks let two processes in.
 fn lock(path: &Path) -> Result<File, OpenError> {
-    let file = File::options().create(true).truncate(false).write(true).open(path.with_extension("lock"))?;
+    let file = private().open(path.with_extension("lock"))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(OpenError::InUse),
         Err(TryLockError::Error(error)) => Err(OpenError::Io(error)),
     }
+}
+
+fn private() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.create(true).truncate(false).write(true).mode(0o600);
+    options
+}
+
+/// Makes the database's file before SQLite does, as 0600, and takes what others may do from one that is there.
+/// SQLite gives its other files the same mode.
+fn close_to_others(path: &Path) -> std::io::Result<()> {
+    let file = private().open(path)?;
+    let mode = file.metadata()?.permissions().mode();
+    if mode & 0o007 == 0 { Ok(()) } else { file.set_permissions(Permissions::from_mode(mode & 0o770)) }
 }
 
 fn connect(path: &Path, durability: Durability) -> Result<Connection, rusqlite::Error> {
