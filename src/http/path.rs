@@ -57,7 +57,15 @@ fn decode(segment: &str) -> Result<Cow<'_, str>, Problem> {
     if segment.is_empty() {
         return Err(malformed("the path has an empty segment; a slash inside a key is written `%2F`"));
     }
-    let plain = !segment.bytes().any(|byte| byte == b'%');
+    // One pass tells most segments: ASCII, nothing to decode, nothing to refuse.
+    let (mut simple, mut plain) = (true, true);
+    for byte in segment.bytes() {
+        simple &= matches!(byte, b' '..=b'~');
+        plain &= byte != b'%';
+    }
+    if simple && plain && !segment.starts_with('.') {
+        return Ok(Cow::Borrowed(segment));
+    }
     if !plain && !escapes_are_whole(segment) {
         return Err(malformed("a `%` in the path must be followed by two hexadecimal digits"));
     }
