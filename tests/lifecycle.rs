@@ -305,6 +305,37 @@ impl Http2 {
         self.0.write_raw(b"\0\0\x08\x06\0\0\0\0\0outrigge").unwrap();
     }
 
+    /// A whole GET on this stream, its headers as literals without indexing (RFC 7541, 6.2.2).
+    fn get(&mut self, stream: u8, path: &str, bearer: &str) {
+        let mut block = Vec::new();
+        for (name, value) in [
+            (":method", "GET"),
+            (":scheme", "http"),
+            (":authority", "localhost"),
+            (":path", path),
+            ("authorization", bearer),
+        ] {
+            block.extend([0, u8::try_from(name.len()).unwrap()]);
+            block.extend(name.as_bytes());
+            match u8::try_from(value.len()) {
+                Ok(length) if length < 127 => block.push(length),
+                _ => {
+                    let rest = value.len() - 127;
+                    block.extend([
+                        127,
+                        u8::try_from(rest % 128 + 128).unwrap(),
+                        u8::try_from(rest / 128).unwrap(),
+                    ]);
+                }
+            }
+            block.extend(value.as_bytes());
+        }
+        let length = u16::try_from(block.len()).unwrap().to_be_bytes();
+        let mut frame = vec![0, length[0], length[1], 1, 5, 0, 0, 0, stream];
+        frame.extend(block);
+        self.0.write_raw(&frame).unwrap();
+    }
+
     /// The next frame's type and flags; none at the end of the connection.
     fn next_frame(&mut self) -> Option<(u8, u8)> {
         let mut head = [0; 9];
@@ -334,6 +365,50 @@ fn an_idle_http2_connection_is_kept_while_it_pings_and_ended_when_its_time_is_ov
     let rest: Vec<_> = std::iter::from_fn(|| connection.next_frame()).collect();
     assert!(rest.iter().any(|(kind, _)| *kind == GOAWAY), "ended without a GOAWAY: {rest:?}");
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+}
+
+#[test]
+fn an_http2_peer_that_opens_no_window_for_its_replies_is_cut() {
+    let directory = tempfile::tempdir().unwrap();
+    let limits = "limits: {write_timeout_ms: 1000, header_read_timeout_ms: 60000, idle_timeout_ms: 60000}\n";
+    let config = support::sidecar::embedded_config(directory.path(), limits);
+    let sidecar = Sidecar::serve_in(directory, &config);
+    let bearer = sidecar.bearer(ACME);
+    let path = "/v1/cache/profiles/large";
+    let put = sidecar.client().send("PUT", path, &[("Authorization", &bearer)], &vec![b'x'; 500_000]);
+    assert_eq!(put.status, 204, "{}", put.text());
+    let mut connection = Http2::open(&sidecar);
+    for stream in [1, 3, 5] {
+        connection.get(stream, path, &bearer);
+    }
+    let began = Instant::now();
+    while connection.next_frame().is_some() {}
+    let took = began.elapsed();
+    assert!((Duration::from_millis(900)..Duration::from_secs(10)).contains(&took), "{took:?}");
+}
+
+#[test]
+fn large_replies_that_nobody_reads_are_bounded_together() {
+    let sidecar = Sidecar::dev();
+    let bearer = sidecar.bearer(ACME);
+    let path = "/v1/cache/profiles/large";
+    let value = vec![b'x'; 1_000_000];
+    assert_eq!(sidecar.client().send("PUT", path, &[("Authorization", &bearer)], &value).status, 204);
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        let mut connection = Http2::open(&sidecar);
+        for stream in (1..200).step_by(2) {
+            connection.get(stream, path, &bearer);
+        }
+        held.push(connection);
+    }
+    let get = || sidecar.client().send("GET", path, &[("Authorization", &bearer)], b"");
+    wait_until("a large reply to be refused", Duration::from_secs(20), || get().status == 503);
+    get().problem(503, "overloaded");
+    let small = sidecar.client().send("GET", "/v1/cache/profiles/absent", &[("Authorization", &bearer)], b"");
+    assert_eq!(small.status, 404);
+    drop(held);
+    wait_until("room again", Duration::from_secs(20), || get().status == 200);
 }
 
 #[test]

@@ -29,7 +29,8 @@ use crate::store::sqlite::{Durability, Sqlite};
 use crate::tasks::Tasks;
 use crate::telemetry::{HealthBoard, MetricError, Registry};
 
-/// What the bodies that are on their way take together at the most; one of the largest always fits.
+/// What the bodies, and likewise the replies, that are on their way take together at the most; one of the largest
+/// always fits.
 const BODIES_BYTES: usize = 256 * 1024 * 1024;
 
 /// Why a process cannot start.
@@ -108,12 +109,12 @@ impl App {
             hosts: hosts.clone(),
         });
         let limits = request_limits(&config.limits);
-        let bodies =
-            BodyBudget::new(BODIES_BYTES.max(usize::try_from(limits.body_bytes).unwrap_or(usize::MAX)));
+        let (bodies, replies) = (body_budget(&limits), body_budget(&limits));
         let pipeline = Arc::new(Pipeline {
             hosts,
             limits,
             bodies,
+            replies,
             gate,
             policies,
             routes,
@@ -126,6 +127,10 @@ impl App {
         let drain_bound = Duration::from_millis(config.limits.drain_timeout_ms);
         Ok(Self { addresses, admin, reloader, cache_db, tasks, drain_bound })
     }
+}
+
+fn body_budget(limits: &RequestLimits) -> BodyBudget {
+    BodyBudget::new(BODIES_BYTES.max(usize::try_from(limits.body_bytes).unwrap_or(usize::MAX)))
 }
 
 fn api_service(pipeline: &Arc<Pipeline>) -> Service {

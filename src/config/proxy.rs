@@ -99,7 +99,8 @@ impl Listeners {
                 "the admin listener is for this machine alone: `--admin` takes an address on loopback",
             );
         }
-        if !self.api.ip().is_loopback() && !(self.allow_remote && self.tls.is_some()) {
+        let remote = self.allow_remote && self.tls.is_some();
+        if !(remote || self.api.ip().is_loopback()) {
             return Err(
                 "other machines would reach the API: `--listen` takes an address on loopback, unless \
                         the configuration has both `allow_remote: true` and `tls`",

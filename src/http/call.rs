@@ -37,8 +37,8 @@ pub struct Call {
     pub(super) share: Option<OwnedSemaphorePermit>,
 }
 
-/// What all calls together may hold of bodies that come in several pieces: each route bounds its own body, and
-/// nothing else would bound how many are on their way at once.
+/// What all calls together may hold of bodies that come in several pieces, or of large replies that are not yet
+/// read: each route bounds its own, and nothing else would bound how many are on their way at once.
 #[derive(Clone)]
 pub struct BodyBudget(Arc<Semaphore>);
 
@@ -50,7 +50,7 @@ impl BodyBudget {
     }
 
     /// Takes `bytes` more for what holds `share`; 503 where they are not there.
-    fn take(&self, share: &mut Option<OwnedSemaphorePermit>, bytes: usize) -> Result<(), Problem> {
+    pub(super) fn take(&self, share: &mut Option<OwnedSemaphorePermit>, bytes: usize) -> Result<(), Problem> {
         let taken = u32::try_from(bytes)
             .ok()
             .and_then(|count| Arc::clone(&self.0).try_acquire_many_owned(count).ok());

@@ -38,11 +38,23 @@ pub struct ConnectionState {
     head_since: AtomicU64,
     write_since: AtomicU64,
     finish_since: AtomicU64,
+    unread: AtomicU32,
+    unread_since: AtomicU64,
     http2: bool,
     draining: AtomicBool,
     waker: Mutex<Option<Waker>>,
     /// Whose token its last requests carried.
     pub(super) recent: Recent,
+}
+
+/// A large reply that its peer has not read yet.
+pub(super) struct Unread(Arc<ConnectionState>);
+
+impl Drop for Unread {
+    fn drop(&mut self) {
+        self.0.unread_since.store(self.0.now(), Relaxed);
+        self.0.unread.fetch_sub(1, Relaxed);
+    }
 }
 
 /// Why the watchdog wants a connection to end.
@@ -67,6 +79,8 @@ impl ConnectionState {
             head_since: AtomicU64::new(0),
             write_since: AtomicU64::new(0),
             finish_since: AtomicU64::new(0),
+            unread: AtomicU32::new(0),
+            unread_since: AtomicU64::new(0),
             http2: protocol == Protocol::Http2,
             draining: AtomicBool::new(false),
             waker: Mutex::new(None),
@@ -88,6 +102,14 @@ impl ConnectionState {
         }
     }
 
+    /// Notes a large reply, unread until what this returns is dropped. Each one that is read gives the others time.
+    pub(super) fn reply_unread(self: &Arc<Self>) -> Unread {
+        if self.unread.fetch_add(1, Relaxed) == 0 {
+            self.unread_since.store(self.now(), Relaxed);
+        }
+        Unread(Arc::clone(self))
+    }
+
     /// Asks the connection to finish what is in flight and close.
     pub(super) fn drain(&self) {
         self.draining.store(true, Relaxed);
@@ -107,7 +129,15 @@ impl ConnectionState {
             since != 0 && u128::from(now.saturating_sub(since)) >= bound.as_millis()
         };
         let unfinished = self.in_flight.load(Relaxed) == 0 && over(&self.finish_since, patience.head);
-        if over(&self.write_since, patience.write) || over(&self.head_since, patience.head) || unfinished {
+        // In HTTP/2 a peer that opens no window leaves a reply unread without one write that waits.
+        let unread = self.http2.load(Relaxed)
+            && self.unread.load(Relaxed) > 0
+            && over(&self.unread_since, patience.write);
+        if unread
+            || over(&self.write_since, patience.write)
+            || over(&self.head_since, patience.head)
+            || unfinished
+        {
             Verdict::Cut
         } else if over(&self.idle_since, patience.idle) {
             Verdict::Finish

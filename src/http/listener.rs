@@ -285,7 +285,10 @@ impl Server {
             let head_only = request.method() == Method::HEAD;
             let reply = (self.service)(request, Arc::clone(&state));
             async move {
-                let reply = reply.await;
+                let mut reply = reply.await;
+                if reply.body().large_bytes().is_some() {
+                    reply.body_mut().keep(in_flight.0.reply_unread());
+                }
                 drop(in_flight);
                 Ok::<_, Infallible>(if head_only { without_body(reply) } else { reply })
             }

@@ -41,6 +41,8 @@ pub struct Pipeline {
     pub limits: RequestLimits,
     /// What all bodies on their way may take together.
     pub bodies: BodyBudget,
+    /// What all large replies that are not yet read may take together.
+    pub replies: BodyBudget,
     /// Who verifies its token.
     pub gate: Arc<Gate>,
     /// The policies in force.
@@ -68,9 +70,20 @@ impl Pipeline {
             Ok(reply) => reply,
             Err(problem) => problem.into_reply(trace.id()),
         };
+        let reply = self.counted(reply).unwrap_or_else(|problem| problem.into_reply(trace.id()));
         let (status, took) = (reply.status(), began.elapsed());
         self.observer.ended(&Ended { route, method: &method, status, took, trace: &trace });
         reply.into_response()
+    }
+
+    /// A large reply takes its part of what all may, until it is written: its reader may be slow.
+    fn counted(&self, mut reply: Reply) -> Result<Reply, Problem> {
+        if let Some((length, body)) = reply.large_body() {
+            let mut share = None;
+            self.replies.take(&mut share, length)?;
+            body.keep(share);
+        }
+        Ok(reply)
     }
 
     async fn answer(

@@ -1,5 +1,6 @@
 //! What a handler answers.
 
+use std::any::Any;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -13,9 +14,39 @@ use serde::Serialize;
 use super::Problem;
 use crate::error::ErrorKind;
 
+/// What a reply may take without being counted, in bytes: the kernel's buffers hold as much for each connection.
+const SMALL_BYTES: usize = 16 * 1024;
+
 /// A reply's body: nothing, or bytes already in memory.
 #[derive(Debug, Default)]
-pub struct ReplyBody(Option<Bytes>);
+pub struct ReplyBody {
+    bytes: Option<Bytes>,
+    kept: Vec<Box<dyn Any + Send>>,
+}
+
+/// Bytes, and what goes when the server library lets go of them: once they are written, or never will be.
+struct Kept {
+    bytes: Bytes,
+    _kept: Vec<Box<dyn Any + Send>>,
+}
+
+impl AsRef<[u8]> for Kept {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl ReplyBody {
+    /// Its length where it is large enough for what it takes to be counted.
+    pub(super) fn large_bytes(&self) -> Option<usize> {
+        self.bytes.as_ref().map(Bytes::len).filter(|length| *length > SMALL_BYTES)
+    }
+
+    /// Keeps `value` until the bytes are written.
+    pub(super) fn keep(&mut self, value: impl Any + Send) {
+        self.kept.push(Box::new(value));
+    }
+}
 
 impl Body for ReplyBody {
     type Data = Bytes;
@@ -25,15 +56,20 @@ impl Body for ReplyBody {
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(self.0.take().map(|bytes| Ok(Frame::data(bytes))))
+        let kept = std::mem::take(&mut self.kept);
+        let bytes = self.bytes.take().map(|bytes| match kept.is_empty() {
+            true => bytes,
+            false => Bytes::from_owner(Kept { bytes, _kept: kept }),
+        });
+        Poll::Ready(bytes.map(|bytes| Ok(Frame::data(bytes))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.is_none()
+        self.bytes.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.0.as_ref().map_or(0, |bytes| bytes.len() as u64))
+        SizeHint::with_exact(self.bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
     }
 }
 
@@ -81,7 +117,7 @@ impl Reply {
     pub fn with_typed_body(mut self, content_type: HeaderValue, body: impl Into<Bytes>) -> Self {
         self.0.headers_mut().insert(CONTENT_TYPE, content_type);
         let body = body.into();
-        *self.0.body_mut() = ReplyBody((!body.is_empty()).then_some(body));
+        *self.0.body_mut() = ReplyBody { bytes: (!body.is_empty()).then_some(body), kept: Vec::new() };
         self
     }
 
@@ -97,6 +133,12 @@ impl Reply {
     pub fn with_default_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.0.headers_mut().entry(name).or_insert(value);
         self
+    }
+
+    /// Its body's length where it is large, and the body.
+    pub(super) fn large_body(&mut self) -> Option<(usize, &mut ReplyBody)> {
+        let body = self.0.body_mut();
+        body.large_bytes().map(|length| (length, body))
     }
 
     /// The status.
