@@ -132,7 +132,11 @@ impl Shared {
         }
         let fields = answers.into_iter().next_back().unwrap_or(Value::Nil);
         let generation = read_generation(fields);
-        Ok(if current { self.generations.learn(scope, generation, &began) } else { generation.unheard() })
+        Ok(if current {
+            self.generations.learn(scope, generation, &began)
+        } else {
+            generation.unheard(&began)
+        })
     }
 
     /// One command on one slot; together with the generation where that is not known.
@@ -165,7 +169,7 @@ impl Shared {
             return None;
         }
         let stored = self.l1.peek(address.entry())?;
-        let usable = !stored.generation.is_invalidated()
+        let usable = !self.generations.is_invalidated(address.scope(), &stored.generation)
             && now_ms() < stored.expires_at_ms.saturating_add(rules.stale_ms);
         usable.then_some(Found { stored, tier: Tier::Stale })
     }

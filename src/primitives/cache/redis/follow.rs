@@ -90,7 +90,7 @@ impl Shared {
 
     /// Nothing that is here may be served as it is: changes may have been missed. The values themselves go
     /// when they may not be served as stale either.
-    fn lost(&self) {
+    pub(super) fn lost(&self) {
         self.metrics.tracking_flushes.inc();
         self.loss.began();
         self.generations.void_all();
