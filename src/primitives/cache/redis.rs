@@ -431,7 +431,7 @@ impl CacheBackend for RedisCache {
         let renewed =
             shared.pool.script(Slot::of(&key), &shared.scripts.renew, &[&key], &arguments, budget).await;
         shared.generations.void(scope);
-        shared.waiters.all_changed();
+        shared.waiters.scope_changed(scope);
         renewed.map_err(|failure| unwritten(&failure))?;
         sweep::request(shared, scope, rules, version);
         Ok(())

@@ -83,7 +83,7 @@ impl Shared {
             } else if let Some(scope) = key.strip_prefix(keys::GENERATIONS.as_bytes()).and_then(Scope::parse)
             {
                 self.generations.void(&scope);
-                self.waiters.all_changed();
+                self.waiters.scope_changed(&scope);
             }
         }
     }
