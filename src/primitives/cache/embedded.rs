@@ -209,7 +209,7 @@ impl CacheBackend for EmbeddedCache {
             write,
         };
         let shared = Arc::clone(&self.shared);
-        let entry = address.entry().to_vec();
+        let (scope, entry) = (address.scope().clone(), address.entry().to_vec());
         self.finish(budget, move |database| async move {
             let in_job = Arc::clone(&shared);
             let written = database.write(move |connection| rows::put(connection, &row, &in_job.leases)).await;
@@ -217,7 +217,7 @@ impl CacheBackend for EmbeddedCache {
             // Only now: a lease that is free before the commit would go to a reader who does not see the
             // value yet.
             if matches!(written, Ok(Written::Stored) | Err(StoreError::Sqlite(_) | StoreError::Gone)) {
-                shared.leases.void(&entry);
+                shared.leases.void(&scope, &entry);
             }
             shared.waiters.changed(&entry);
             match written? {
@@ -238,22 +238,22 @@ impl CacheBackend for EmbeddedCache {
         budget: Duration,
     ) -> Result<(), CacheError> {
         if let Some(token) = lease {
-            self.shared.leases.give_up(address.entry(), &token);
+            self.shared.leases.give_up(address, &token);
             self.shared.waiters.changed(address.entry());
             return Ok(());
         }
         let shared = Arc::clone(&self.shared);
-        let entry = address.entry().to_vec();
+        let (scope, entry) = (address.scope().clone(), address.entry().to_vec());
         self.finish(budget, move |database| async move {
-            let (in_job, job_entry) = (Arc::clone(&shared), entry.clone());
+            let (in_job, job_scope, job_entry) = (Arc::clone(&shared), scope.clone(), entry.clone());
             let deleted = database.write(move |connection| {
-                in_job.leases.use_up(&job_entry);
+                in_job.leases.use_up(&job_scope, &job_entry);
                 rows::delete(connection, &job_entry)
             });
             let deleted = deleted.await;
             shared.l1.invalidate(&entry);
             if !matches!(deleted, Err(StoreError::Overloaded)) {
-                shared.leases.void(&entry);
+                shared.leases.void(&scope, &entry);
             }
             shared.waiters.changed(&entry);
             Ok(deleted?)
@@ -286,7 +286,7 @@ impl CacheBackend for EmbeddedCache {
             shared.generations.void(&scope);
             // Again, for those that were given since, before the commit.
             shared.leases.void_scope(&scope, version.as_deref());
-            shared.waiters.all_changed();
+            shared.waiters.scope_changed(&scope);
             done?;
             sweep::invalidated(&database, scope, &tasks);
             Ok(())

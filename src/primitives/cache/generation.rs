@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use parking_lot::RwLock;
 
@@ -58,20 +58,15 @@ impl Stamp {
 pub(super) struct Generation {
     all: GenerationToken,
     versions: HashMap<Box<str>, GenerationToken>,
-    /// [`LIVE`], [`LOST`] or [`INVALIDATED`].
-    state: AtomicU8,
+    /// They may have changed, or have: nothing that was read under them is good any more.
+    void: AtomicBool,
+    /// When they were read, by [`Known::voided`].
+    read_at: u64,
 }
-
-/// As far as this process knows, these are the current tokens.
-const LIVE: u8 = 0;
-/// They may have changed without this process hearing of it.
-const LOST: u8 = 1;
-/// They have changed.
-const INVALIDATED: u8 = 2;
 
 impl Generation {
     pub(super) fn new(all: GenerationToken, versions: HashMap<Box<str>, GenerationToken>) -> Self {
-        Self { all, versions, state: AtomicU8::new(LIVE) }
+        Self { all, versions, ..Self::default() }
     }
 
     /// What an entry of `version` must keep to be valid.
@@ -90,17 +85,17 @@ impl Generation {
 
     /// Whether it may not be relied on any more.
     pub(super) fn is_void(&self) -> bool {
-        self.state.load(Relaxed) != LIVE
+        self.void.load(Relaxed)
     }
 
-    /// Whether something was invalidated since it was read.
-    pub(super) fn is_invalidated(&self) -> bool {
-        self.state.load(Relaxed) == INVALIDATED
+    fn is_same(&self, other: &Self) -> bool {
+        self.all == other.all && self.versions == other.versions
     }
 
     /// This generation as read by a process that does not hear of changes: good for the call that read it.
-    pub(super) fn unheard(self) -> Arc<Self> {
-        self.state.store(LOST, Relaxed);
+    pub(super) fn unheard(mut self, began: &ReadBegan) -> Arc<Self> {
+        self.void.store(true, Relaxed);
+        self.read_at = began.0;
         Arc::new(self)
     }
 }
@@ -114,6 +109,10 @@ struct Known {
     scopes: HashMap<Scope, Arc<Generation>>,
     /// Counts what was voided, so that a generation read before is not remembered after.
     voided: u64,
+    /// Scopes that were invalidated, and the count then.
+    invalidated: HashMap<Scope, u64>,
+    /// The count when invalidations were last forgotten: what was read before may have missed one.
+    forgotten: u64,
 }
 
 /// The moment before a generation was read.
@@ -130,18 +129,28 @@ impl Generations {
 
     /// Remembers what was read since `began`; where something was invalidated meanwhile, it is void from
     /// the start, good for the one call that read it.
-    pub(super) fn learn(&self, scope: &Scope, generation: Generation, began: &ReadBegan) -> Arc<Generation> {
-        let generation = Arc::new(generation);
+    pub(super) fn learn(
+        &self,
+        scope: &Scope,
+        mut generation: Generation,
+        began: &ReadBegan,
+    ) -> Arc<Generation> {
+        generation.read_at = began.0;
         let mut known = self.0.write();
         if known.voided != began.0 {
-            generation.state.store(INVALIDATED, Relaxed);
-            return generation;
+            generation.void.store(true, Relaxed);
+            return Arc::new(generation);
         }
+        // What L1 has under the tokens that are known stays good: writes ask for them often.
+        if let Some(same) = known.scopes.get(scope).filter(|earlier| earlier.is_same(&generation)) {
+            return Arc::clone(same);
+        }
+        let generation = Arc::new(generation);
         if known.scopes.len() >= MAX_SCOPES && !known.scopes.contains_key(scope) {
             known.forget_all();
         }
         if let Some(earlier) = known.scopes.insert(scope.clone(), Arc::clone(&generation)) {
-            earlier.state.store(LOST, Relaxed);
+            earlier.void.store(true, Relaxed);
         }
         generation
     }
@@ -150,9 +159,22 @@ impl Generations {
     pub(super) fn void(&self, scope: &Scope) {
         let mut known = self.0.write();
         known.voided += 1;
-        if let Some(generation) = known.scopes.remove(scope) {
-            generation.state.store(INVALIDATED, Relaxed);
+        let voided = known.voided;
+        if known.invalidated.len() >= MAX_SCOPES {
+            known.invalidated.clear();
+            known.forgotten = voided;
         }
+        known.invalidated.insert(scope.clone(), voided);
+        if let Some(generation) = known.scopes.remove(scope) {
+            generation.void.store(true, Relaxed);
+        }
+    }
+
+    /// Whether the scope was, or may have been, invalidated since `generation` was read.
+    pub(super) fn is_invalidated(&self, scope: &Scope, generation: &Generation) -> bool {
+        let known = self.0.read();
+        let at = known.invalidated.get(scope).copied().unwrap_or_default().max(known.forgotten);
+        generation.read_at < at
     }
 
     /// Forgets everything.
@@ -166,7 +188,7 @@ impl Generations {
 impl Known {
     fn forget_all(&mut self) {
         for (_, generation) in self.scopes.drain() {
-            generation.state.store(LOST, Relaxed);
+            generation.void.store(true, Relaxed);
         }
     }
 }
@@ -187,6 +209,21 @@ mod tests {
         assert!(!learnt.is_void() && generations.get(&scope).is_some());
         generations.void_all();
         assert!(learnt.is_void() && generations.get(&scope).is_none());
+    }
+
+    #[test]
+    fn an_invalidation_reaches_what_was_read_before_it_and_nothing_else() {
+        let (generations, scope) = (Generations::default(), Scope::for_test(1, "profiles"));
+        let learn = || generations.learn(&scope, Generation::default(), &generations.begin_read());
+        let before = learn();
+        assert!(Arc::ptr_eq(&before, &learn()), "the same tokens are the same generation");
+        generations.void_all();
+        assert!(before.is_void() && !generations.is_invalidated(&scope, &before));
+        generations.void(&Scope::for_test(2, "profiles"));
+        assert!(!generations.is_invalidated(&scope, &before));
+        generations.void(&scope);
+        assert!(generations.is_invalidated(&scope, &before), "also what was lost before");
+        assert!(!generations.is_invalidated(&scope, &learn()));
     }
 
     #[test]

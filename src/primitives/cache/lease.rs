@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use super::key::Address;
+use super::key::{Address, Scope};
 use super::policy::Namespace;
 use super::{CacheBackend, CacheError, Found, LeaseAnswer};
 
@@ -75,6 +76,21 @@ impl Waiters {
         }
         if let Some(waiting) = self.entries.lock().get(entry) {
             waiting.changed.notify_waiters();
+        }
+    }
+
+    /// Tells the waiters of a scope to look again: one tenant's invalidations are no work for the others'.
+    pub(super) fn scope_changed(&self, scope: &Scope) {
+        if self.count.load(Relaxed) == 0 {
+            return;
+        }
+        let mut prefix = SmallVec::<[u8; 128]>::from_slice(b"cache:");
+        scope.write_to(&mut prefix);
+        prefix.push(b':');
+        for (entry, waiting) in &*self.entries.lock() {
+            if entry.starts_with(&prefix) {
+                waiting.changed.notify_waiters();
+            }
         }
     }
 
@@ -147,5 +163,31 @@ pub(crate) async fn read(
                 tokio::time::timeout(pause, notified).await.unwrap_or(());
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::names::Key;
+
+    #[test]
+    fn an_invalidation_wakes_the_waiters_of_its_scope_only() {
+        let waiters = Waiters::default();
+        let scopes = [(1, "n"), (1, "n2"), (2, "n")].map(|(tenant, name)| Scope::for_test(tenant, name));
+        let listening = scopes.clone().map(|scope| {
+            let address = Address::new(scope, &Key::parse("k").unwrap(), None);
+            waiters.listen(address.entry())
+        });
+        let mut notified =
+            listening.each_ref().map(|waiter| Box::pin(Arc::clone(&waiter.changed).notified_owned()));
+        notified.iter_mut().for_each(|notified| {
+            notified.as_mut().enable();
+        });
+        waiters.scope_changed(&scopes[0]);
+        let woken = notified.each_mut().map(|notified| notified.now_or_never().is_some());
+        assert_eq!(woken, [true, false, false]);
     }
 }

@@ -23,7 +23,7 @@ use self::sweep::Sweeps;
 use self::tally::{Ending, Tally};
 use self::values::{Old, Raw, Scripts, bytes, condition, integer};
 use super::envelope::Header;
-use super::etag::Etag;
+use super::etag::{Conditions, Etag};
 use super::generation::{Generation, GenerationToken, Generations, MAX_VERSIONS};
 use super::key::{Address, Scope};
 use super::l1::L1;
@@ -132,7 +132,11 @@ impl Shared {
         }
         let fields = answers.into_iter().next_back().unwrap_or(Value::Nil);
         let generation = read_generation(fields);
-        Ok(if current { self.generations.learn(scope, generation, &began) } else { generation.unheard() })
+        Ok(if current {
+            self.generations.learn(scope, generation, &began)
+        } else {
+            generation.unheard(&began)
+        })
     }
 
     /// One command on one slot; together with the generation where that is not known.
@@ -165,7 +169,7 @@ impl Shared {
             return None;
         }
         let stored = self.l1.peek(address.entry())?;
-        let usable = !stored.generation.is_invalidated()
+        let usable = !self.generations.is_invalidated(address.scope(), &stored.generation)
             && now_ms() < stored.expires_at_ms.saturating_add(rules.stale_ms);
         usable.then_some(Found { stored, tier: Tier::Stale })
     }
@@ -210,21 +214,27 @@ impl Shared {
             room.as_bytes(),
             entry_bytes.as_bytes(),
         ];
+        // Counted before it is sent: whose caller leaves, or whose answer is lost, may be stored.
+        self.tally.add(address.scope(), ending, new_cost);
         let answer = self.pool.script(keys.slot, &self.scripts.put, &keys.all(), &arguments, budget).await;
         self.l1.invalidate(address.entry());
         self.waiters.changed(address.entry());
-        let mut parts = values::array(answer.map_err(|failure| unwritten(&failure))?).into_iter();
-        match parts.next().and_then(bytes).as_deref() {
-            Some(b"ok") => {
-                self.tally.add(address.scope(), ending, new_cost);
-                self.forget(address, Old::of(&mut parts), stale_ms);
-                Ok(etag)
+        let written = answer.map_err(|failure| unwritten(&failure)).and_then(|answer| {
+            let mut parts = values::array(answer).into_iter();
+            match parts.next().and_then(bytes).as_deref() {
+                Some(b"ok") => Ok(Old::of(&mut parts)),
+                Some(b"void") => Err(CacheError::LeaseVoid),
+                Some(b"failed") => Err(CacheError::PreconditionFailed),
+                Some(b"full") => Err(CacheError::TenantFull { max_bytes: write.max_tenant_bytes }),
+                _ => Err(CacheError::Unknown),
             }
-            Some(b"void") => Err(CacheError::LeaseVoid),
-            Some(b"failed") => Err(CacheError::PreconditionFailed),
-            Some(b"full") => Err(CacheError::TenantFull { max_bytes: write.max_tenant_bytes }),
-            _ => Err(CacheError::Unknown),
+        });
+        match &written {
+            Ok(_) | Err(CacheError::Unknown) => {}
+            Err(_) => self.tally.subtract(address.scope(), ending, new_cost),
         }
+        self.forget(address, written?, stale_ms);
+        Ok(etag)
     }
 
     /// Gives back the bytes of what was replaced or removed.
@@ -348,7 +358,11 @@ impl CacheBackend for RedisCache {
     ) -> Result<Etag, CacheError> {
         let (shared, scope, end) = (&*self.0, address.scope(), Instant::now() + budget);
         let left = || end.saturating_duration_since(Instant::now());
-        let known = shared.known(scope).filter(|generation| generation.exists());
+        shared.learn_bytes(scope, left()).await;
+        // A condition is judged by the generation of now: under an old one a valid value looks absent, and
+        // `If-None-Match: *` would overwrite it.
+        let is_conditional = write.conditions != Conditions::default();
+        let known = shared.known(scope).filter(|generation| generation.exists() && !is_conditional);
         let (mut generation, mut is_fresh) = match known {
             Some(generation) => (generation, false),
             None => (shared.ask(scope, true, budget).await?, true),
@@ -417,7 +431,7 @@ impl CacheBackend for RedisCache {
         let renewed =
             shared.pool.script(Slot::of(&key), &shared.scripts.renew, &[&key], &arguments, budget).await;
         shared.generations.void(scope);
-        shared.waiters.all_changed();
+        shared.waiters.scope_changed(scope);
         renewed.map_err(|failure| unwritten(&failure))?;
         sweep::request(shared, scope, rules, version);
         Ok(())

@@ -44,6 +44,18 @@ pub enum OpenError {
     /// Another process has it.
     #[error("another process uses this database: give each outrigger a data directory of its own")]
     InUse,
+    /// A later version of this program made it.
+    #[error(
+        "its `{owner}` tables are of version {found}, and this program knows {known}: use the newer program, or another data directory"
+    )]
+    Newer {
+        /// Whose tables.
+        owner: &'static str,
+        /// Their version.
+        found: u32,
+        /// The last version that this program knows.
+        known: usize,
+    },
     /// The file system says no.
     #[error("{0}")]
     Io(#[from] std::io::Error),
@@ -195,7 +207,7 @@ fn connect(path: &Path, durability: Durability) -> Result<Connection, rusqlite::
     Ok(connection)
 }
 
-fn migrate(connection: &mut Connection, owners: &[Migrations]) -> Result<(), rusqlite::Error> {
+fn migrate(connection: &mut Connection, owners: &[Migrations]) -> Result<(), OpenError> {
     connection.execute_batch(
         "CREATE TABLE IF NOT EXISTS migrations (owner TEXT PRIMARY KEY, version INTEGER NOT NULL) STRICT",
     )?;
@@ -203,6 +215,11 @@ fn migrate(connection: &mut Connection, owners: &[Migrations]) -> Result<(), rus
         let done: Option<u32> = connection
             .query_row("SELECT version FROM migrations WHERE owner = ?1", [owner], |row| row.get(0))
             .optional()?;
+        if let Some(found) =
+            done.filter(|found| usize::try_from(*found).is_ok_and(|found| found > steps.len()))
+        {
+            return Err(OpenError::Newer { owner, found, known: steps.len() });
+        }
         for (step, version) in steps.iter().zip(1_u32..).skip_while(|(_, version)| Some(*version) <= done) {
             let transaction = connection.transaction()?;
             transaction.execute_batch(step)?;
@@ -291,5 +308,79 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let store = open(directory.path());
         assert!(store.read(|c| c.execute("INSERT INTO t VALUES (1, 'v')", [])).await.is_err());
+    }
+
+    /// Fills pages until there are no more: SQLite answers some of these errors by rolling back everything.
+    #[tokio::test]
+    async fn what_is_said_to_be_written_is_and_what_is_not_is_not_when_the_disk_is_full() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(directory.path());
+        let limit = |pages: i64| {
+            store.write(move |c| {
+                c.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |row| row.get::<_, i64>(0))
+            })
+        };
+        limit(12).await.unwrap();
+        let mut stored = 0;
+        for round in 0..40 {
+            let writes = (0..8).map(|at| {
+                let (store, k) = (Arc::clone(&store), round * 8 + at);
+                async move {
+                    let bytes = if at == 4 { 200_000 } else { 10 };
+                    let text = "x".repeat(bytes);
+                    (k, store.write(move |c| c.execute("INSERT INTO t VALUES (?1, ?2)", (k, text))).await)
+                }
+            });
+            for (k, written) in futures_join(writes).await {
+                let found = store
+                    .read(move |c| {
+                        c.query_row("SELECT count(*) FROM t WHERE k = ?1", [k], |row| row.get::<_, i64>(0))
+                    })
+                    .await
+                    .unwrap();
+                assert_eq!(found, i64::from(written.is_ok()), "{k}: {written:?}");
+                assert!(k % 8 != 4 || written.is_err(), "{k} has no room");
+                stored += usize::from(written.is_ok());
+            }
+        }
+        assert!(stored >= 40 * 3, "those after the one that has no room are written: {stored}");
+    }
+
+    #[tokio::test]
+    async fn a_database_of_a_newer_version_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("t.db");
+        let newer: &[Migrations] =
+            &[("test", &["CREATE TABLE t (k INTEGER) STRICT", "CREATE TABLE u (k INTEGER) STRICT"])];
+        Sqlite::open(&path, Durability::Full, newer).unwrap().close().await;
+        let refused = Sqlite::open(&path, Durability::Full, SCHEMA).err();
+        assert!(
+            matches!(refused, Some(OpenError::Newer { owner: "test", found: 2, known: 1 })),
+            "{refused:?}"
+        );
+        assert!(Sqlite::open(&path, Durability::Full, newer).is_ok());
+    }
+
+    #[tokio::test]
+    async fn large_writes_of_one_caller_do_not_hold_up_a_small_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(directory.path());
+        let began = std::time::Instant::now();
+        let slow = (0..40).map(|_| {
+            let store = Arc::clone(&store);
+            async move {
+                store
+                    .write(|_| {
+                        std::thread::sleep(std::time::Duration::from_millis(10));
+                        Ok(())
+                    })
+                    .await
+                    .unwrap();
+                std::time::Instant::now()
+            }
+        });
+        let ended = futures_join(slow).await;
+        let first = ended.into_iter().min().unwrap() - began;
+        assert!(first < std::time::Duration::from_millis(200), "the first waited {first:?}");
     }
 }

@@ -4,12 +4,17 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+use std::vec::Drain;
 
 use parking_lot::Mutex;
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 use super::StoreError;
+
+/// After this time a group is committed with the jobs that it has: small writes do not wait for all the large ones.
+const GROUP_TIME: Duration = Duration::from_millis(20);
 
 /// Tells a job's caller how it ended; the argument says whether the commit that holds it succeeded.
 type Finish = Box<dyn FnOnce(Result<(), rusqlite::Error>) + Send>;
@@ -115,13 +120,26 @@ fn read_jobs(connection: &Connection, receiver: &Mutex<Receiver<Job>>) {
     }
 }
 
-/// Runs every job in a savepoint of one transaction, commits, and tells the callers.
+/// Runs every job, in as few transactions as their time allows.
 fn commit_together(connection: &mut Connection, jobs: &mut Vec<Job>) {
-    let mut finished: Vec<Finish> = Vec::with_capacity(jobs.len());
+    let mut waiting = jobs.drain(..);
+    while waiting.len() > 0 {
+        if let Err(error) = commit_some(connection, &mut waiting) {
+            tracing::error!(%error, "a group of writes could not begin");
+            // Dropped, their callers hear `Gone`.
+            return;
+        }
+    }
+}
+
+/// Runs jobs, each in a savepoint of one transaction, commits, and tells the callers. An error is of the beginning:
+/// no job was run.
+fn commit_some(connection: &mut Connection, waiting: &mut Drain<'_, Job>) -> Result<(), rusqlite::Error> {
+    let mut finished: Vec<Finish> = Vec::with_capacity(waiting.len());
+    let mut transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
     let committed = (|| {
-        let mut transaction =
-            connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-        for job in jobs.drain(..) {
+        let until = Instant::now() + GROUP_TIME;
+        for job in waiting.by_ref() {
             let savepoint = transaction.savepoint()?;
             match (job.0)(&savepoint) {
                 Ended::Well(finish) => {
@@ -131,11 +149,18 @@ fn commit_together(connection: &mut Connection, jobs: &mut Vec<Job>) {
                 // A savepoint rolls back when it is dropped.
                 Ended::Failed => drop(savepoint),
             }
+            if transaction.is_autocommit() {
+                // SQLite has rolled back everything, as it may where the disk is full: what came before is not
+                // written, and what comes next needs a transaction of its own.
+                let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ABORT_ROLLBACK);
+                return Err(rusqlite::Error::SqliteFailure(code, None));
+            }
+            if Instant::now() >= until {
+                break;
+            }
         }
         transaction.commit()
     })();
-    // A transaction that could not begin leaves its jobs: dropped, their callers hear `Gone`.
-    jobs.clear();
     let failure = committed.err().map(|error| {
         tracing::error!(%error, "a group of writes could not be committed");
         error
@@ -143,6 +168,7 @@ fn commit_together(connection: &mut Connection, jobs: &mut Vec<Job>) {
     for finish in finished {
         finish(failure.as_ref().map_or(Ok(()), |error| Err(copy_of(error))));
     }
+    Ok(())
 }
 
 /// An error as each caller of a failed group gets it.

@@ -64,7 +64,7 @@ pub(super) fn get(connection: &Connection, entry: &[u8]) -> rusqlite::Result<Opt
 /// Checks the lease, the conditions and the tenant's room, and writes, in this order.
 pub(super) fn put(connection: &Connection, row: &PutRow, leases: &Leases) -> rusqlite::Result<Written> {
     if let Some(token) = &row.write.lease
-        && !leases.holds(&row.entry, token)
+        && !leases.holds(&row.scope, &row.entry, token)
     {
         return Ok(Written::LeaseVoid);
     }
@@ -102,7 +102,7 @@ pub(super) fn put(connection: &Connection, row: &PutRow, leases: &Leases) -> rus
         row.write.content_type.to_str().unwrap_or_default(),
         &*row.write.body,
     ])?;
-    leases.use_up(&row.entry);
+    leases.use_up(&row.scope, &row.entry);
     Ok(Written::Stored)
 }
 

@@ -2,12 +2,24 @@
 -- KEYS: 1 entry, 2 fill lease, 3 companion (format raw). ARGV: 1 `raw` or `envelope`.
 local raw = ARGV[1] == 'raw'
 
+-- A string, or nothing: a key that another system made a list or a hash is no value, and may be overwritten and
+-- deleted like one.
+local function read(...)
+  local value = redis.pcall(...)
+  return type(value) == 'string' and value or nil
+end
+
+local function size_of_entry()
+  local size = redis.pcall('STRLEN', KEYS[1])
+  return type(size) == 'number' and size or 0
+end
+
 -- The header of the value: the first 58 bytes of an envelope, or the companion. Empty where there is none.
 local function read_header()
   if raw then
-    return redis.call('GET', KEYS[3]) or ''
+    return read('GET', KEYS[3]) or ''
   end
-  return redis.call('GETRANGE', KEYS[1], 0, 57)
+  return read('GETRANGE', KEYS[1], 0, 57) or ''
 end
 
 local function is_header(header)
@@ -26,7 +38,7 @@ end
 -- another system wrote has no companion, or one with another hash; it is fresh as long as it is there.
 local function fresh_tag(header, stamp, now_ms)
   if raw then
-    local body = redis.call('GET', KEYS[1])
+    local body = read('GET', KEYS[1])
     if not body then return nil end
     local tag = redis.sha1hex(body)
     local ours = is_header(header) and hex(string.sub(header, 37, 56)) == tag

@@ -83,14 +83,14 @@ impl Shared {
             } else if let Some(scope) = key.strip_prefix(keys::GENERATIONS.as_bytes()).and_then(Scope::parse)
             {
                 self.generations.void(&scope);
-                self.waiters.all_changed();
+                self.waiters.scope_changed(&scope);
             }
         }
     }
 
     /// Nothing that is here may be served as it is: changes may have been missed. The values themselves go
     /// when they may not be served as stale either.
-    fn lost(&self) {
+    pub(super) fn lost(&self) {
         self.metrics.tracking_flushes.inc();
         self.loss.began();
         self.generations.void_all();

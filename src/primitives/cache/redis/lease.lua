@@ -12,4 +12,4 @@ if not held or string.sub(held, -16) ~= stamp then
   redis.call('SET', KEYS[2], ARGV[2] .. stamp, 'PX', ARGV[3])
   return {'granted'}
 end
-return {'held', redis.call('PTTL', KEYS[2]), ARGV[6] == '1' and redis.call('GET', KEYS[1])}
+return {'held', redis.call('PTTL', KEYS[2]), ARGV[6] == '1' and read('GET', KEYS[1]) or false}

@@ -16,7 +16,7 @@ if ARGV[7] ~= '' or ARGV[8] ~= '' then
   if ARGV[7] ~= '' and not holds(ARGV[7]) then return {'failed'} end
   if ARGV[8] ~= '' and holds(ARGV[8]) then return {'failed'} end
 end
-local size = redis.call('STRLEN', KEYS[1])
+local size = size_of_entry()
 local more = #ARGV[2] - size
 if not is_header(header) then
   more = #ARGV[2] + #KEYS[1] + tonumber(ARGV[11])

@@ -1,14 +1,20 @@
--- Removes an entry whose generation is over.
--- ARGV: 2 the stamp that a valid entry has, 3 '1' to remove a raw value that another system wrote.
--- Returns the old header and the old size where it was removed, else nothing.
+-- Looks at an entry, and removes it if it is over.
+-- ARGV: 2 the stamp that a valid entry has, 3 '1' to remove a raw value that another system wrote, 4 '' to look,
+-- or the stamp that was seen and is over.
+-- Returns 'over' and the stamp that was seen, or 'removed', the old header and the old size, else nothing.
 local header = read_header()
-local valid = is_header(header) and string.sub(header, 21, 36) == ARGV[2]
+local stamp = is_header(header) and string.sub(header, 21, 36)
 if raw then
-  local body = redis.call('GET', KEYS[1])
-  local ours = body and is_header(header) and hex(string.sub(header, 37, 56)) == redis.sha1hex(body)
-  if not ours then valid = ARGV[3] ~= '1' end
+  local body = read('GET', KEYS[1])
+  local ours = body and stamp and hex(string.sub(header, 37, 56)) == redis.sha1hex(body)
+  if not ours then
+    if ARGV[3] ~= '1' then return nil end
+    stamp = false
+  end
 end
-if valid then return nil end
-local size = redis.call('STRLEN', KEYS[1])
+stamp = stamp or ARGV[4]
+if stamp == ARGV[2] then return nil end
+if stamp ~= ARGV[4] then return {'over', stamp} end
+local size = size_of_entry()
 redis.call('UNLINK', KEYS[1], KEYS[3])
-return {header, size}
+return {'removed', header, size}

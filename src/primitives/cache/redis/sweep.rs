@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 use super::keys::Keys;
 use super::values::{self, Old, array, bytes, integer};
 use super::{Shared, unread};
-use crate::pools::redis::{RedisFailure, Slot};
+use crate::pools::redis::Slot;
 use crate::primitives::cache::CacheError;
 use crate::primitives::cache::generation::{Generation, MAX_VERSIONS};
 use crate::primitives::cache::key::{Address, Scope, version_of};
@@ -141,8 +141,7 @@ impl Shared {
             let mut parts = array(answer.map_err(|failure| unread(&failure))?).into_iter();
             cursor = parts.next().and_then(bytes).ok_or(CacheError::Unavailable)?;
             for entry in array(parts.next().unwrap_or(Value::Nil)).into_iter().filter_map(bytes) {
-                let swept = self.sweep_entry(&entry, scope, wanted, generation).await;
-                swept.map_err(|failure| unread(&failure))?;
+                self.sweep_entry(&entry, scope, wanted, generation).await?;
             }
             if cursor == b"0" {
                 return Ok(());
@@ -156,16 +155,35 @@ impl Shared {
         scope: &Scope,
         wanted: &Wanted,
         generation: &Generation,
-    ) -> Result<(), RedisFailure> {
+    ) -> Result<(), CacheError> {
         let Some(version) = version_of(entry) else { return Ok(()) };
-        let keys = Keys::of(entry);
         let foreign: &[u8] = if wanted.covers(version.as_deref()) { b"1" } else { b"0" };
         let stamp = generation.stamp(version.as_deref());
-        let arguments: [&[u8]; 3] = [values::name(wanted.format), stamp.as_bytes(), foreign];
-        let (script, budget) = (&self.scripts.sweep, self.pool.command_timeout());
-        let swept = self.pool.script(keys.slot, script, &keys.all(), &arguments, budget).await?;
+        let look = async |seen: &[u8]| {
+            let arguments: [&[u8]; 4] = [values::name(wanted.format), stamp.as_bytes(), foreign, seen];
+            let (keys, script) = (Keys::of(entry), &self.scripts.sweep);
+            let budget = self.pool.command_timeout();
+            let answer = self.pool.script(keys.slot, script, &keys.all(), &arguments, budget).await;
+            Ok::<_, CacheError>(array(answer.map_err(|failure| unread(&failure))?).into_iter())
+        };
+        let mut parts = look(b"").await?;
+        let mut ending = parts.next().and_then(bytes);
+        if ending.as_deref() == Some(b"over") {
+            // Another invalidation may have come, and the entry be of the generation after it: one that is
+            // asked for after the entry was seen tells.
+            let Some(seen) = parts.next().and_then(bytes) else { return Ok(()) };
+            let current = self.ask(scope, false, self.pool.command_timeout()).await?;
+            if seen == *current.stamp(version.as_deref()).as_bytes() {
+                return Ok(());
+            }
+            parts = look(&seen).await?;
+            ending = parts.next().and_then(bytes);
+        }
+        if ending.as_deref() != Some(b"removed") {
+            return Ok(());
+        }
         let address = Address::of_entry(scope.clone(), entry);
-        self.forget(&address, Old::of(&mut array(swept).into_iter()), wanted.stale_ms);
+        self.forget(&address, Old::of(&mut parts), wanted.stale_ms);
         Ok(())
     }
 }

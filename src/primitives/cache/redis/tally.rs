@@ -44,8 +44,8 @@ pub(super) struct Tally(Mutex<HashMap<Uuid, Counted>>);
 
 #[derive(Default)]
 struct Counted {
-    /// The fleet's sum as Redis last said it.
-    known: i64,
+    /// The fleet's sum as Redis last said it; `None` until it did.
+    known: Option<i64>,
     /// What this process changed since.
     pending: HashMap<Ending, i64>,
     idle: u32,
@@ -53,11 +53,15 @@ struct Counted {
 
 impl Counted {
     fn sum(&self) -> i64 {
-        self.known.saturating_add(self.pending.values().sum())
+        self.known.unwrap_or_default().saturating_add(self.pending.values().sum())
     }
 }
 
 impl Tally {
+    fn knows(&self, scope: &Scope) -> bool {
+        self.0.lock().get(scope.tenant()).is_some_and(|counted| counted.known.is_some())
+    }
+
     /// What the tenant has left of `max_bytes`; below 0 where it is over.
     pub(super) fn room(&self, scope: &Scope, max_bytes: u64) -> i64 {
         let max_bytes = i64::try_from(max_bytes).unwrap_or(i64::MAX);
@@ -115,7 +119,7 @@ pub(super) fn start(shared: &Arc<Shared>) {
 
 impl Shared {
     /// One exchange for every tenant that wrote lately; one after the other, since a second is enough time.
-    async fn exchange(&self) {
+    pub(super) async fn exchange(&self) {
         let tenants: Vec<Uuid> = self.tally.0.lock().keys().copied().collect();
         for tenant in tenants {
             let pending = {
@@ -128,7 +132,7 @@ impl Shared {
             let mut tenants = self.tally.0.lock();
             let Some(counted) = tenants.get_mut(&tenant) else { continue };
             match sum {
-                Some(sum) => counted.known = sum,
+                Some(sum) => counted.known = Some(sum),
                 None => {
                     for (ending, bytes) in pending {
                         *counted.pending.entry(ending).or_default() += bytes;
@@ -138,6 +142,20 @@ impl Shared {
             if counted.idle > IDLE && counted.pending.is_empty() {
                 tenants.remove(&tenant);
             }
+        }
+    }
+
+    /// Asks what a tenant keeps that has not written here lately: otherwise each pause, and each process, would give
+    /// it all of its room anew. A write goes on where that has no answer.
+    pub(super) async fn learn_bytes(&self, scope: &Scope, budget: Duration) {
+        if self.tally.knows(scope) {
+            return;
+        }
+        let nothing = HashMap::new();
+        let asked = self.exchange_one(scope.tenant(), &nothing);
+        let Ok(Some(sum)) = tokio::time::timeout(budget, asked).await else { return };
+        if let Some(counted) = entry(&mut self.tally.0.lock(), *scope.tenant()) {
+            counted.known.get_or_insert(sum);
         }
     }
 

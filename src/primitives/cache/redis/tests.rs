@@ -1,6 +1,8 @@
 use super::super::conformance;
+use super::super::etag::{Conditions, Tags};
 use super::*;
 use crate::config::RedisInstance;
+use crate::names::Key;
 use crate::pools::redis::RedisMetrics;
 use crate::telemetry::{HealthBoard, Registry};
 
@@ -28,4 +30,167 @@ async fn the_redis_backend_keeps_the_contract() {
     let (backend, _pool) = open().await;
     let (other, _other_pool) = open().await;
     conformance::run(backend, other).await;
+}
+
+const BUDGET: Duration = Duration::from_secs(5);
+
+fn rules(format: Format, stale_ms: u64) -> Namespace {
+    Namespace {
+        format,
+        content_type: http::HeaderValue::from_static("text/plain"),
+        max_value_bytes: 1 << 20,
+        default_ttl_ms: 60_000,
+        max_ttl_ms: 60_000,
+        fill_lease_ms: Some(10_000),
+        stale_ms,
+        l1_ttl_ms: 60_000,
+    }
+}
+
+fn address(tenant: u128, key: &str) -> Address {
+    Address::new(Scope::for_test(tenant, "hostile"), &Key::parse(key).unwrap(), None)
+}
+
+fn tenant() -> u128 {
+    uuid::Uuid::new_v4().as_u128()
+}
+
+fn write(body: &str, conditions: Conditions) -> Write {
+    Write {
+        body: bytes::Bytes::copy_from_slice(body.as_bytes()),
+        content_type: http::HeaderValue::from_static("text/plain"),
+        ttl_ms: 60_000,
+        conditions,
+        lease: None,
+        max_tenant_bytes: 1 << 30,
+    }
+}
+
+async fn put(cache: &RedisCache, address: &Address, body: &str) {
+    cache
+        .put(address, &rules(Format::Envelope, 60_000), write(body, Conditions::default()), BUDGET)
+        .await
+        .unwrap();
+}
+
+async fn is_found(cache: &RedisCache, address: &Address, rules: &Namespace) -> bool {
+    matches!(cache.lookup(address, rules, BUDGET).await.unwrap(), Lookup::Found(_))
+}
+
+/// Reads until L1 has it: the push of a write of one's own may void the first fill.
+async fn read_into_l1(cache: &RedisCache, address: &Address, rules: &Namespace) {
+    let end = Instant::now() + BUDGET;
+    while cache.cached(address).is_none() {
+        assert!(is_found(cache, address, rules).await, "a miss");
+        assert!(Instant::now() < end, "not in L1");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_put_leaves_the_scope_s_other_values_in_l1() {
+    let (cache, _pool) = open().await;
+    let (tenant, rules) = (tenant(), rules(Format::Envelope, 0));
+    let (one, two) = (address(tenant, "1"), address(tenant, "2"));
+    put(&cache, &one, "old").await;
+    put(&cache, &two, "old").await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    read_into_l1(&cache, &one, &rules).await;
+    put(&cache, &two, "new").await;
+    assert!(cache.cached(&one).is_some(), "a write of another key emptied L1");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_an_acknowledged_invalidation_no_copy_is_served_as_stale() {
+    let (cache, _pool) = open().await;
+    let rules = rules(Format::Envelope, 60_000);
+    for lost in [false, true] {
+        let tenant = tenant();
+        let (one, two) = (address(tenant, "1"), address(tenant, "2"));
+        put(&cache, &one, "old").await;
+        read_into_l1(&cache, &one, &rules).await;
+        if lost {
+            cache.0.lost();
+        } else {
+            put(&cache, &two, "new").await;
+        }
+        assert!(cache.0.stale_copy(&one, &rules).is_some());
+        cache.invalidate(one.scope(), &rules, None, BUDGET).await.unwrap();
+        assert!(cache.0.stale_copy(&one, &rules).is_none(), "lost {lost}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_condition_is_judged_by_the_generation_of_now() {
+    let (cache, _pool) = open().await;
+    let (other, _other_pool) = open().await;
+    let (tenant, rules) = (tenant(), rules(Format::Envelope, 0));
+    let address = address(tenant, "k");
+    for round in 0..100 {
+        put(&cache, &address, "old").await;
+        read_into_l1(&cache, &address, &rules).await;
+        other.invalidate(address.scope(), &rules, None, BUDGET).await.unwrap();
+        put(&other, &address, "new").await;
+        let absent = Conditions { if_match: None, if_none_match: Some(Tags::Any) };
+        let written = cache.put(&address, &rules, write("third", absent), BUDGET).await;
+        assert!(matches!(written, Err(CacheError::PreconditionFailed)), "round {round}: {written:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_whose_caller_left_is_counted_against_its_tenant() {
+    let (cache, _pool) = open().await;
+    let (tenant, rules) = (tenant(), rules(Format::Envelope, 0));
+    let body = "x".repeat(10_000);
+    for at in 0..100 {
+        let address = address(tenant, &at.to_string());
+        put(&cache, &address, "").await;
+        cache.delete(&address, &rules, None, BUDGET).await.unwrap();
+        let writing = cache.put(&address, &rules, write(&body, Conditions::default()), BUDGET);
+        tokio::time::timeout(Duration::from_micros(at * 15), writing).await.ok();
+    }
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let mut kept = 0;
+    for at in 0..100 {
+        kept += i64::from(is_found(&cache, &address(tenant, &at.to_string()), &rules).await);
+    }
+    let room = cache.0.tally.room(&Scope::for_test(tenant, "hostile"), 1 << 30);
+    assert!((1 << 30) - room >= kept * 10_000, "{kept} values kept, {} bytes counted", (1 << 30) - room);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_does_not_know_a_tenant_asks_what_it_keeps() {
+    let (cache, _pool) = open().await;
+    let (other, _other_pool) = open().await;
+    let (tenant, rules) = (tenant(), rules(Format::Envelope, 0));
+    put(&cache, &address(tenant, "1"), &"x".repeat(10_000)).await;
+    cache.0.exchange().await;
+    let mut more = write("more", Conditions::default());
+    more.max_tenant_bytes = 10_000;
+    let written = other.put(&address(tenant, "2"), &rules, more, BUDGET).await;
+    assert!(matches!(written, Err(CacheError::TenantFull { .. })), "{written:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_another_system_made_a_list_is_a_miss_and_can_be_overwritten() {
+    let (cache, pool) = open().await;
+    for format in [Format::Envelope, Format::Raw] {
+        let rules = rules(format, 0);
+        let address = address(tenant(), "k");
+        let plant = async || {
+            let mut command = redis::cmd("LPUSH");
+            command.arg(address.entry()).arg("x");
+            pool.command(Slot::of(address.entry()), &command, BUDGET).await.unwrap();
+        };
+        plant().await;
+        assert!(!is_found(&cache, &address, &rules).await);
+        assert!(matches!(
+            cache.lease(&address, &rules, 10_000, BUDGET).await.unwrap(),
+            LeaseAnswer::Granted(_)
+        ));
+        cache.delete(&address, &rules, None, BUDGET).await.unwrap();
+        plant().await;
+        cache.put(&address, &rules, write("v", Conditions::default()), BUDGET).await.unwrap();
+        assert!(is_found(&cache, &address, &rules).await);
+        cache.delete(&address, &rules, None, BUDGET).await.unwrap();
+    }
 }

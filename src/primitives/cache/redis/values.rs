@@ -47,20 +47,14 @@ pub(super) fn name(format: Format) -> &'static [u8] {
     }
 }
 
-/// The one command that reads an entry.
+/// The one command that reads an entry. MGET also of one key: what is no string is nothing to it, and no error.
 pub(super) fn read_command(entry: &[u8], format: Format) -> Cmd {
-    match format {
-        Format::Envelope => {
-            let mut command = redis::cmd("GET");
-            command.arg(entry);
-            command
-        }
-        Format::Raw => {
-            let mut command = redis::cmd("MGET");
-            command.arg(entry).arg(keys::companion(entry));
-            command
-        }
+    let mut command = redis::cmd("MGET");
+    command.arg(entry);
+    if format == Format::Raw {
+        command.arg(keys::companion(entry));
     }
+    command
 }
 
 /// The entry's bytes and its companion's.
@@ -99,13 +93,8 @@ pub(super) enum Raw {
 impl Raw {
     /// From the answer to [`read_command`].
     pub(super) fn of_read(answer: Value, format: Format) -> Option<Self> {
-        match format {
-            Format::Envelope => bytes(answer).map(Self::Envelope),
-            Format::Raw => {
-                let mut parts = array(answer).into_iter();
-                Self::of_parts(parts.next(), parts.next(), format)
-            }
-        }
+        let mut parts = array(answer).into_iter();
+        Self::of_parts(parts.next(), parts.next(), format)
     }
 
     pub(super) fn of_parts(entry: Option<Value>, companion: Option<Value>, format: Format) -> Option<Self> {
