@@ -130,7 +130,7 @@ impl ConnectionState {
         };
         let unfinished = self.in_flight.load(Relaxed) == 0 && over(&self.finish_since, patience.head);
         // In HTTP/2 a peer that opens no window leaves a reply unread without one write that waits.
-        let unread = self.http2.load(Relaxed)
+        let unread = self.http2
             && self.unread.load(Relaxed) > 0
             && over(&self.unread_since, patience.write);
         if unread
