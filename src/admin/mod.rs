@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::ErrorKind;
-use crate::http::headers::{self, AllowedHosts};
+use crate::http::headers::{self, AllowedHosts, Seen};
 use crate::http::listener::Service;
 use crate::http::trace::Trace;
 use crate::http::{Problem, Query, Reply};
@@ -70,7 +70,8 @@ impl Admin {
 
     fn answer(&self, request: &Request<Incoming>, audience: Audience) -> Result<Reply, Problem> {
         if audience == Audience::Operator {
-            headers::check(request, &self.hosts)?;
+            let seen = Seen::of(request.headers());
+            headers::check(request.method(), request.uri(), request.version(), &seen, &self.hosts)?;
             headers::check_same_origin(request)?;
         }
         let query = Query::parse(request.uri().query())?;

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use std::task::Waker;
@@ -32,7 +32,8 @@ pub struct Patience {
 ///
 /// Times are milliseconds since `opened`, plus one, so that zero means "not now".
 pub struct ConnectionState {
-    opened: Instant,
+    /// In milliseconds, by the clock of [`coarse_ms`].
+    opened_ms: u64,
     in_flight: AtomicU32,
     idle_since: AtomicU64,
     head_since: AtomicU64,
@@ -57,6 +58,13 @@ impl Drop for Unread {
     }
 }
 
+/// A monotonic clock that is read in a few nanoseconds and a few milliseconds behind: each request reads it twice,
+/// for bounds of seconds.
+fn coarse_ms() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
+    now.tv_sec.unsigned_abs() * 1000 + now.tv_nsec.unsigned_abs() / 1_000_000
+}
+
 /// Why the watchdog wants a connection to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
@@ -73,7 +81,7 @@ impl ConnectionState {
     #[must_use]
     pub(super) fn new(protocol: Protocol) -> Arc<Self> {
         Arc::new(Self {
-            opened: Instant::now(),
+            opened_ms: coarse_ms(),
             in_flight: AtomicU32::new(0),
             idle_since: AtomicU64::new(1),
             head_since: AtomicU64::new(0),
@@ -119,7 +127,7 @@ impl ConnectionState {
     }
 
     fn now(&self) -> u64 {
-        u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1
+        coarse_ms() - self.opened_ms + 1
     }
 
     fn verdict(&self, patience: Patience) -> Verdict {
@@ -130,9 +138,7 @@ impl ConnectionState {
         };
         let unfinished = self.in_flight.load(Relaxed) == 0 && over(&self.finish_since, patience.head);
         // In HTTP/2 a peer that opens no window leaves a reply unread without one write that waits.
-        let unread = self.http2
-            && self.unread.load(Relaxed) > 0
-            && over(&self.unread_since, patience.write);
+        let unread = self.http2 && self.unread.load(Relaxed) > 0 && over(&self.unread_since, patience.write);
         if unread
             || over(&self.write_since, patience.write)
             || over(&self.head_since, patience.head)

@@ -1,7 +1,7 @@
 //! What is checked about a request's head before anything else looks at it.
 
-use http::header::{AUTHORIZATION, HOST, HeaderName, HeaderValue, ORIGIN};
-use http::{HeaderMap, Method, Request, Version};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST, HeaderName, HeaderValue, ORIGIN};
+use http::{HeaderMap, Method, Request, Uri, Version};
 use std::time::Duration;
 
 use super::Problem;
@@ -36,21 +36,90 @@ impl AllowedHosts {
     }
 }
 
+/// The headers that every request is asked for, found in one pass: a look-up for each costs more than the checks.
+#[derive(Default)]
+pub struct Seen<'h> {
+    host: Once<'h>,
+    authorization: Once<'h>,
+    origin: Once<'h>,
+    tenant: Once<'h>,
+    timeout: Once<'h>,
+    idempotency_key: Once<'h>,
+    content_length: Once<'h>,
+}
+
+/// The first value of a header that may come once.
+#[derive(Default, Clone, Copy)]
+struct Once<'h> {
+    first: Option<&'h HeaderValue>,
+    again: bool,
+}
+
+impl<'h> Once<'h> {
+    /// The value; `Err` where it comes twice.
+    fn value(self) -> Result<Option<&'h HeaderValue>, ()> {
+        if self.again { Err(()) } else { Ok(self.first) }
+    }
+}
+
+impl<'h> Seen<'h> {
+    /// Looks at each header once.
+    #[must_use]
+    pub fn of(headers: &'h HeaderMap) -> Self {
+        let mut seen = Self::default();
+        for (name, value) in headers {
+            let place = match name {
+                name if *name == HOST => &mut seen.host,
+                name if *name == AUTHORIZATION => &mut seen.authorization,
+                name if *name == CONTENT_LENGTH => &mut seen.content_length,
+                name if *name == ORIGIN => &mut seen.origin,
+                name if *name == OUTRIGGER_TENANT => &mut seen.tenant,
+                name if *name == OUTRIGGER_TIMEOUT_MS => &mut seen.timeout,
+                name if *name == IDEMPOTENCY_KEY => &mut seen.idempotency_key,
+                _ => continue,
+            };
+            if place.first.is_some() {
+                place.again = true;
+            } else {
+                place.first = Some(value);
+            }
+        }
+        seen
+    }
+
+    /// The `Authorization` header; [`check`] refuses two.
+    #[must_use]
+    pub fn authorization(&self) -> Option<&'h HeaderValue> {
+        self.authorization.first
+    }
+
+    /// The body's length as the request declares it.
+    #[must_use]
+    pub fn content_length(&self) -> Option<u64> {
+        self.content_length.first.and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok())
+    }
+}
+
 /// Refuses what a local client never sends and an attack may: two Hosts, a foreign Host or Origin,
 /// absolute form, two Authorization headers.
-pub fn check<B>(request: &Request<B>, hosts: &AllowedHosts) -> Result<(), Problem> {
-    let headers = request.headers();
-    let absolute = request.version() < Version::HTTP_2 && request.uri().scheme().is_some();
-    if absolute || request.method() == Method::CONNECT {
+pub fn check(
+    method: &Method,
+    uri: &Uri,
+    version: Version,
+    seen: &Seen<'_>,
+    hosts: &AllowedHosts,
+) -> Result<(), Problem> {
+    let absolute = version < Version::HTTP_2 && uri.scheme().is_some();
+    if absolute || *method == Method::CONNECT {
         return Err(Problem::new(
             ErrorKind::Malformed,
             "send the path alone: this is no proxy for absolute URLs",
         ));
     }
-    let authority = request.uri().authority().map(http::uri::Authority::as_str);
-    let host = at_most_one(headers, &HOST)
-        .map_err(|()| Problem::new(ErrorKind::Misdirected, "send one Host header"))?
-        .map(|value| value.to_str().unwrap_or(""));
+    let authority = uri.authority().map(http::uri::Authority::as_str);
+    let host =
+        seen.host.value().map_err(|()| Problem::new(ErrorKind::Misdirected, "send one Host header"))?;
+    let host = host.map(|value| value.to_str().unwrap_or(""));
     if let (Some(authority), Some(host)) = (authority, host)
         && !authority.eq_ignore_ascii_case(host)
     {
@@ -65,17 +134,17 @@ pub fn check<B>(request: &Request<B>, hosts: &AllowedHosts) -> Result<(), Proble
             "call this sidecar as localhost or by its loopback address; `listeners.allowed_hosts` adds names",
         ));
     }
-    if at_most_one(headers, &AUTHORIZATION).is_err() {
+    if seen.authorization.again {
         return Err(Problem::new(ErrorKind::Malformed, "send one Authorization header"));
     }
-    check_origin(headers, hosts)
+    check_origin(seen, hosts)
 }
 
 /// A browser page of another origin must not reach a sidecar, whatever token it got hold of.
-fn check_origin(headers: &HeaderMap, hosts: &AllowedHosts) -> Result<(), Problem> {
+fn check_origin(seen: &Seen<'_>, hosts: &AllowedHosts) -> Result<(), Problem> {
     let foreign =
         || Problem::new(ErrorKind::Forbidden, "requests from web pages of another origin are not served");
-    let Some(origin) = at_most_one(headers, &ORIGIN).map_err(|()| foreign())? else { return Ok(()) };
+    let Some(origin) = seen.origin.value().map_err(|()| foreign())? else { return Ok(()) };
     let authority =
         origin.to_str().ok().and_then(|text| text.split_once("://")).map(|(_, authority)| authority);
     if authority.is_some_and(|authority| hosts.contains(authority)) { Ok(()) } else { Err(foreign()) }
@@ -97,18 +166,10 @@ pub fn check_same_origin<B>(request: &Request<B>) -> Result<(), Problem> {
     }
 }
 
-/// The value of a header that may come once; `Err` where it comes twice.
-fn at_most_one<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h HeaderValue>, ()> {
-    let mut values = headers.get_all(name).iter();
-    let first = values.next();
-    if values.next().is_some() { Err(()) } else { Ok(first) }
-}
-
 /// The tenant that `Outrigger-Tenant` names, in its canonical form.
-pub fn tenant_choice(headers: &HeaderMap) -> Result<TenantChoice, Problem> {
-    let Some(value) = at_most_one(headers, &OUTRIGGER_TENANT)
-        .map_err(|()| Problem::new(ErrorKind::Malformed, "send one Outrigger-Tenant header"))?
-    else {
+pub fn tenant_choice(seen: &Seen<'_>) -> Result<TenantChoice, Problem> {
+    let twice = |()| Problem::new(ErrorKind::Malformed, "send one Outrigger-Tenant header");
+    let Some(value) = seen.tenant.value().map_err(twice)? else {
         return Ok(TenantChoice::FromToken);
     };
     value.to_str().ok().and_then(TenantId::parse).map(TenantChoice::ActFor).ok_or_else(|| {
@@ -117,12 +178,12 @@ pub fn tenant_choice(headers: &HeaderMap) -> Result<TenantChoice, Problem> {
 }
 
 /// The call's time: `Outrigger-Timeout-Ms`, at most `most`, or `default`.
-pub fn timeout(headers: &HeaderMap, default: Duration, most: Duration) -> Result<Duration, Problem> {
+pub fn timeout(seen: &Seen<'_>, default: Duration, most: Duration) -> Result<Duration, Problem> {
     let wrong = || {
         let most = most.as_millis();
         Problem::new(ErrorKind::Malformed, format!("`Outrigger-Timeout-Ms` is an integer from 1 to {most}"))
     };
-    let Some(value) = at_most_one(headers, &OUTRIGGER_TIMEOUT_MS).map_err(|()| wrong())? else {
+    let Some(value) = seen.timeout.value().map_err(|()| wrong())? else {
         return Ok(default);
     };
     let ms: u64 = value.to_str().ok().and_then(|text| text.parse().ok()).ok_or_else(wrong)?;
@@ -131,8 +192,8 @@ pub fn timeout(headers: &HeaderMap, default: Duration, most: Duration) -> Result
 }
 
 /// 400 where a request carries an `Idempotency-Key` to a route that does not take one.
-pub fn refuse_idempotency_key(headers: &HeaderMap) -> Result<(), Problem> {
-    if headers.contains_key(&IDEMPOTENCY_KEY) {
+pub fn refuse_idempotency_key(seen: &Seen<'_>) -> Result<(), Problem> {
+    if seen.idempotency_key.first.is_some() {
         return Err(Problem::new(
             ErrorKind::IdempotencyNotSupported,
             "this route takes no Idempotency-Key: leave it out",
@@ -178,7 +239,10 @@ mod tests {
                 Err(ErrorKind::Malformed),
             ),
         ] {
-            let found = check(&request(uri, headers), &hosts).map_err(|problem| problem.kind());
+            let request = request(uri, headers);
+            let seen = Seen::of(request.headers());
+            let found = check(request.method(), request.uri(), request.version(), &seen, &hosts);
+            let found = found.map_err(|problem| problem.kind());
             assert_eq!(found, expected, "{uri} {headers:?}");
         }
     }
@@ -190,7 +254,7 @@ mod tests {
             [("1", Some(1)), ("60000", Some(60_000)), ("0", None), ("60001", None), ("-1", None), ("x", None)]
         {
             let request = request("/", &[("outrigger-timeout-ms", text)]);
-            let found = timeout(request.headers(), most, most).ok().map(|d| d.as_millis());
+            let found = timeout(&Seen::of(request.headers()), most, most).ok().map(|d| d.as_millis());
             assert_eq!(found, expected, "{text}");
         }
     }

@@ -7,12 +7,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::CONTENT_LENGTH;
-use http::{HeaderMap, Method, Request, Response};
+use http::{Method, Request, Response};
 use hyper::body::Incoming;
 
 use super::call::BodyBudget;
-use super::headers::{self, AllowedHosts};
+use super::headers::{self, AllowedHosts, Seen};
 use super::observe::{Ended, Observer};
 use super::path::ParsedPath;
 use super::table::{Found, RouteTable};
@@ -93,22 +92,24 @@ impl Pipeline {
         began: Instant,
         seen_route: &mut Option<usize>,
     ) -> Result<Reply, Problem> {
-        headers::check(&request, &self.hosts)?;
         let (head, body) = request.into_parts();
+        let seen = Seen::of(&head.headers);
+        headers::check(&head.method, &head.uri, head.version, &seen, &self.hosts)?;
         let parsed = path::parse(head.uri.path(), head.method == Method::POST)?;
         if let Some(reply) = self.public(&head.method, head.uri.path())? {
             return Ok(reply);
         }
-        let timeout = headers::timeout(&head.headers, self.limits.timeout, self.limits.max_timeout)?;
+        let timeout = headers::timeout(&seen, self.limits.timeout, self.limits.max_timeout)?;
         let deadline = Deadline::at(began + timeout);
-        let principal = self.gate.principal(&head.headers, &connection.recent, deadline.instant()).await?;
+        let principal =
+            self.gate.principal(seen.authorization(), &connection.recent, deadline.instant()).await?;
         let Found { index, route, params } = self.route(&head.method, &parsed, head.uri.path())?;
         *seen_route = Some(index);
-        headers::refuse_idempotency_key(&head.headers)?;
-        let choice = headers::tenant_choice(&head.headers)?;
+        headers::refuse_idempotency_key(&seen)?;
+        let choice = headers::tenant_choice(&seen)?;
         let caller = Caller::new(principal, choice, self.policies.current())?;
         caller.check_verb(route.action)?;
-        self.check_declared_length(&head.headers)?;
+        self.check_declared_length(&seen)?;
         let query = Query::parse(head.uri.query())?;
         let (method, headers, budget) = (head.method, head.headers, self.bodies.clone());
         let call = Call { caller, method, params, query, headers, deadline, body, budget, share: None };
@@ -146,12 +147,8 @@ impl Pipeline {
         }
     }
 
-    fn check_declared_length(&self, headers: &HeaderMap) -> Result<(), Problem> {
-        let declared = headers
-            .get(CONTENT_LENGTH)
-            .and_then(|value| value.to_str().ok())
-            .and_then(|text| text.parse().ok());
-        match declared {
+    fn check_declared_length(&self, seen: &Seen<'_>) -> Result<(), Problem> {
+        match seen.content_length() {
             Some(length) if self.limits.body_bytes < length => Err(Problem::new(
                 ErrorKind::TooLarge,
                 format!("a body may have {} bytes at most (`limits.body_bytes`)", self.limits.body_bytes),

@@ -5,8 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use http::HeaderMap;
-use http::header::AUTHORIZATION;
+use http::HeaderValue;
 
 use super::Principal;
 use super::cache::{Digest, TokenCache};
@@ -127,11 +126,11 @@ impl Gate {
     /// keys, until `deadline` at the most.
     pub async fn principal(
         &self,
-        headers: &HeaderMap,
+        authorization: Option<&HeaderValue>,
         recent: &Recent,
         deadline: Instant,
     ) -> Result<Arc<Principal>, AuthError> {
-        let token = bearer(headers).map_err(|refusal| self.refuse(refusal))?;
+        let token = bearer(authorization).map_err(|refusal| self.refuse(refusal))?;
         let now_ms = now_ms();
         if let Some(principal) = recent.get(token, now_ms, self.cache.generation()) {
             self.metrics.cached.inc();
@@ -215,8 +214,8 @@ fn each_once<'v>(what: &'static str, values: impl Iterator<Item = &'v String>) -
 
 /// What follows the scheme in `Authorization: Bearer <token>` (RFC 6750, 2.1; the scheme in any case, RFC 9110,
 /// 11.1). Two such headers are refused before.
-fn bearer(headers: &HeaderMap) -> Result<&[u8], Refusal> {
-    let value = headers.get(AUTHORIZATION).ok_or(Refusal::NoToken)?.as_bytes();
+fn bearer(authorization: Option<&HeaderValue>) -> Result<&[u8], Refusal> {
+    let value = authorization.ok_or(Refusal::NoToken)?.as_bytes();
     let (scheme, rest) = value.split_at_checked(b"Bearer ".len()).ok_or(Refusal::Scheme)?;
     if !scheme.eq_ignore_ascii_case(b"Bearer ") {
         return Err(Refusal::Scheme);

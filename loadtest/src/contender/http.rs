@@ -53,13 +53,14 @@ pub(crate) async fn serve<H: Handler + Sync>(arguments: ListenArgs, handler: H) 
     let unix =
         arguments.socket.as_ref().map(UnixListener::bind).transpose().context("cannot bind the socket")?;
     let ready = Ready { pid: std::process::id(), api: tcp.local_addr()?, socket: arguments.socket };
+    // Before anybody can know that it is ready: a signal that nothing catches ends the process as a failure.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
     match &arguments.ready_file {
         Some(path) => ready.write(path)?,
         None => println!("{}", serde_json::to_string(&ready)?),
     }
     let tracker = TaskTracker::new();
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
     loop {
         tokio::select! {
             accepted = tcp.accept() => {

@@ -240,7 +240,10 @@ async fn a_caller_does_not_wait_past_its_deadline() {
     let mut headers = HeaderMap::new();
     headers.insert("authorization", format!("Bearer {}", Signer::es256("a").good()).parse().unwrap());
     let began = Instant::now();
-    let found = bench.gate.principal(&headers, &Recent::default(), began + Duration::from_millis(100)).await;
+    let found = bench
+        .gate
+        .principal(headers.get("authorization"), &Recent::default(), began + Duration::from_millis(100))
+        .await;
     assert_eq!(found.err(), Some(AuthError(Refusal::KeysUnavailable)));
     assert!(began.elapsed() < Duration::from_secs(5));
     assert!(bench.gate.ready().unwrap_err().contains("has not ended"));
