@@ -371,7 +371,10 @@ mod tests {
             async move {
                 store
                     .write(|_| {
-                        std::thread::sleep(std::time::Duration::from_millis(10));
+                        let begun = std::time::Instant::now();
+                        while begun.elapsed() < std::time::Duration::from_millis(10) {
+                            std::hint::spin_loop();
+                        }
                         Ok(())
                     })
                     .await
