@@ -40,6 +40,7 @@ pub(super) struct ConnectionState {
     unread_since: AtomicU64,
     http2: AtomicBool,
     draining: AtomicBool,
+    gives_way: AtomicBool,
     waker: Mutex<Option<Waker>>,
 }
 
@@ -79,6 +80,7 @@ impl ConnectionState {
             unread_since: AtomicU64::new(0),
             http2: AtomicBool::new(false),
             draining: AtomicBool::new(false),
+            gives_way: AtomicBool::new(false),
             waker: Mutex::new(None),
         })
     }
@@ -103,6 +105,29 @@ impl ConnectionState {
             self.unread_since.store(self.now(), Relaxed);
         }
         Unread(Arc::clone(self))
+    }
+
+    /// Whether it may be ended for another's sake: nothing is in flight, no large reply unread, and it was open for
+    /// long enough to have asked something.
+    pub(super) fn may_give_way(&self) -> bool {
+        self.in_flight.load(Relaxed) == 0
+            && self.unread.load(Relaxed) == 0
+            && self.write_since.load(Relaxed) == 0
+            && !self.gives_way.load(Relaxed)
+            && self.opened.elapsed() >= Duration::from_millis(100)
+    }
+
+    /// Whether a head is on its way: such a connection gives way after those that are silent.
+    pub(super) fn is_in_a_head(&self) -> bool {
+        self.head_since.load(Relaxed) != 0
+    }
+
+    /// Ends the connection for another's sake, unless a request came meanwhile.
+    pub(super) fn give_way(&self) {
+        self.gives_way.store(true, Relaxed);
+        if let Some(waker) = self.waker.lock().take() {
+            waker.wake();
+        }
     }
 
     /// Asks the connection to finish what is in flight and close.
@@ -196,6 +221,9 @@ where
         }
         if this.state.draining.load(Relaxed) {
             this.finish();
+        }
+        if this.state.gives_way.load(Relaxed) && this.state.in_flight.load(Relaxed) == 0 {
+            return Poll::Ready(None);
         }
         while this.tick.as_mut().poll(context).is_ready() {
             match this.state.verdict(this.patience) {

@@ -23,7 +23,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 
 use super::ReplyBody;
@@ -69,6 +69,15 @@ impl Open {
         self.next += 1;
         self.connections.insert(self.next, Arc::clone(state));
         self.next
+    }
+
+    /// Ends the oldest connection that has nothing in flight.
+    fn end_an_idle_one(&self) {
+        let idle = self.connections.iter().filter(|(_, connection)| connection.may_give_way());
+        let next = idle.min_by_key(|(number, connection)| (connection.is_in_a_head(), **number));
+        if let Some((_, connection)) = next {
+            connection.give_way();
+        }
     }
 }
 
@@ -210,7 +219,7 @@ impl Server {
 
     async fn accept_from(&self, bound: &Bound) {
         loop {
-            let Ok(slot) = Arc::clone(&self.slots).acquire_owned().await else { return };
+            let Some(slot) = self.slot().await else { return };
             let accepted = match bound {
                 Bound::Tcp(listener) => listener.accept().await.map(|(stream, _)| {
                     set_nodelay(&stream);
@@ -232,12 +241,22 @@ impl Server {
         }
     }
 
-    fn start_tls(
-        &self,
-        stream: tokio::net::TcpStream,
-        acceptor: TlsAcceptor,
-        slot: tokio::sync::OwnedSemaphorePermit,
-    ) {
+    /// Room for one more connection. Where there is none an idle one gives way, so that whoever opens many and
+    /// asks nothing does not keep others out: kubelet would end the process.
+    async fn slot(&self) -> Option<OwnedSemaphorePermit> {
+        loop {
+            if let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() {
+                return Some(slot);
+            }
+            self.open.lock().end_an_idle_one();
+            let freed = Arc::clone(&self.slots).acquire_owned();
+            if let Ok(slot) = tokio::time::timeout(Duration::from_millis(50), freed).await {
+                return slot.ok();
+            }
+        }
+    }
+
+    fn start_tls(&self, stream: tokio::net::TcpStream, acceptor: TlsAcceptor, slot: OwnedSemaphorePermit) {
         let server = self.clone();
         self.tasks.spawn("handshake", async move {
             match tokio::time::timeout(server.limits.patience.head, acceptor.accept(stream)).await {
@@ -248,7 +267,7 @@ impl Server {
         });
     }
 
-    fn start<S>(&self, stream: S, slot: tokio::sync::OwnedSemaphorePermit)
+    fn start<S>(&self, stream: S, slot: OwnedSemaphorePermit)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
