@@ -184,7 +184,7 @@ fn without_keys_it_starts_says_so_answers_503_and_recovers() {
     let mut config = ProxyConfig::embedded(directory.path(), &policies);
     config.listeners.api.set_port(0);
     config.listeners.admin.set_port(0);
-    config.identity.issuers[0].jwks = KeySource::Url(format!("http://{issuer}/jwks"));
+    config.identity.issuers[0].jwks = KeySource::Url(format!("http://{issuer}/jwks?key=hidden"));
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let app = runtime.block_on(App::start(config)).unwrap();
 
@@ -203,6 +203,9 @@ fn without_keys_it_starts_says_so_answers_503_and_recovers() {
     let text = ready().text();
     assert_eq!(ready().status, 503, "{text}");
     assert!(text.contains("issuer `dev` has no keys") && text.contains(&issuer.to_string()), "{text}");
+
+    let view = Client::tcp(app.addresses.admin).send("GET", "/config", &[], b"").text();
+    assert!(view.contains("/jwks?[redacted]") && !view.contains("hidden"), "{view}");
 
     serve_keys(issuer, keys);
     wait_until("the keys", Duration::from_secs(20), || ask().status != 503);

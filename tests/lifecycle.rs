@@ -275,6 +275,22 @@ fn a_second_process_on_the_same_data_is_refused() {
 }
 
 #[test]
+fn connections_that_ask_nothing_do_not_keep_the_kubelet_out() {
+    let sidecar = Sidecar::dev();
+    let mut silent: Vec<_> = (0..80).map(|_| sidecar.admin_client()).collect();
+    for half in &mut silent {
+        // Those that gave way already are closed.
+        if half.write_raw(b"GET /livez HTTP/1.1\r\nHo").is_err() {
+            continue;
+        }
+    }
+    let began = Instant::now();
+    let reply = sidecar.admin_client().send("GET", "/livez", &[], b"");
+    assert_eq!(reply.status, 200);
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+}
+
+#[test]
 fn a_slow_head_and_an_idle_connection_are_ended() {
     let directory = tempfile::tempdir().unwrap();
     let config = support::sidecar::embedded_config(

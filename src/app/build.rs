@@ -199,7 +199,14 @@ fn keys_ready(gate: &Arc<Gate>) -> crate::admin::KeysReady {
 }
 
 fn config_view(config: &ProxyConfig, policies: &PolicySource) -> crate::admin::ConfigView {
-    let redacted = serde_json::to_value(config).unwrap_or_default();
+    let mut redacted = serde_json::to_value(config).unwrap_or_default();
+    let issuers = redacted.pointer_mut("/identity/issuers").and_then(serde_json::Value::as_array_mut);
+    for url in issuers.into_iter().flatten().filter_map(|issuer| issuer.pointer_mut("/jwks/url")) {
+        // Its query may hold a key, so that messages leave it out too.
+        if let Some((shown, _)) = url.as_str().and_then(|text| text.split_once('?')) {
+            *url = serde_json::Value::from(format!("{shown}?[redacted]"));
+        }
+    }
     let policies = policies.clone();
     Arc::new(
         move || serde_json::json!({"config": redacted, "policy_generation": policies.current().generation()}),

@@ -41,8 +41,9 @@ pub struct ConnectionState {
     finish_since: AtomicU64,
     unread: AtomicU32,
     unread_since: AtomicU64,
-    http2: bool,
+    http2: AtomicBool,
     draining: AtomicBool,
+    gives_way: AtomicBool,
     waker: Mutex<Option<Waker>>,
     /// Whose token its last requests carried.
     pub(super) recent: Recent,
@@ -79,7 +80,7 @@ pub(super) enum Verdict {
 impl ConnectionState {
     /// A connection just opened.
     #[must_use]
-    pub(super) fn new(protocol: Protocol) -> Arc<Self> {
+    pub(super) fn new() -> Arc<Self> {
         Arc::new(Self {
             opened_ms: coarse_ms(),
             in_flight: AtomicU32::new(0),
@@ -89,11 +90,27 @@ impl ConnectionState {
             finish_since: AtomicU64::new(0),
             unread: AtomicU32::new(0),
             unread_since: AtomicU64::new(0),
-            http2: protocol == Protocol::Http2,
+            http2: AtomicBool::new(false),
             draining: AtomicBool::new(false),
+            gives_way: AtomicBool::new(false),
             waker: Mutex::new(None),
             recent: Recent::default(),
         })
+    }
+
+    /// Says which protocol it turned out to be.
+    pub(super) fn speaks(&self, protocol: Protocol) {
+        self.http2.store(protocol == Protocol::Http2, Relaxed);
+    }
+
+    /// Ends once the connection is to end: for one that has no [`Watched`] yet.
+    pub(super) async fn told_to_end(&self) {
+        std::future::poll_fn(|context| {
+            *self.waker.lock() = Some(context.waker().clone());
+            let told = self.draining.load(Relaxed) || self.gives_way.load(Relaxed);
+            if told { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
     }
 
     /// A request's head was read whole.
@@ -118,6 +135,29 @@ impl ConnectionState {
         Unread(Arc::clone(self))
     }
 
+    /// Whether it may be ended for another's sake: nothing is in flight, no large reply unread, and it was open for
+    /// long enough to have asked something.
+    pub(super) fn may_give_way(&self) -> bool {
+        self.in_flight.load(Relaxed) == 0
+            && self.unread.load(Relaxed) == 0
+            && self.write_since.load(Relaxed) == 0
+            && !self.gives_way.load(Relaxed)
+            && self.now() > 100
+    }
+
+    /// Whether a head is on its way: such a connection gives way after those that are silent.
+    pub(super) fn is_in_a_head(&self) -> bool {
+        self.head_since.load(Relaxed) != 0
+    }
+
+    /// Ends the connection for another's sake, unless a request came meanwhile.
+    pub(super) fn give_way(&self) {
+        self.gives_way.store(true, Relaxed);
+        if let Some(waker) = self.waker.lock().take() {
+            waker.wake();
+        }
+    }
+
     /// Asks the connection to finish what is in flight and close.
     pub(super) fn drain(&self) {
         self.draining.store(true, Relaxed);
@@ -138,7 +178,9 @@ impl ConnectionState {
         };
         let unfinished = self.in_flight.load(Relaxed) == 0 && over(&self.finish_since, patience.head);
         // In HTTP/2 a peer that opens no window leaves a reply unread without one write that waits.
-        let unread = self.http2 && self.unread.load(Relaxed) > 0 && over(&self.unread_since, patience.write);
+        let unread = self.http2.load(Relaxed)
+            && self.unread.load(Relaxed) > 0
+            && over(&self.unread_since, patience.write);
         if unread
             || over(&self.write_since, patience.write)
             || over(&self.head_since, patience.head)
@@ -215,6 +257,9 @@ where
         if this.state.draining.load(Relaxed) {
             this.finish();
         }
+        if this.state.gives_way.load(Relaxed) && this.state.in_flight.load(Relaxed) == 0 {
+            return Poll::Ready(None);
+        }
         while this.tick.as_mut().poll(context).is_ready() {
             match this.state.verdict(this.patience) {
                 Verdict::Live => {}
@@ -284,7 +329,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for WatchedIo<S> {
         let state = &self.state;
         // In HTTP/2 bytes between requests are pings and window updates as well as heads; there the idle bound holds.
         if buffer.filled().len() > before
-            && !state.http2
+            && !state.http2.load(Relaxed)
             && state.in_flight.load(Relaxed) == 0
             && state.head_since.load(Relaxed) == 0
         {

@@ -77,6 +77,15 @@ impl Open {
         self.connections.insert(self.next, Arc::clone(state));
         self.next
     }
+
+    /// Ends the oldest connection that has nothing in flight.
+    fn end_an_idle_one(&self) {
+        let idle = self.connections.iter().filter(|(_, connection)| connection.may_give_way());
+        let next = idle.min_by_key(|(number, connection)| (connection.is_in_a_head(), **number));
+        if let Some((_, connection)) = next {
+            connection.give_way();
+        }
+    }
 }
 
 /// A bound socket.
@@ -214,7 +223,7 @@ impl Server {
 
     async fn accept_from(&self, bound: &Bound) {
         loop {
-            let Ok(slot) = Arc::clone(&self.slots).acquire_owned().await else { return };
+            let Some(slot) = self.slot().await else { return };
             let accepted = match bound {
                 Bound::Tcp(listener) => listener.accept().await.map(|(stream, _)| {
                     set_nodelay(&stream);
@@ -236,6 +245,21 @@ impl Server {
         }
     }
 
+    /// Room for one more connection. Where there is none an idle one gives way, so that whoever opens many and
+    /// asks nothing does not keep others out: kubelet would end the process.
+    async fn slot(&self) -> Option<OwnedSemaphorePermit> {
+        loop {
+            if let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() {
+                return Some(slot);
+            }
+            self.open.lock().end_an_idle_one();
+            let freed = Arc::clone(&self.slots).acquire_owned();
+            if let Ok(slot) = tokio::time::timeout(Duration::from_millis(50), freed).await {
+                return slot.ok();
+            }
+        }
+    }
+
     fn start_tls(&self, stream: tokio::net::TcpStream, acceptor: TlsAcceptor, slot: OwnedSemaphorePermit) {
         let server = self.clone();
         self.tasks.spawn("handshake", async move {
@@ -243,7 +267,8 @@ impl Server {
                 Ok(Ok(stream)) => {
                     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
                     let protocol = if http2 { Protocol::Http2 } else { Protocol::Http1 };
-                    server.converse(stream, protocol, slot).await;
+                    let entered = server.enter(slot);
+                    server.converse(stream, protocol, &entered.state).await;
                 }
                 Ok(Err(error)) => tracing::debug!(%error, "a tls handshake failed"),
                 Err(_) => tracing::debug!("a tls handshake took too long"),
@@ -251,39 +276,46 @@ impl Server {
         });
     }
 
+    /// Counts a connection in; what drains them all finds it from now on.
+    fn enter(&self, slot: OwnedSemaphorePermit) -> Entered {
+        let state = ConnectionState::new();
+        let number = self.open.lock().add(&state);
+        if self.tasks.stopping().is_cancelled() {
+            state.drain();
+        }
+        self.gauge.inc();
+        Entered { state, number, open: Arc::clone(&self.open), gauge: self.gauge.clone(), _slot: slot }
+    }
+
     fn start<S>(&self, stream: S, slot: OwnedSemaphorePermit)
     where
         S: Peek + AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let server = self.clone();
+        let entered = self.enter(slot);
         self.tasks.spawn("connection", async move {
             let first = tokio::select! {
-                () = server.tasks.stopping().cancelled() => return,
+                () = entered.state.told_to_end() => return,
                 first = tokio::time::timeout(server.limits.patience.idle, protocol_of(&stream)) => first,
             };
             match first {
-                Ok(Ok(protocol)) => server.converse(stream, protocol, slot).await,
+                Ok(Ok(protocol)) => server.converse(stream, protocol, &entered.state).await,
                 Ok(Err(error)) => tracing::debug!(%error, "a connection ended before its first byte"),
                 Err(_) => tracing::debug!("a connection said nothing"),
             }
         });
     }
 
-    async fn converse<S>(&self, stream: S, protocol: Protocol, slot: OwnedSemaphorePermit)
+    async fn converse<S>(&self, stream: S, protocol: Protocol, state: &Arc<ConnectionState>)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let state = ConnectionState::new(protocol);
-        let number = self.open.lock().add(&state);
-        if self.tasks.stopping().is_cancelled() {
-            state.drain();
-        }
-        self.gauge.inc();
-        let io = TokioIo::new(WatchedIo::new(stream, Arc::clone(&state)));
+        state.speaks(protocol);
+        let io = TokioIo::new(WatchedIo::new(stream, Arc::clone(state)));
         let service = service_fn(|request| {
-            let in_flight = InFlight::begin(&state);
+            let in_flight = InFlight::begin(state);
             let head_only = request.method() == Method::HEAD;
-            let reply = (self.service)(request, Arc::clone(&state));
+            let reply = (self.service)(request, Arc::clone(state));
             async move {
                 let mut reply = reply.await;
                 if reply.body().large_bytes().is_some() {
@@ -297,11 +329,11 @@ impl Server {
         let ended = match protocol {
             Protocol::Http1 => {
                 let connection = self.http1.serve_connection(io, service);
-                Watched::new(connection, &state, patience, |connection| connection.graceful_shutdown()).await
+                Watched::new(connection, state, patience, |connection| connection.graceful_shutdown()).await
             }
             Protocol::Http2 => {
                 let connection = self.http2.serve_connection(io, service);
-                Watched::new(connection, &state, patience, |connection| connection.graceful_shutdown()).await
+                Watched::new(connection, state, patience, |connection| connection.graceful_shutdown()).await
             }
         };
         match ended {
@@ -309,9 +341,6 @@ impl Server {
             Some(Err(error)) => tracing::debug!(%error, "a connection ended"),
             None => tracing::debug!("a connection was cut: its peer was too slow"),
         }
-        self.open.lock().connections.remove(&number);
-        self.gauge.dec();
-        drop(slot);
     }
 }
 
@@ -323,6 +352,22 @@ fn without_body(reply: Response<ReplyBody>) -> Response<ReplyBody> {
         head.headers.insert(CONTENT_LENGTH, length.into());
     }
     Response::from_parts(head, ReplyBody::default())
+}
+
+/// A connection among the open ones, for as long as this is held.
+struct Entered {
+    state: Arc<ConnectionState>,
+    number: u64,
+    open: Arc<Mutex<Open>>,
+    gauge: IntGauge,
+    _slot: OwnedSemaphorePermit,
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.open.lock().connections.remove(&self.number);
+        self.gauge.dec();
+    }
 }
 
 /// Counts a request in and, however it ends, out.

@@ -3,10 +3,13 @@
 //! head checks -> path -> deadline -> identity -> route -> idempotency key -> caller (`act_for`) -> verb
 //! -> declared length -> handler under the deadline -> reply or problem -> seen once.
 
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
 
@@ -65,7 +68,7 @@ impl Pipeline {
         let trace = Trace::from_headers(request.headers());
         let method = request.method().clone();
         let mut route = None;
-        let reply = match self.answer(request, connection, began, &mut route).await {
+        let reply = match caught(self.answer(request, connection, began, &mut route)).await {
             Ok(reply) => reply,
             Err(problem) => problem.into_reply(trace.id()),
         };
@@ -155,5 +158,25 @@ impl Pipeline {
             )),
             _ => Ok(()),
         }
+    }
+}
+
+/// A handler that panics is a defect of one request: its caller is told so, and the others of its connection go on.
+async fn caught(answer: impl Future<Output = Result<Reply, Problem>>) -> Result<Reply, Problem> {
+    AssertUnwindSafe(answer).catch_unwind().await.unwrap_or_else(|_| {
+        tracing::error!("a defect: a handler panicked");
+        Err(Problem::new(ErrorKind::Internal, "a defect of Outrigger: its log says more"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_a_problem_of_its_own_request() {
+        let problem = caught(async { panic!("as a test of it") }).await.unwrap_err();
+        assert_eq!(problem.kind(), ErrorKind::Internal);
+        assert!(!problem.detail().contains("as a test"), "{}", problem.detail());
     }
 }
