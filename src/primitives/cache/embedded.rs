@@ -31,6 +31,9 @@ use super::{CacheBackend, CacheError, Found, LeaseAnswer, Lookup, Stored, Tier, 
 use crate::store::sqlite::{Sqlite, StoreError};
 use crate::tasks::Tasks;
 
+/// What a read counts, so that a tenant has 16 of them under way: how large a value is, is known too late.
+const READ_BYTES: usize = 255 * 1024;
+
 /// Its tables.
 pub(super) const MIGRATIONS: &[&str] = &[include_str!("embedded/001_entries.sql")];
 
@@ -38,7 +41,8 @@ pub(super) const MIGRATIONS: &[&str] = &[include_str!("embedded/001_entries.sql"
 pub(super) struct EmbeddedCache {
     database: Arc<Sqlite>,
     shared: Arc<Shared>,
-    pending: Arc<Pending>,
+    writes: Arc<Pending>,
+    reads: Arc<Pending>,
     metrics: CacheMetrics,
     tasks: Tasks,
 }
@@ -73,10 +77,19 @@ impl EmbeddedCache {
             waiters: Waiters::default(),
         });
         sweep::start(&database, tasks);
-        Arc::new(Self { database, shared, pending: Arc::default(), metrics, tasks: tasks.clone() })
+        Arc::new(Self {
+            database,
+            shared,
+            writes: Arc::default(),
+            reads: Arc::default(),
+            metrics,
+            tasks: tasks.clone(),
+        })
     }
 
     async fn load(&self, address: &Address, rules: &Namespace) -> Result<Held, CacheError> {
+        let (tenant, longest) = (address.scope().tenant(), Duration::MAX);
+        let _place = self.reads.enter(tenant, READ_BYTES, longest).await?;
         let fill = self.shared.l1.begin_fill(address.entry());
         let scope = address.scope();
         let (known, began) = (self.shared.generations.get(scope), self.shared.generations.begin_read());
@@ -122,7 +135,7 @@ impl EmbeddedCache {
         F: Future<Output = Result<T, CacheError>> + Send + 'static,
     {
         let end = Instant::now() + budget;
-        let place = self.pending.enter(scope.tenant(), bytes, budget).await?;
+        let place = self.writes.enter(scope.tenant(), bytes, budget).await?;
         let (sender, receiver) = oneshot::channel();
         let database = Arc::clone(&self.database);
         self.tasks.spawn("cache write", async move {

@@ -1,4 +1,5 @@
-//! Writes on their way to the one writer: so many of each tenant that no other tenant waits long behind them.
+//! Writes on their way to the one writer, and reads to the few readers: so many of each tenant that no other tenant
+//! waits long behind them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
