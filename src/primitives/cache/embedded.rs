@@ -4,6 +4,7 @@
 //! survives the process's end. Leases are in memory: a restart voids them.
 
 mod leases;
+mod pending;
 mod rows;
 mod sweep;
 
@@ -14,8 +15,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use http::HeaderValue;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use self::leases::Leases;
+use self::pending::Pending;
 use self::rows::{PutRow, Row, Written};
 use super::etag::Etag;
 use super::generation::{Generation, GenerationToken, Generations};
@@ -28,6 +31,9 @@ use super::{CacheBackend, CacheError, Found, LeaseAnswer, Lookup, Stored, Tier, 
 use crate::store::sqlite::{Sqlite, StoreError};
 use crate::tasks::Tasks;
 
+/// What a read counts, so that a tenant has 16 of them under way: how large a value is, is known too late.
+const READ_BYTES: usize = 255 * 1024;
+
 /// Its tables.
 pub(super) const MIGRATIONS: &[&str] = &[include_str!("embedded/001_entries.sql")];
 
@@ -35,6 +41,8 @@ pub(super) const MIGRATIONS: &[&str] = &[include_str!("embedded/001_entries.sql"
 pub(super) struct EmbeddedCache {
     database: Arc<Sqlite>,
     shared: Arc<Shared>,
+    writes: Arc<Pending>,
+    reads: Arc<Pending>,
     metrics: CacheMetrics,
     tasks: Tasks,
 }
@@ -69,10 +77,19 @@ impl EmbeddedCache {
             waiters: Waiters::default(),
         });
         sweep::start(&database, tasks);
-        Arc::new(Self { database, shared, metrics, tasks: tasks.clone() })
+        Arc::new(Self {
+            database,
+            shared,
+            writes: Arc::default(),
+            reads: Arc::default(),
+            metrics,
+            tasks: tasks.clone(),
+        })
     }
 
     async fn load(&self, address: &Address, rules: &Namespace) -> Result<Held, CacheError> {
+        let (tenant, longest) = (address.scope().tenant(), Duration::MAX);
+        let _place = self.reads.enter(tenant, READ_BYTES, longest).await?;
         let fill = self.shared.l1.begin_fill(address.entry());
         let scope = address.scope();
         let (known, began) = (self.shared.generations.get(scope), self.shared.generations.begin_read());
@@ -108,6 +125,8 @@ impl EmbeddedCache {
     /// Runs a write to its end, even where its caller goes away: what follows a commit must follow it.
     async fn finish<T, F>(
         &self,
+        scope: &Scope,
+        bytes: usize,
         budget: Duration,
         write: impl FnOnce(Arc<Sqlite>) -> F + Send + 'static,
     ) -> Result<T, CacheError>
@@ -115,14 +134,18 @@ impl EmbeddedCache {
         T: Send + 'static,
         F: Future<Output = Result<T, CacheError>> + Send + 'static,
     {
+        let end = Instant::now() + budget;
+        let place = self.writes.enter(scope.tenant(), bytes, budget).await?;
         let (sender, receiver) = oneshot::channel();
         let database = Arc::clone(&self.database);
         self.tasks.spawn("cache write", async move {
-            if sender.send(write(database).await).is_err() {
+            let answer = write(database).await;
+            drop(place);
+            if sender.send(answer).is_err() {
                 tracing::trace!("the caller of a cache write stopped waiting");
             }
         });
-        match tokio::time::timeout(budget, receiver).await {
+        match tokio::time::timeout_at(end, receiver).await {
             Ok(answer) => answer.unwrap_or(Err(CacheError::Unavailable)),
             Err(_) => Err(CacheError::Unknown),
         }
@@ -208,9 +231,10 @@ impl CacheBackend for EmbeddedCache {
             etag,
             write,
         };
+        let bytes = row.write.body.len();
         let shared = Arc::clone(&self.shared);
         let (scope, entry) = (address.scope().clone(), address.entry().to_vec());
-        self.finish(budget, move |database| async move {
+        self.finish(address.scope(), bytes, budget, move |database| async move {
             let in_job = Arc::clone(&shared);
             let written = database.write(move |connection| rows::put(connection, &row, &in_job.leases)).await;
             shared.l1.invalidate(&entry);
@@ -244,7 +268,7 @@ impl CacheBackend for EmbeddedCache {
         }
         let shared = Arc::clone(&self.shared);
         let (scope, entry) = (address.scope().clone(), address.entry().to_vec());
-        self.finish(budget, move |database| async move {
+        self.finish(address.scope(), 0, budget, move |database| async move {
             let (in_job, job_scope, job_entry) = (Arc::clone(&shared), scope.clone(), entry.clone());
             let deleted = database.write(move |connection| {
                 in_job.leases.use_up(&job_scope, &job_entry);
@@ -268,10 +292,11 @@ impl CacheBackend for EmbeddedCache {
         version: Option<&str>,
         budget: Duration,
     ) -> Result<(), CacheError> {
-        let (shared, scope) = (Arc::clone(&self.shared), scope.clone());
+        let (shared, of_scope) = (Arc::clone(&self.shared), scope);
+        let scope = of_scope.clone();
         let (version, tasks) = (version.map(str::to_owned), self.tasks.clone());
         self.metrics.invalidations.inc();
-        self.finish(budget, move |database| async move {
+        self.finish(of_scope, 0, budget, move |database| async move {
             let (in_job, job_scope, job_version) = (Arc::clone(&shared), scope.clone(), version.clone());
             let job = database.write(move |connection| {
                 in_job.leases.void_scope(&job_scope, job_version.as_deref());

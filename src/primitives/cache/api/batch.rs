@@ -24,6 +24,8 @@ use crate::primitives::cache::{CacheError, Found, Lookup, READ, WRITE, Write, no
 
 /// Items of one call at the most.
 const MAX_ITEMS: usize = 100;
+/// Items of a `:batchGet` that are looked up at the same time.
+const AT_ONCE: usize = 8;
 /// The largest body of a `:batchGet`.
 const MAX_GET_BYTES: usize = 1024 * 1024;
 /// The largest body of a `:batchPut`, and the most bytes of values that a `:batchGet` answers.
@@ -145,27 +147,23 @@ pub(super) async fn get(api: Arc<Api>, mut call: Call) -> Result<Reply, Problem>
     check_count(request.items.len())?;
     let names = request.items.iter().map(|item| (item.key.as_str(), item.version.as_deref()));
     let addresses = addresses(&place, names)?;
-    let budget = api.budget(&call);
-    let mut lookups = FuturesOrdered::new();
-    for address in &addresses {
-        lookups.push_back(api.look_up(&place, address, budget));
+    let lookups: Vec<_> = addresses.iter().map(|address| api.look_up(&place, address, &call)).collect();
+    // A few at a time, so that what has no room in the reply is not all in memory, nor asked for.
+    let mut lookups = futures_util::stream::iter(lookups).buffered(AT_ONCE);
+    let (mut room, mut items) = (MAX_BATCH_BYTES, Vec::with_capacity(addresses.len()));
+    for item in request.items {
+        let found = if room > 0 { lookups.next().await } else { None };
+        items.push(api.got(item, found, &mut room));
     }
-    let found: Vec<_> = lookups.collect().await;
-    let mut room = MAX_BATCH_BYTES;
-    let items = request.items.into_iter().zip(found).map(|(item, found)| api.got(item, found, &mut room));
-    Reply::json(&BatchGetReply { items: items.collect() })
+    drop(lookups);
+    Reply::json(&BatchGetReply { items })
 }
 
 impl Api {
-    async fn look_up(
-        &self,
-        place: &Place,
-        address: &Address,
-        budget: Duration,
-    ) -> Result<Lookup, CacheError> {
+    async fn look_up(&self, place: &Place, address: &Address, call: &Call) -> Result<Lookup, CacheError> {
         match self.backend.cached(address) {
             Some(found) => Ok(Lookup::Found(found)),
-            None => self.backend.lookup(address, &place.rules, budget).await,
+            None => self.backend.lookup(address, &place.rules, self.budget(call)).await,
         }
     }
 
@@ -182,16 +180,22 @@ impl Api {
         written.map_err(|error| Failure::new(error.kind(), error.to_string()))
     }
 
-    fn got(&self, item: Wanted, looked_up: Result<Lookup, CacheError>, room: &mut usize) -> Got {
+    /// The item's answer; it was not looked up where the reply has no room left.
+    fn got(&self, item: Wanted, looked_up: Option<Result<Lookup, CacheError>>, room: &mut usize) -> Got {
         let got = Got { key: item.key, version: item.version, ..Got::default() };
+        let no_room = || {
+            let detail = format!(
+                "the values of one reply have {MAX_BATCH_BYTES} bytes at most: ask for this one again"
+            );
+            Some(Failure::new(ErrorKind::TooLarge, detail))
+        };
+        let Some(looked_up) = looked_up else { return Got { failure: no_room(), ..got } };
         match looked_up {
             Ok(Lookup::Found(Found { stored, tier })) => {
                 self.metrics.hit(tier);
                 let Some(left) = room.checked_sub(stored.body.len()) else {
-                    let detail = format!(
-                        "the values of one reply have {MAX_BATCH_BYTES} bytes at most: ask for this one again"
-                    );
-                    return Got { failure: Some(Failure::new(ErrorKind::TooLarge, detail)), ..got };
+                    *room = 0;
+                    return Got { failure: no_room(), ..got };
                 };
                 *room = left;
                 Got {
