@@ -154,6 +154,21 @@ fn processes_that_make_the_key_at_once_end_with_one() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("chmod 600"), "{output:?}");
 }
 
+#[test]
+fn an_identity_that_others_can_write_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let identity = directory.path().join("identity");
+    DevIdentity::open_or_create(&identity).unwrap();
+    for place in [identity.clone(), identity.join("jwks.json")] {
+        let before = std::fs::metadata(&place).unwrap().permissions();
+        std::fs::set_permissions(&place, std::fs::Permissions::from_mode(0o777)).unwrap();
+        let error = DevIdentity::open_or_create(&identity).err().unwrap();
+        assert!(error.to_string().contains("can be written by others"), "{error}");
+        std::fs::set_permissions(&place, before).unwrap();
+    }
+    assert!(DevIdentity::open_or_create(&identity).is_ok());
+}
+
 /// Answers every request with this key set, on a thread that ends with the process.
 fn serve_keys(address: SocketAddr, document: String) {
     let listener = TcpListener::bind(address).unwrap();

@@ -161,6 +161,22 @@ fn head_is_answered_without_a_body_over_both_protocols() {
 }
 
 #[test]
+fn the_probe_listener_says_whether_it_is_ready_and_not_why() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = support::sidecar::embedded_config(directory.path(), "");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let text = text.replace("admin: 127.0.0.1:0}", "admin: 127.0.0.1:0, probe: 127.0.0.1:0}");
+    std::fs::write(&config, text).unwrap();
+    let sidecar = Sidecar::serve_in(directory, &config);
+    let ready = std::fs::read(sidecar.directory.path().join("ready.json")).unwrap();
+    let ready: serde_json::Value = serde_json::from_slice(&ready).unwrap();
+    let probe = ready["probe"].as_str().unwrap().parse().unwrap();
+    let reply = support::client::Client::tcp(probe).send("GET", "/readyz?verbose", &[], b"");
+    assert_eq!((reply.status, reply.text().as_str()), (200, "ok\n"));
+    assert!(sidecar.admin_client().send("GET", "/readyz?verbose", &[], b"").text().contains("listeners"));
+}
+
+#[test]
 fn a_page_of_another_port_cannot_drain() {
     let mut sidecar = Sidecar::dev();
     let own = sidecar.admin.to_string();

@@ -97,7 +97,11 @@ impl Admin {
         match path {
             "/livez" => Ok(Reply::new(StatusCode::OK).with_body("text/plain; charset=utf-8", "ok\n")),
             "/startupz" => Ok(self.readiness().startup_reply()),
-            "/readyz" => Ok(self.readiness().reply(&self.board, query.text("verbose").is_some())),
+            // What stands in the way names addresses and errors, which are the operator's alone.
+            "/readyz" => {
+                let verbose = operator && query.text("verbose").is_some();
+                Ok(self.readiness().reply(&self.board, verbose))
+            }
             "/metrics" => self.metrics(request.headers()),
             "/config" => Reply::json(&(self.config)()),
             "/openapi.json" => {

@@ -61,6 +61,9 @@ pub enum DevError {
     /// Somebody else can read the key, so that it is nobody's.
     #[error("{0} can be read by others: `chmod 600` it, or remove it for a new one")]
     Exposed(PathBuf),
+    /// Others can put another key set or key in its place.
+    #[error("{0} can be written by others: whoever can write there can make tokens; `chmod go-w` it")]
+    Writable(PathBuf),
     /// The file holds something else.
     #[error("{0} holds no P-256 key in PKCS#8 PEM: remove it for a new one")]
     NotAKey(PathBuf),
@@ -131,7 +134,15 @@ impl DevIdentity {
         let key = EncodingKey::from_ec_der(der.secret_pkcs8_der());
         let (x, y) = coordinates(&pair).ok_or_else(not_a_key)?;
         let key_id = thumbprint(&x, &y);
-        publish(&directory.join(KEY_SET_FILE), &key_id, &x, &y)?;
+        let key_set = directory.join(KEY_SET_FILE);
+        publish(&key_set, &key_id, &x, &y)?;
+        for place in [directory, &key_set] {
+            let metadata = std::fs::metadata(place);
+            let metadata = metadata.map_err(|source| DevError::Io { path: place.to_owned(), source })?;
+            if metadata.permissions().mode() & 0o002 != 0 {
+                return Err(DevError::Writable(place.to_owned()));
+            }
+        }
         Ok(Self { key, key_id })
     }
 
