@@ -355,7 +355,10 @@ mod tests {
             async move {
                 store
                     .write(|_| {
-                        std::thread::sleep(std::time::Duration::from_millis(10));
+                        let until = std::time::Instant::now() + std::time::Duration::from_millis(10);
+                        while std::time::Instant::now() < until {
+                            std::hint::spin_loop();
+                        }
                         Ok(())
                     })
                     .await
