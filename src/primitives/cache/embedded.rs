@@ -4,7 +4,6 @@
 //! survives the process's end. Leases are in memory: a restart voids them.
 
 mod leases;
-mod pending;
 mod rows;
 mod sweep;
 
@@ -18,7 +17,6 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use self::leases::Leases;
-use self::pending::Pending;
 use self::rows::{PutRow, Row, Written};
 use super::etag::Etag;
 use super::generation::{Generation, GenerationToken, Generations};
@@ -26,6 +24,7 @@ use super::key::{Address, Scope};
 use super::l1::L1;
 use super::lease::{LeaseToken, Waiters};
 use super::metrics::CacheMetrics;
+use super::pending::Pending;
 use super::policy::Namespace;
 use super::{CacheBackend, CacheError, Found, LeaseAnswer, Lookup, Stored, Tier, Write, cost, now_ms};
 use crate::store::sqlite::{Sqlite, StoreError};

@@ -20,6 +20,7 @@ mod key;
 mod l1;
 mod lease;
 mod metrics;
+mod pending;
 mod policy;
 mod redis;
 

@@ -29,6 +29,7 @@ use super::key::{Address, Scope};
 use super::l1::L1;
 use super::lease::{LeaseToken, Waiters};
 use super::metrics::CacheMetrics;
+use super::pending::Pending;
 use super::policy::{Format, Namespace};
 use super::{
     CacheBackend, CacheError, ENTRY_BYTES, Found, LeaseAnswer, Lookup, Stored, Tier, Write, cost, now_ms,
@@ -52,6 +53,7 @@ struct Shared {
     scripts: Scripts,
     loss: Loss,
     tally: Tally,
+    writes: Arc<Pending>,
     sweeps: Sweeps,
     tasks: Tasks,
 }
@@ -80,6 +82,7 @@ impl RedisCache {
             scripts: Scripts::new(),
             loss: Loss::default(),
             tally: Tally::default(),
+            writes: Arc::default(),
             sweeps: Sweeps::default(),
             tasks: tasks.clone(),
         });
@@ -358,6 +361,8 @@ impl CacheBackend for RedisCache {
     ) -> Result<Etag, CacheError> {
         let (shared, scope, end) = (&*self.0, address.scope(), Instant::now() + budget);
         let left = || end.saturating_duration_since(Instant::now());
+        // A few connections are all tenants': megabytes in front of its pings make a node look dead.
+        let _place = shared.writes.enter(scope.tenant(), write.body.len(), left()).await?;
         shared.learn_bytes(scope, left()).await;
         // A condition is judged by the generation of now: under an old one a valid value looks absent, and
         // `If-None-Match: *` would overwrite it.

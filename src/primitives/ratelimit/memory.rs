@@ -18,6 +18,9 @@ const PURGE_FOR_A_NEW_KEY: usize = 2;
 /// Expired keys that are looked for where there is no room; a bound for one call's time under the lock.
 const PURGE_WHEN_FULL: usize = 32;
 
+/// Removed keys of a shard that are remembered while they cannot be saved: a full disk must not fill memory.
+const MAX_UNSAVED_REMOVALS: usize = 4096;
+
 /// Microseconds since 1970 by the time of day at the start and a clock that is never set: a step of the time of
 /// day neither fills nor locks a bucket.
 #[derive(Debug, Clone, Copy)]
@@ -251,7 +254,11 @@ impl Memory {
     /// Puts back what could not be saved.
     pub(super) fn changed_still(&self, removed: &[(Uuid, Arc<str>)], taken: &[(Uuid, Arc<str>, Tat)]) {
         for (id, name) in removed {
-            self.shard(*id).lock().changes.removed.push((*id, Arc::clone(name)));
+            let mut guard = self.shard(*id).lock();
+            // A row that stays is one of a full bucket: it is not loaded again, and goes at the next start.
+            if guard.changes.removed.len() < MAX_UNSAVED_REMOVALS {
+                guard.changes.removed.push((*id, Arc::clone(name)));
+            }
         }
         for (id, name, _) in taken {
             let mut guard = self.shard(*id).lock();
@@ -328,5 +335,25 @@ mod tests {
         assert!(drain().is_empty());
         memory.changed_still(&rows[0].0, &rows[0].1);
         assert_eq!(drain()[0].1.len(), 1);
+    }
+
+    #[test]
+    fn removed_keys_that_cannot_be_saved_do_not_fill_memory() {
+        let (memory, brief) = (Memory::new(1000, true), rule("brief", 1000, 1, 1));
+        let tenant = Uuid::new_v4();
+        let mut most = 0;
+        for round in 0..200 {
+            for key in 0..100 {
+                let asks = asks(tenant, 1000, &[(&brief, &format!("{round}-{key}"), 1)]);
+                memory.take(&asks, Source::Backend, |ask| Some(&ask.rule().quota));
+            }
+            let mut failed = Vec::new();
+            memory.drain_changes(|removed, taken| failed.push((removed, taken)));
+            for (removed, taken) in failed {
+                most = most.max(removed.len());
+                memory.changed_still(&removed, &taken);
+            }
+        }
+        assert!(most > MAX_UNSAVED_REMOVALS && most <= MAX_UNSAVED_REMOVALS + 1000, "{most}");
     }
 }

@@ -371,8 +371,8 @@ mod tests {
             async move {
                 store
                     .write(|_| {
-                        let begun = std::time::Instant::now();
-                        while begun.elapsed() < std::time::Duration::from_millis(10) {
+                        let until = std::time::Instant::now() + std::time::Duration::from_millis(10);
+                        while std::time::Instant::now() < until {
                             std::hint::spin_loop();
                         }
                         Ok(())

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::values::integer;
 use super::{Shared, keys};
-use crate::pools::redis::Slot;
+use crate::pools::redis::{RedisFailure, Slot};
 use crate::primitives::cache::key::Scope;
 use crate::primitives::cache::now_ms;
 
@@ -52,6 +52,15 @@ struct Counted {
 }
 
 impl Counted {
+    /// Keeps for the next exchange what the last did not take, or may not have taken: then only what was added,
+    /// because bytes that are given back twice would be room that nobody has.
+    fn put_back(&mut self, pending: HashMap<Ending, i64>, failure: &RedisFailure) {
+        let is_certain = !matches!(failure, RedisFailure::Unknown(_));
+        for (ending, bytes) in pending.into_iter().filter(|(_, bytes)| is_certain || *bytes > 0) {
+            *self.pending.entry(ending).or_default() += bytes;
+        }
+    }
+
     fn sum(&self) -> i64 {
         self.known.unwrap_or_default().saturating_add(self.pending.values().sum())
     }
@@ -132,12 +141,8 @@ impl Shared {
             let mut tenants = self.tally.0.lock();
             let Some(counted) = tenants.get_mut(&tenant) else { continue };
             match sum {
-                Some(sum) => counted.known = Some(sum),
-                None => {
-                    for (ending, bytes) in pending {
-                        *counted.pending.entry(ending).or_default() += bytes;
-                    }
-                }
+                Ok(sum) => counted.known = Some(sum),
+                Err(failure) => counted.put_back(pending, &failure),
             }
             if counted.idle > IDLE && counted.pending.is_empty() {
                 tenants.remove(&tenant);
@@ -153,31 +158,28 @@ impl Shared {
         }
         let nothing = HashMap::new();
         let asked = self.exchange_one(scope.tenant(), &nothing);
-        let Ok(Some(sum)) = tokio::time::timeout(budget, asked).await else { return };
+        let Ok(Ok(sum)) = tokio::time::timeout(budget, asked).await else { return };
         if let Some(counted) = entry(&mut self.tally.0.lock(), *scope.tenant()) {
             counted.known.get_or_insert(sum);
         }
     }
 
-    async fn exchange_one(&self, tenant: &Uuid, pending: &HashMap<Ending, i64>) -> Option<i64> {
+    async fn exchange_one(&self, tenant: &Uuid, pending: &HashMap<Ending, i64>) -> Result<i64, RedisFailure> {
         let key = keys::tenant_bytes(tenant);
         let mut arguments = vec![(now_ms() / 1000).to_string(), HASH_LIFE_S.to_owned()];
         for (ending, bytes) in pending.iter().filter(|(_, bytes)| **bytes != 0) {
             arguments.extend([ending.0.to_string(), bytes.to_string()]);
         }
         let arguments: Vec<&[u8]> = arguments.iter().map(String::as_bytes).collect();
-        let slot = Slot::of(key.as_bytes());
-        let answer = self
-            .pool
-            .script(slot, &self.scripts.bytes, &[key.as_bytes()], &arguments, self.pool.command_timeout())
-            .await;
-        match answer {
-            Ok(sum) => integer(sum),
-            Err(failure) => {
+        let (slot, budget) = (Slot::of(key.as_bytes()), self.pool.command_timeout());
+        let answer = self.pool.script(slot, &self.scripts.bytes, &[key.as_bytes()], &arguments, budget).await;
+        answer
+            .and_then(|sum| {
+                integer(sum).ok_or_else(|| RedisFailure::Refused("the sum is no integer".to_owned()))
+            })
+            .inspect_err(|failure| {
                 tracing::debug!(%failure, "a tenant's cache bytes could not be exchanged");
-                None
-            }
-        }
+            })
     }
 }
 
@@ -207,5 +209,18 @@ mod tests {
         assert_eq!(tally.room(&scope, 100), 100);
         tally.add(&scope, ending, 60);
         assert_eq!(tally.room(&Scope::for_test(2, "n"), 100), 100);
+    }
+
+    #[test]
+    fn bytes_that_may_have_been_given_back_are_not_given_back_again() {
+        let now = now_ms();
+        let (soon, later) = (Ending::of(now, 60_000), Ending::of(now, 600_000));
+        for (failure, sum) in
+            [(RedisFailure::Unavailable(String::new()), -20), (RedisFailure::Unknown(String::new()), 30)]
+        {
+            let mut counted = Counted::default();
+            counted.put_back(HashMap::from([(soon, 30), (later, -50)]), &failure);
+            assert_eq!(counted.sum(), sum, "{failure}");
+        }
     }
 }

@@ -1,5 +1,4 @@
-//! Writes on their way to the one writer, and reads to the few readers: so many of each tenant that no other tenant
-//! waits long behind them.
+//! Work on its way to a store that all tenants share: so much of each tenant that no other tenant waits long behind it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,18 +8,18 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use uuid::Uuid;
 
-use crate::primitives::cache::CacheError;
+use super::CacheError;
 
 /// What any write counts at least: 16 KiB.
 const UNIT_BYTES: usize = 16 * 1024;
-/// What a tenant may have under way: 4 MiB, or one value that is larger; some 30 ms of the writer's time.
+/// What a tenant may have under way: 4 MiB, or one value that is larger; some 30 ms of SQLite's writer or of a 1 Gbit/s link to Redis.
 const UNITS: usize = 256;
 
 /// What each tenant has under way.
 #[derive(Default)]
 pub(super) struct Pending(Mutex<HashMap<Uuid, Arc<Semaphore>>>);
 
-/// A write's place, until it is dropped.
+/// A place in it, until it is dropped.
 pub(super) struct Place {
     pending: Arc<Pending>,
     tenant: Uuid,
@@ -28,7 +27,7 @@ pub(super) struct Place {
 }
 
 impl Pending {
-    /// Waits for a place for a write of so many bytes, in the order of asking.
+    /// Waits for a place for so many bytes, in the order of asking.
     pub(super) async fn enter(
         self: &Arc<Self>,
         tenant: &Uuid,
