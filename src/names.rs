@@ -1,7 +1,8 @@
 //! Names and keys as they appear in paths and bodies, checked once, at the edge.
 
 use std::fmt;
-use std::sync::Arc;
+
+use compact_str::CompactString;
 
 /// The longest name, in bytes.
 pub const MAX_NAME_BYTES: usize = 64;
@@ -10,7 +11,7 @@ pub const MAX_KEY_BYTES: usize = 512;
 
 /// The name of a limit, namespace, topic, metric or collection: `[a-z][a-z0-9_.-]{0,63}`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Name(Arc<str>);
+pub struct Name(CompactString);
 
 /// Why a text is not a [`Name`] or a [`Key`], in words for the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -29,7 +30,7 @@ pub enum NameError {
 impl Name {
     /// Checks `text` and makes a name of it.
     pub fn parse(text: &str) -> Result<Self, NameError> {
-        if Self::is_valid(text) { Ok(Self(Arc::from(text))) } else { Err(NameError::Name) }
+        if Self::is_valid(text) { Ok(Self(CompactString::new(text))) } else { Err(NameError::Name) }
     }
 
     /// Whether `text` is of the form of a name.
@@ -62,12 +63,12 @@ impl fmt::Debug for Name {
 
 /// A key or id that the caller chose: 1 to 512 bytes of UTF-8 without control characters.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Key(Box<str>);
+pub struct Key(CompactString);
 
 impl Key {
     /// Checks `text` and makes a key of it.
     pub fn parse(text: &str) -> Result<Self, NameError> {
-        Self::check(text).map(|()| Self(Box::from(text)))
+        Self::check(text).map(|()| Self(CompactString::new(text)))
     }
 
     /// Whether `text` can be a key.

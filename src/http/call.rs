@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use compact_str::CompactString;
 use http::{HeaderMap, Method};
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
@@ -94,7 +95,7 @@ impl Deadline {
 
 /// The path's parameters.
 #[derive(Debug, Clone, Default)]
-pub struct Params(pub(super) SmallVec<[(&'static str, Box<str>); 2]>);
+pub struct Params(pub(super) SmallVec<[(&'static str, CompactString); 2]>);
 
 impl Params {
     /// The parameter that the pattern names so; the pattern always fills it.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use compact_str::CompactString;
 use http::Method;
 use smallvec::SmallVec;
 
@@ -117,7 +118,7 @@ impl Compiled {
     fn params(&self, path: &ParsedPath<'_>) -> Params {
         let pairs = self.segments.iter().zip(&path.segments).filter_map(|(pattern, segment)| match pattern {
             Segment::Literal(_) => None,
-            Segment::Parameter(name) => Some((*name, Box::from(segment.as_ref()))),
+            Segment::Parameter(name) => Some((*name, CompactString::new(segment))),
         });
         Params(pairs.collect())
     }

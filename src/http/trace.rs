@@ -2,7 +2,9 @@
 
 use std::cell::OnceCell;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
+
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// The trace a request belongs to.
 ///
@@ -19,7 +21,7 @@ impl Trace {
     pub fn from_headers(headers: &HeaderMap) -> Self {
         let id = OnceCell::new();
         if let Some(given) =
-            headers.get("traceparent").and_then(|value| value.to_str().ok()).and_then(trace_id)
+            headers.get(&TRACEPARENT).and_then(|value| value.to_str().ok()).and_then(trace_id)
         {
             id.get_or_init(|| Box::from(given));
         }

@@ -157,6 +157,7 @@ fn stored(row: Row, rules: &Namespace, generation: Arc<Generation>, now: u64) ->
         body: Bytes::from(row.body),
         content_type: HeaderValue::from_str(&row.content_type).ok()?,
         etag: Etag::from_bytes(row.etag),
+        etag_header: Etag::from_bytes(row.etag).header(),
         written_at_ms: row.written_at_ms,
         expires_at_ms: row.expires_at_ms,
         l1_until_ms: row.expires_at_ms.min(now.saturating_add(rules.l1_ttl_ms)),

@@ -142,6 +142,8 @@ pub(crate) struct Stored {
     body: Bytes,
     content_type: HeaderValue,
     etag: Etag,
+    /// As its header, made once.
+    etag_header: HeaderValue,
     /// When it was written, in milliseconds since the epoch.
     written_at_ms: u64,
     /// From when on it is no longer fresh.
@@ -159,6 +161,7 @@ impl Stored {
             body: Bytes::from_static(body),
             content_type: HeaderValue::from_static("text/plain"),
             etag: Etag::of_body(body),
+            etag_header: Etag::of_body(body).header(),
             written_at_ms: 0,
             expires_at_ms: until_ms,
             l1_until_ms: until_ms,

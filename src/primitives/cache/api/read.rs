@@ -108,9 +108,16 @@ fn reply(api: &Api, found: &Found, conditions: &Conditions) -> Result<Reply, Pro
         reply = reply.with_typed_body(stored.content_type.clone(), stored.body.clone());
     }
     Ok(reply
-        .with_header(ETAG, stored.etag.header())
-        .with_header(AGE, HeaderValue::from(age))
+        .with_header(ETAG, stored.etag_header.clone())
+        .with_header(AGE, age_header(age))
         .with_header(OUTRIGGER_CACHE, tier))
+}
+
+/// Most hits are seconds old, and need no text made.
+fn age_header(age_s: u64) -> HeaderValue {
+    const SMALL: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+    let small = usize::try_from(age_s).ok().and_then(|age_s| SMALL.get(age_s));
+    small.map_or_else(|| HeaderValue::from(age_s), |text| HeaderValue::from_static(text))
 }
 
 fn miss(api: &Api, conditions: &Conditions, lease: Option<&LeaseToken>) -> Problem {

@@ -131,6 +131,7 @@ impl Raw {
             body,
             content_type,
             etag: header.etag,
+            etag_header: header.etag.header(),
             written_at_ms: header.written_at_ms,
             expires_at_ms: header.expires_at_ms,
             l1_until_ms: header.expires_at_ms.min(now_ms.saturating_add(rules.l1_ttl_ms)),
