@@ -444,46 +444,6 @@ fn large_replies_that_nobody_reads_are_bounded_together() {
 }
 
 #[test]
-fn run_starts_the_command_with_the_addresses_and_passes_its_exit_code() {
-    let directory = tempfile::tempdir().unwrap();
-    let config = support::sidecar::embedded_config(directory.path(), "");
-    let socket = directory.path().join("o.sock");
-    let script = r#"curl -sS -o /dev/null -w '%{http_code}' "$OUTRIGGER_URL/openapi.json"; test -S "$OUTRIGGER_SOCKET"; exit 7"#;
-    let output = Command::new(BINARY)
-        .args(["run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--config"])
-        .arg(&config)
-        .arg("--socket")
-        .arg(&socket)
-        .args(["--", "bash", "-ec", script])
-        .output()
-        .unwrap();
-    assert_eq!(output.status.code(), Some(7), "{}", String::from_utf8_lossy(&output.stderr));
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "200");
-}
-
-#[test]
-fn run_passes_signals_to_the_command() {
-    let directory = tempfile::tempdir().unwrap();
-    let config = support::sidecar::embedded_config(directory.path(), "");
-    let ready = directory.path().join("command-ready");
-    let script = format!(
-        "trap 'exit 42' TERM; touch {}; while :; do read -t 0.05 <> <(:) || :; done",
-        ready.display()
-    );
-    let mut child = Command::new(BINARY)
-        .args(["run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--config"])
-        .arg(&config)
-        .args(["--", "bash", "-c", &script])
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    wait_until("the command", Duration::from_secs(20), || ready.exists());
-    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
-    rustix::process::kill_process(pid, Signal::TERM).unwrap();
-    assert_eq!(child.wait().unwrap().code(), Some(42));
-}
-
-#[test]
 fn the_description_in_the_repository_is_what_a_process_serves() {
     let sidecar = Sidecar::dev();
     let served = sidecar.client().send("GET", "/openapi.json", &[], b"").json();

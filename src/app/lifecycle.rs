@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, getpgrp, kill_process};
 use tokio::process::Command;
 use tokio::signal::unix::{self, SignalKind};
 
@@ -24,12 +24,15 @@ pub enum Reason {
 pub struct Child(tokio::process::Child);
 
 impl Child {
-    /// Starts `command` with the sidecar's addresses in its environment.
-    pub fn start(command: &[OsString], addresses: &Addresses) -> io::Result<Self> {
+    /// Starts `command` with the sidecar's addresses in its environment, and without the variables in `hidden`.
+    pub fn start(command: &[OsString], addresses: &Addresses, hidden: &[String]) -> io::Result<Self> {
         let Some((program, arguments)) = command.split_first() else {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "give a command after `--`"));
         };
         let mut child = Command::new(program);
+        for name in hidden {
+            child.env_remove(name);
+        }
         child.args(arguments).env("OUTRIGGER_URL", addresses.url()).kill_on_drop(true);
         if let Some(socket) = &addresses.socket {
             child.env("OUTRIGGER_SOCKET", std::path::absolute(socket)?);
@@ -38,6 +41,9 @@ impl Child {
     }
 
     fn signal(&self, signal: Signal) {
+        if matches!(signal, Signal::INT | Signal::QUIT) && in_front_of_terminal() {
+            return;
+        }
         let Some(pid) = self.0.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw) else {
             return;
         };
@@ -45,6 +51,14 @@ impl Child {
             tracing::warn!(%error, "a signal could not be passed on");
         }
     }
+}
+
+/// Whether a terminal sends what its keys mean (SIGINT, SIGQUIT) to this process's group, so that the child has it
+/// already. The child stays in the group: in one of its own it could not read from the terminal.
+fn in_front_of_terminal() -> bool {
+    let front =
+        std::fs::File::open("/dev/tty").and_then(|terminal| Ok(rustix::termios::tcgetpgrp(terminal)?));
+    front.is_ok_and(|group| group == getpgrp())
 }
 
 /// The exit code a shell would report: the code itself, or 128 and the signal.
@@ -102,7 +116,7 @@ enum Event {
 
 impl App {
     /// Serves until a signal, `POST /drain` or the child's end. SIGHUP reloads policies. With a child,
-    /// every signal is passed on to it, and SIGTERM ends this process only when the child has ended.
+    /// every signal is passed on to it that it has not had from the terminal, and SIGTERM ends this process only when the child has ended.
     pub async fn until_stopped(&self, mut signals: Signals, mut child: Option<Child>) -> io::Result<Reason> {
         loop {
             let event = tokio::select! {
