@@ -78,7 +78,7 @@ pub(super) async fn serve_until_stopped(
     surroundings: Surroundings,
     announce: impl FnOnce(&Addresses),
 ) -> anyhow::Result<ExitCode> {
-    let signals = Signals::catch()?;
+    let mut signals = Signals::catch()?;
     let secrets: Vec<String> = config.secret_variables().map(str::to_owned).collect();
     let app = match App::start(config).await {
         Ok(app) => app,
@@ -96,10 +96,11 @@ pub(super) async fn serve_until_stopped(
     announce(&app.addresses);
     let command = surroundings.command.as_deref();
     let child = command.map(|command| Child::start(command, &app.addresses, &secrets));
-    let reason = app.until_stopped(signals, child.transpose()?).await?;
+    let reason = app.until_stopped(&mut signals, child.transpose()?).await?;
     drop(ready_file);
-    app.stop().await;
+    let cut = app.stop_or_cut(&mut signals).await;
     Ok(match reason {
+        Reason::Asked | Reason::ChildEnded(0) if cut => ExitCode::from(FOUND_PROBLEMS),
         Reason::Asked => ExitCode::SUCCESS,
         Reason::ChildEnded(code) => ExitCode::from(code),
     })
