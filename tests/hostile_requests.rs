@@ -136,8 +136,9 @@ fn own_headers(authorized: &str) -> Vec<Case> {
     let tenant = format!("Outrigger-Tenant: {ACME}\r\n");
     vec![
         case("a foreign tenant", with(&tenant), 403, "forbidden"),
-        case("a tenant that is none", with("Outrigger-Tenant: x\r\n"), 400, "malformed"),
-        case("two tenants", with(&tenant.repeat(2)), 400, "malformed"),
+        case("a tenant that is none", with("Outrigger-Tenant: x\r\n"), 403, "forbidden"),
+        case("an empty tenant", with("Outrigger-Tenant: \r\n"), 403, "forbidden"),
+        case("two tenants", with(&tenant.repeat(2)), 403, "forbidden"),
         case("a timeout of zero", with("Outrigger-Timeout-Ms: 0\r\n"), 400, "malformed"),
         case("a timeout that is none", with("Outrigger-Timeout-Ms: soon\r\n"), 400, "malformed"),
         case("an idempotency key", with("Idempotency-Key: a\r\n"), 400, "idempotency_not_supported"),
@@ -221,6 +222,28 @@ fn each_hostile_request_is_refused_with_a_problem_document() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     let reply = sidecar.client().send("GET", "/v1/cache/scoring/k", &[("Authorization", &bearer)], b"");
     reply.problem(404, "not_found");
+}
+
+#[test]
+fn a_service_that_names_a_tenant_wrongly_is_told_how_and_no_other_is() {
+    let sidecar = Sidecar::dev();
+    let service = |subject: &str| {
+        let token = sidecar.token_with(&["--service", "--subject", subject, "--scope", "tenant:admin"]);
+        format!("Bearer {token}")
+    };
+    let (listed, stranger) = (service("system:serviceaccount:leads:scoring"), service("stranger"));
+    let upper = ACME.to_uppercase();
+    let ask = |bearer: &str, tenants: &[&str]| {
+        let named = tenants.iter().map(|tenant| ("Outrigger-Tenant", *tenant));
+        let headers: Vec<_> = named.chain([("Authorization", bearer)]).collect();
+        sidecar.client().send("GET", TARGET, &headers, b"")
+    };
+    ask(&listed, &[ACME]).problem(404, "not_found");
+    ask(&listed, &[]).problem(403, "forbidden");
+    for wrong in [&["x"][..], &[""], &[&upper], &[ACME, ACME]] {
+        ask(&listed, wrong).problem(400, "malformed");
+        ask(&stranger, wrong).problem(403, "forbidden");
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
+use support::client::Client;
 use support::sidecar::{ACME, BINARY, Sidecar};
 use support::wait_until;
 
@@ -54,23 +55,29 @@ fn a_flag_opens_nothing_that_the_configuration_may_not_open() {
     }
 }
 
+/// A connection whose request is under way: all of it but the rest of its body, from byte 10 on.
+fn in_flight(sidecar: &Sidecar) -> Client {
+    let bearer = sidecar.bearer(ACME);
+    let mut busy = sidecar.client();
+    let head = format!(
+        "POST /v1/ratelimit/check HTTP/1.1\r\nHost: localhost\r\nAuthorization: {bearer}\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        CHECK.len()
+    );
+    busy.write_raw(head.as_bytes()).unwrap();
+    busy.write_raw(&CHECK[..10]).unwrap();
+    let mut other = sidecar.client();
+    let reply = other.send("GET", "/v1/cache/scoring/k", &[("Authorization", &bearer)], b"");
+    reply.problem(404, "not_found");
+    busy
+}
+
 #[test]
 fn sigterm_finishes_what_is_in_flight_and_exits_0() {
     for signal in [Signal::TERM, Signal::INT] {
         let mut sidecar = Sidecar::dev();
-        let bearer = sidecar.bearer(ACME);
         let mut idle = sidecar.client();
-        let mut busy = sidecar.client();
-        let head = format!(
-            "POST /v1/ratelimit/check HTTP/1.1\r\nHost: localhost\r\nAuthorization: {bearer}\r\n\
-             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
-            CHECK.len()
-        );
-        busy.write_raw(head.as_bytes()).unwrap();
-        busy.write_raw(&CHECK[..10]).unwrap();
-        let mut other = sidecar.client();
-        let reply = other.send("GET", "/v1/cache/scoring/k", &[("Authorization", &bearer)], b"");
-        reply.problem(404, "not_found");
+        let mut busy = in_flight(&sidecar);
         sidecar.signal(signal);
         assert!(idle.is_closed(), "an idle connection was left open");
         busy.write_raw(&CHECK[10..]).unwrap();
@@ -115,6 +122,37 @@ fn post_drain_ends_the_process_in_order() {
     let mut sidecar = Sidecar::dev();
     let reply = sidecar.admin_client().send("POST", "/drain", &[], b"");
     assert_eq!(reply.status, 202);
+    assert_eq!(sidecar.wait(Duration::from_secs(10)).code(), Some(0));
+}
+
+#[test]
+fn a_second_signal_cuts_what_is_in_flight_and_exits_1() {
+    for signals in [[Signal::TERM, Signal::TERM], [Signal::INT, Signal::INT], [Signal::TERM, Signal::INT]] {
+        let mut sidecar = Sidecar::dev();
+        let mut idle = sidecar.client();
+        let mut busy = in_flight(&sidecar);
+        sidecar.signal(signals[0]);
+        assert!(idle.is_closed(), "the drain has not begun");
+        sidecar.signal(signals[1]);
+        assert_eq!(sidecar.wait(Duration::from_secs(5)).code(), Some(1));
+        assert!(busy.is_closed());
+        assert!(!sidecar.socket.exists(), "the socket file was left");
+        assert!(!sidecar.directory.path().join("ready.json").exists(), "the ready file was left");
+        let log = sidecar.log();
+        assert!(log.contains("was cut") && log.contains("stopped"), "{log}");
+    }
+}
+
+#[test]
+fn the_first_signal_after_post_drain_cuts_nothing() {
+    let mut sidecar = Sidecar::dev();
+    let mut idle = sidecar.client();
+    let mut busy = in_flight(&sidecar);
+    assert_eq!(sidecar.admin_client().send("POST", "/drain", &[], b"").status, 202);
+    assert!(idle.is_closed(), "the drain has not begun");
+    sidecar.signal(Signal::TERM);
+    busy.write_raw(&CHECK[10..]).unwrap();
+    assert_eq!(busy.read_reply(false).unwrap().status, 200);
     assert_eq!(sidecar.wait(Duration::from_secs(10)).code(), Some(0));
 }
 
@@ -171,7 +209,7 @@ fn the_probe_listener_says_whether_it_is_ready_and_not_why() {
     let ready = std::fs::read(sidecar.directory.path().join("ready.json")).unwrap();
     let ready: serde_json::Value = serde_json::from_slice(&ready).unwrap();
     let probe = ready["probe"].as_str().unwrap().parse().unwrap();
-    let reply = support::client::Client::tcp(probe).send("GET", "/readyz?verbose", &[], b"");
+    let reply = Client::tcp(probe).send("GET", "/readyz?verbose", &[], b"");
     assert_eq!((reply.status, reply.text().as_str()), (200, "ok\n"));
     assert!(sidecar.admin_client().send("GET", "/readyz?verbose", &[], b"").text().contains("listeners"));
 }
@@ -324,7 +362,7 @@ fn a_slow_head_and_an_idle_connection_are_ended() {
 }
 
 /// An HTTP/2 connection with prior knowledge, and its frames.
-struct Http2(support::client::Client);
+struct Http2(Client);
 
 impl Http2 {
     fn open(sidecar: &Sidecar) -> Self {
@@ -441,46 +479,6 @@ fn large_replies_that_nobody_reads_are_bounded_together() {
     assert_eq!(small.status, 404);
     drop(held);
     wait_until("room again", Duration::from_secs(20), || get().status == 200);
-}
-
-#[test]
-fn run_starts_the_command_with_the_addresses_and_passes_its_exit_code() {
-    let directory = tempfile::tempdir().unwrap();
-    let config = support::sidecar::embedded_config(directory.path(), "");
-    let socket = directory.path().join("o.sock");
-    let script = r#"curl -sS -o /dev/null -w '%{http_code}' "$OUTRIGGER_URL/openapi.json"; test -S "$OUTRIGGER_SOCKET"; exit 7"#;
-    let output = Command::new(BINARY)
-        .args(["run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--config"])
-        .arg(&config)
-        .arg("--socket")
-        .arg(&socket)
-        .args(["--", "bash", "-ec", script])
-        .output()
-        .unwrap();
-    assert_eq!(output.status.code(), Some(7), "{}", String::from_utf8_lossy(&output.stderr));
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "200");
-}
-
-#[test]
-fn run_passes_signals_to_the_command() {
-    let directory = tempfile::tempdir().unwrap();
-    let config = support::sidecar::embedded_config(directory.path(), "");
-    let ready = directory.path().join("command-ready");
-    let script = format!(
-        "trap 'exit 42' TERM; touch {}; while :; do read -t 0.05 <> <(:) || :; done",
-        ready.display()
-    );
-    let mut child = Command::new(BINARY)
-        .args(["run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--config"])
-        .arg(&config)
-        .args(["--", "bash", "-c", &script])
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    wait_until("the command", Duration::from_secs(20), || ready.exists());
-    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
-    rustix::process::kill_process(pid, Signal::TERM).unwrap();
-    assert_eq!(child.wait().unwrap().code(), Some(42));
 }
 
 #[test]

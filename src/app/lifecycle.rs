@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, getpgrp, kill_process};
 use tokio::process::Command;
 use tokio::signal::unix::{self, SignalKind};
 
@@ -24,12 +24,15 @@ pub enum Reason {
 pub struct Child(tokio::process::Child);
 
 impl Child {
-    /// Starts `command` with the sidecar's addresses in its environment.
-    pub fn start(command: &[OsString], addresses: &Addresses) -> io::Result<Self> {
+    /// Starts `command` with the sidecar's addresses in its environment, and without the variables in `hidden`.
+    pub fn start(command: &[OsString], addresses: &Addresses, hidden: &[String]) -> io::Result<Self> {
         let Some((program, arguments)) = command.split_first() else {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "give a command after `--`"));
         };
         let mut child = Command::new(program);
+        for name in hidden {
+            child.env_remove(name);
+        }
         child.args(arguments).env("OUTRIGGER_URL", addresses.url()).kill_on_drop(true);
         if let Some(socket) = &addresses.socket {
             child.env("OUTRIGGER_SOCKET", std::path::absolute(socket)?);
@@ -38,6 +41,9 @@ impl Child {
     }
 
     fn signal(&self, signal: Signal) {
+        if matches!(signal, Signal::INT | Signal::QUIT) && in_front_of_terminal() {
+            return;
+        }
         let Some(pid) = self.0.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw) else {
             return;
         };
@@ -45,6 +51,14 @@ impl Child {
             tracing::warn!(%error, "a signal could not be passed on");
         }
     }
+}
+
+/// Whether a terminal sends what its keys mean (SIGINT, SIGQUIT) to this process's group, so that the child has it
+/// already. The child stays in the group: in one of its own it could not read from the terminal.
+fn in_front_of_terminal() -> bool {
+    let front =
+        std::fs::File::open("/dev/tty").and_then(|terminal| Ok(rustix::termios::tcgetpgrp(terminal)?));
+    front.is_ok_and(|group| group == getpgrp())
 }
 
 /// The exit code a shell would report: the code itself, or 128 and the signal.
@@ -64,6 +78,8 @@ pub struct Signals {
     quit: unix::Signal,
     user_1: unix::Signal,
     user_2: unix::Signal,
+    /// How often somebody asked this process to stop by a signal.
+    stops: u32,
 }
 
 impl Signals {
@@ -76,18 +92,29 @@ impl Signals {
             quit: unix::signal(SignalKind::quit())?,
             user_1: unix::signal(SignalKind::user_defined1())?,
             user_2: unix::signal(SignalKind::user_defined2())?,
+            stops: 0,
         })
     }
 
     async fn next(&mut self) -> Event {
-        tokio::select! {
+        let event = tokio::select! {
             _ = self.terminate.recv() => Event::Stop(Signal::TERM),
             _ = self.interrupt.recv() => Event::Stop(Signal::INT),
             _ = self.hang_up.recv() => Event::Reload,
             _ = self.quit.recv() => Event::Stop(Signal::QUIT),
             _ = self.user_1.recv() => Event::Pass(Signal::USR1),
             _ = self.user_2.recv() => Event::Pass(Signal::USR2),
+        };
+        if matches!(event, Event::Stop(_)) {
+            self.stops = self.stops.saturating_add(1);
         }
+        event
+    }
+
+    /// Ends with the second signal to stop. The first one only confirms a drain that `POST /drain` or the child's end
+    /// began: a Kubernetes `preStop` hook that drains is followed by SIGTERM.
+    async fn second_stop(&mut self) {
+        while !matches!(self.next().await, Event::Stop(_)) || self.stops < 2 {}
     }
 }
 
@@ -102,8 +129,8 @@ enum Event {
 
 impl App {
     /// Serves until a signal, `POST /drain` or the child's end. SIGHUP reloads policies. With a child,
-    /// every signal is passed on to it, and SIGTERM ends this process only when the child has ended.
-    pub async fn until_stopped(&self, mut signals: Signals, mut child: Option<Child>) -> io::Result<Reason> {
+    /// every signal is passed on to it that it has not had from the terminal, and SIGTERM ends this process only when the child has ended.
+    pub async fn until_stopped(&self, signals: &mut Signals, mut child: Option<Child>) -> io::Result<Reason> {
         loop {
             let event = tokio::select! {
                 event = signals.next() => event,
@@ -125,20 +152,38 @@ impl App {
         }
     }
 
-    /// Stops in order: no new connections, what is in flight to its end, background state saved, the
-    /// database closed. `false` where something was still running at the bound.
-    pub async fn stop(self) -> bool {
+    /// [`App::stop`], cut short by a second signal to stop: what is in flight is not waited for any more, and the
+    /// database is closed all the same. `true` where that happened.
+    pub async fn stop_or_cut(self, signals: &mut Signals) -> bool {
+        self.stop_before(signals.second_stop()).await
+    }
+
+    /// Stops in order: no new connections, what is in flight to its end or to `limits.drain_timeout_ms`, background
+    /// state saved, the database closed.
+    pub async fn stop(self) {
+        self.stop_before(std::future::pending()).await;
+    }
+
+    async fn stop_before(self, cut: impl Future<Output = ()>) -> bool {
         tracing::info!("draining");
         self.admin.drain.cancel();
-        let all_ended = self.tasks.stop(self.drain_bound).await;
-        if !all_ended {
-            tracing::warn!(bound = ?self.drain_bound, "some requests were still running at the bound and were cut");
+        let all_ended = tokio::select! {
+            biased;
+            all_ended = self.tasks.stop(self.drain_bound) => Some(all_ended),
+            () = cut => None,
+        };
+        match all_ended {
+            Some(true) => {}
+            Some(false) => {
+                tracing::warn!(bound = ?self.drain_bound, "some requests were still running at the bound and were cut");
+            }
+            None => tracing::warn!("a second signal: what was still running was cut"),
         }
         if let Some(database) = self.cache_db {
             database.close().await;
         }
         tracing::info!("stopped");
-        all_ended
+        all_ended.is_none()
     }
 }
 

@@ -8,7 +8,7 @@ pub use build::StartError;
 pub use lifecycle::{Child, Reason, Signals};
 pub use ready::ReadyFile;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,9 +45,34 @@ pub struct Addresses {
 }
 
 impl Addresses {
-    /// The API's base URL.
+    /// The API's base URL, for callers on this machine: where it listens on every address, the loopback one.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("{}://{}", if self.tls { "https" } else { "http" }, self.api)
+        let ip = match self.api.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+            ip => ip,
+        };
+        let address = SocketAddr::new(ip, self.api.port());
+        format!("{}://{address}", if self.tls { "https" } else { "http" })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_url_is_one_that_can_be_called() {
+        for (api, tls, url) in [
+            ("127.0.0.1:1", false, "http://127.0.0.1:1"),
+            ("10.0.0.7:1", true, "https://10.0.0.7:1"),
+            ("0.0.0.0:1", true, "https://127.0.0.1:1"),
+            ("[::]:1", true, "https://[::1]:1"),
+        ] {
+            let api: SocketAddr = api.parse().unwrap();
+            let addresses = Addresses { api, admin: api, probe: None, socket: None, tls };
+            assert_eq!(addresses.url(), url);
+        }
     }
 }

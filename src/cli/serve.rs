@@ -78,7 +78,8 @@ pub(super) async fn serve_until_stopped(
     surroundings: Surroundings,
     announce: impl FnOnce(&Addresses),
 ) -> anyhow::Result<ExitCode> {
-    let signals = Signals::catch()?;
+    let mut signals = Signals::catch()?;
+    let secrets: Vec<String> = config.secret_variables().map(str::to_owned).collect();
     let app = match App::start(config).await {
         Ok(app) => app,
         Err(StartError::Report(report)) => {
@@ -93,11 +94,13 @@ pub(super) async fn serve_until_stopped(
     let ready_file = surroundings.ready_file.as_deref().map(|path| ReadyFile::write(path, &app.addresses));
     let ready_file = ready_file.transpose()?;
     announce(&app.addresses);
-    let child = surroundings.command.as_deref().map(|command| Child::start(command, &app.addresses));
-    let reason = app.until_stopped(signals, child.transpose()?).await?;
+    let command = surroundings.command.as_deref();
+    let child = command.map(|command| Child::start(command, &app.addresses, &secrets));
+    let reason = app.until_stopped(&mut signals, child.transpose()?).await?;
     drop(ready_file);
-    app.stop().await;
+    let cut = app.stop_or_cut(&mut signals).await;
     Ok(match reason {
+        Reason::Asked | Reason::ChildEnded(0) if cut => ExitCode::from(FOUND_PROBLEMS),
         Reason::Asked => ExitCode::SUCCESS,
         Reason::ChildEnded(code) => ExitCode::from(code),
     })

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Identity, RedisInstance};
+use super::{Identity, RedisInstance, SecretSource};
 
 /// A validated configuration.
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
@@ -41,6 +41,16 @@ pub struct ProxyConfig {
     #[serde(skip_deserializing)]
     #[schemars(skip)]
     pub sections: BTreeMap<String, Value>,
+}
+
+impl ProxyConfig {
+    /// The environment variables that secrets are read from: for this process alone.
+    pub fn secret_variables(&self) -> impl Iterator<Item = &str> {
+        self.redis.values().filter_map(|instance| match &instance.password {
+            Some(SecretSource::Env(name)) => Some(name.as_str()),
+            Some(SecretSource::File(_)) | None => None,
+        })
+    }
 }
 
 /// What a process does.

@@ -24,7 +24,7 @@ use super::trace::Trace;
 use super::{Call, ConnectionState, Deadline, Problem, Query, Reply, ReplyBody, path};
 use crate::error::ErrorKind;
 use crate::identity::Gate;
-use crate::policy::{Caller, PolicySource};
+use crate::policy::{Caller, Denied, PolicySource};
 
 /// The bounds of one request.
 #[derive(Debug, Clone, Copy)]
@@ -111,8 +111,12 @@ impl Pipeline {
         let Found { index, route, params } = self.route(&head.method, &parsed, head.uri.path())?;
         *seen_route = Some(index);
         headers::refuse_idempotency_key(&seen)?;
-        let choice = headers::tenant_choice(&seen)?;
-        let caller = Caller::new(principal, choice, self.policies.current())?;
+        let policies = self.policies.current();
+        let choice = headers::tenant_choice(&seen).map_err(|problem| {
+            // Only whom policy lets name a tenant is told how.
+            if policies.access().may_act(&principal) { problem } else { Denied::ActFor.into() }
+        })?;
+        let caller = Caller::new(principal, choice, policies)?;
         caller.check_verb(route.action)?;
         self.check_declared_length(&seen)?;
         let query = Query::parse(head.uri.query())?;

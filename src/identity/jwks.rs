@@ -33,7 +33,7 @@ pub(super) struct Timing {
     pub(super) unknown: Duration,
     /// One reading.
     pub(super) timeout: Duration,
-    /// How long keys are used after the last success.
+    /// How long keys are used after the last success, while none can be read.
     pub(super) stale: Duration,
 }
 
@@ -55,6 +55,8 @@ impl Timing {
                 refresh: seconds(2),
                 cooldown: Duration::from_millis(200),
                 unknown: seconds(1),
+                // No outage takes a file away: somebody did, or is writing it.
+                stale: seconds(300),
                 ..common
             },
         }
@@ -153,6 +155,7 @@ impl KeyStore {
             failures = if result.is_ok() { 0 } else { failures.saturating_add(1) };
             match result {
                 Ok((document, keys)) => self.succeed(document, keys),
+                Err(ReadError::Document(error @ KeySetError::Empty)) => self.revoke(&error),
                 Err(error) => self.fail(&error),
             }
             self.end_reading();
@@ -227,15 +230,34 @@ impl KeyStore {
         }
     }
 
-    /// Lets go of keys that were not confirmed for too long, and of every token that they verified.
+    /// An empty set is the issuer's word that no key of it is good any more: nothing is kept.
+    fn revoke(&self, why: &KeySetError) {
+        self.state.lock().failure = Some(why.to_string());
+        let dropped = self.drop_keys();
+        if dropped {
+            tracing::error!(issuer = &*self.issuer, "the key set is empty now: no key is used any more");
+        }
+        let outcome = if dropped { "changed" } else { "unchanged" };
+        self.metrics.fetches.with_label_values(&[&*self.issuer, outcome]).inc();
+    }
+
+    /// Lets go of keys that were not confirmed for too long.
     fn drop_stale(&self) {
         let succeeded = self.state.lock().succeeded;
         let stale = succeeded.is_some_and(|at| at.elapsed() >= self.timing.stale);
-        if stale && self.keys.swap(None).is_some() {
-            self.cache.flush();
-            self.metrics.usable_keys.with_label_values(&[&*self.issuer]).set(0);
+        if stale && self.drop_keys() {
             tracing::error!(issuer = &*self.issuer, "the last good key set is too old and no longer used");
         }
+    }
+
+    /// Lets go of the keys and of every token that they verified; `false` where there were none.
+    fn drop_keys(&self) -> bool {
+        let dropped = self.keys.swap(None).is_some();
+        if dropped {
+            self.cache.flush();
+            self.metrics.usable_keys.with_label_values(&[&*self.issuer]).set(0);
+        }
+        dropped
     }
 
     /// The keys in force that have this `kid`, and the cache's generation before they were looked up.

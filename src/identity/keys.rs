@@ -45,6 +45,9 @@ pub(super) enum KeySetError {
     Shape,
     #[error("it has more than {MAX_KEYS} keys")]
     TooMany,
+    /// Well-formed, and the issuer lists no key: it has taken back all it had.
+    #[error("it lists no keys, so that none is in force")]
+    Empty,
     #[error("two of its keys have one `kid`")]
     DoubledKeyId,
     #[error("none of its keys can verify tokens{}", .0.iter().map(|skipped| format!("; {skipped}")).collect::<String>())]
@@ -73,6 +76,9 @@ impl KeySet {
         }
         let set = json::object(document).map_err(|_| KeySetError::Shape)?;
         let Some(Value::Array(values)) = set.get("keys") else { return Err(KeySetError::Shape) };
+        if values.is_empty() {
+            return Err(KeySetError::Empty);
+        }
         if values.len() > MAX_KEYS {
             return Err(KeySetError::TooMany);
         }

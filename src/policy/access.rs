@@ -119,6 +119,12 @@ impl Access {
         self.lets_act_for(&Bearer::of(principal), tenant)
     }
 
+    /// Whether `principal` is a service that may name a tenant at all.
+    #[must_use]
+    pub fn may_act(&self, principal: &Principal) -> bool {
+        self.entries(&Bearer::of(principal)).next().is_some()
+    }
+
     fn lets(&self, bearer: &Bearer<'_>, action: Action, name: &str) -> bool {
         self.grants(bearer).any(|grant| grant.covers_action(action) && grant.covers_name(name))
     }
@@ -128,15 +134,16 @@ impl Access {
     }
 
     fn lets_act_for(&self, bearer: &Bearer<'_>, tenant: TenantId) -> bool {
-        bearer.tenant.is_none()
-            && self.document.services.iter().any(|service| {
-                service.subject == bearer.subject
-                    && service.issuer == bearer.issuer
-                    && match &service.act_for {
-                        ActFor::Any => true,
-                        ActFor::Tenants(tenants) => tenants.contains(tenant.as_uuid()),
-                    }
-            })
+        self.entries(bearer).any(|service| match &service.act_for {
+            ActFor::Any => true,
+            ActFor::Tenants(tenants) => tenants.contains(tenant.as_uuid()),
+        })
+    }
+
+    /// The services that a bearer is: none for a tenant's token, whatever its subject.
+    fn entries(&self, bearer: &Bearer<'_>) -> impl Iterator<Item = &Service> {
+        let services = self.document.services.iter().filter(|_| bearer.tenant.is_none());
+        services.filter(|service| service.subject == bearer.subject && service.issuer == bearer.issuer)
     }
 
     fn grants(&self, bearer: &Bearer<'_>) -> impl Iterator<Item = &Grant> {
@@ -304,6 +311,16 @@ mod tests {
         ] {
             let decided = with_bearer(bearer, own, |bearer| access.lets_act_for(bearer, tenant));
             assert_eq!(decided, allowed, "{bearer} of {own:?} for {tenant}");
+        }
+        for (bearer, own, service) in [
+            ("k8s any - -", None, true),
+            ("k8s one - -", None, true),
+            ("k8s any - -", Some(ACME), false),
+            ("dev any - -", None, false),
+            ("k8s other - -", None, false),
+        ] {
+            let found = with_bearer(bearer, own, |bearer| access.entries(bearer).count());
+            assert_eq!(found == 1, service, "{bearer} of {own:?}");
         }
     }
 }

@@ -205,6 +205,63 @@ async fn the_last_good_keys_serve_while_the_server_is_down_and_not_for_ever() {
     assert!(bench.ask(&cached).await.is_ok());
 }
 
+/// Readings follow each other at once; keys that are not confirmed are good for `stale`.
+fn eager(stale: Duration) -> Timing {
+    Timing { refresh: Duration::from_millis(20), retry: Duration::from_millis(20), stale, ..timing() }
+}
+
+#[tokio::test]
+async fn an_empty_key_set_takes_every_key_back_at_once() {
+    let signer = Signer::es256("a");
+    let empty = b"{\"keys\": []}".to_vec();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("jwks.json");
+    std::fs::write(&path, key_set(&[&signer])).unwrap();
+    let server = Server::start(Manner::Answer(key_set(&[&signer]))).await;
+    for source in [server.source(), KeySource::File(path.clone())] {
+        let bench = Bench::new(&identity(source), Some(eager(Duration::from_secs(3600))));
+        ready(&bench).await;
+        let cached = signer.good();
+        assert!(bench.ask(&cached).await.is_ok());
+
+        server.set(Manner::Answer(empty.clone()));
+        std::fs::write(&path, &empty).unwrap();
+        until("the keys to be gone", || async { bench.gate.ready().is_err() }).await;
+        let text = bench.gate.ready().unwrap_err();
+        assert!(text.contains("issuer `users` has no keys") && text.contains("lists no keys"), "{text}");
+        for token in [&cached, &signer.good(), &Signer::es256("b").good()] {
+            let refusal = bench.ask(token).await.unwrap_err();
+            assert_eq!(AuthError(refusal).kind(), ErrorKind::BackendUnavailable);
+        }
+        assert_eq!(bench.metric("outrigger_identity_keys_count{issuer=\"users\"}"), 0.0);
+
+        server.set(Manner::Answer(key_set(&[&signer])));
+        std::fs::write(&path, key_set(&[&signer])).unwrap();
+        ready(&bench).await;
+        assert!(bench.ask(&cached).await.is_ok());
+    }
+}
+
+#[tokio::test]
+async fn the_keys_of_a_file_that_is_gone_serve_for_a_short_while() {
+    let signer = Signer::es256("a");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("jwks.json");
+    std::fs::write(&path, key_set(&[&signer])).unwrap();
+    let source = KeySource::File(path.clone());
+    assert_eq!(Timing::of(&source).stale, Duration::from_secs(300));
+    let bench = Bench::new(&identity(source), Some(eager(Duration::from_millis(1500))));
+    let cached = signer.good();
+    assert!(bench.ask(&cached).await.is_ok());
+
+    std::fs::remove_file(&path).unwrap();
+    let failed = "outrigger_identity_key_fetches_total{issuer=\"users\",outcome=\"failed\"}";
+    until("a failed reading", || async { bench.metric(failed) >= 1.0 }).await;
+    assert!(bench.ask(&signer.good()).await.is_ok());
+    until("the keys to be too old", || async { bench.gate.ready().is_err() }).await;
+    assert_eq!(bench.ask(&cached).await.err(), Some(Refusal::KeysUnavailable));
+}
+
 #[tokio::test]
 async fn a_server_that_misbehaves_brings_no_keys_and_is_named() {
     let signer = Signer::es256("a");
@@ -213,7 +270,7 @@ async fn a_server_that_misbehaves_brings_no_keys_and_is_named() {
         (Manner::Status(StatusCode::NOT_FOUND), "answered 404"),
         (Manner::Redirect, "redirects are not followed"),
         (Manner::Answer(b"<html>".to_vec()), "no usable key set"),
-        (Manner::Answer(b"{\"keys\":[]}".to_vec()), "none of its keys"),
+        (Manner::Answer(b"{\"keys\":[]}".to_vec()), "lists no keys"),
         (Manner::Answer(huge), "more than 262144 bytes"),
         (Manner::Endless, "more than 262144 bytes"),
         (Manner::Stall, "within 300 ms"),
