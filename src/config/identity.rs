@@ -13,7 +13,9 @@ pub struct Identity {
     /// Each issuer is bound to its own keys and its own names of claims.
     #[schemars(length(min = 1))]
     pub issuers: Vec<Issuer>,
-    /// With it, a tenant claim that is no UUID is mapped to its UUIDv5 in this namespace.
+    /// With it, a tenant claim that is no UUID is mapped to its UUIDv5 in this namespace. The issuer must control
+    /// these strings, and not leave them to its users: whoever chooses one chooses the tenant, since a string of the
+    /// form of a canonical UUID is taken as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant_namespace: Option<Uuid>,
     /// How far clocks may differ, for `exp` and `nbf`, in seconds.

@@ -78,7 +78,8 @@ pub struct Listeners {
     /// The API on a unix socket.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub socket: Option<PathBuf>,
-    /// More names that a Host header may have.
+    /// More names that a Host or Origin header may have, without ports. Only names whose DNS is yours: this list is
+    /// what stops DNS rebinding.
     pub allowed_hosts: Vec<String>,
     /// Lets `api` be an address that other machines reach; only with `tls`.
     pub allow_remote: bool,
