@@ -28,10 +28,9 @@ impl AllowedHosts {
     /// Whether `authority` (`host` or `host:port`) is one of them. The port is free: a forwarded port is
     /// the same host, and DNS rebinding, which this stops, shows in the name.
     fn contains(&self, authority: &str) -> bool {
-        let host = match authority.rsplit_once(':') {
-            Some((host, port)) if !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) => host,
-            _ => authority,
-        };
+        let digits = authority.bytes().rev().take_while(u8::is_ascii_digit).count();
+        let (name, port) = authority.split_at(authority.len() - digits);
+        let host = if port.is_empty() { authority } else { name.strip_suffix(':').unwrap_or(authority) };
         self.0.iter().any(|allowed| allowed.eq_ignore_ascii_case(host))
     }
 }

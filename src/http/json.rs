@@ -9,8 +9,11 @@ use crate::error::ErrorKind;
 
 /// 415 unless the request says `application/json`.
 pub fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
-    let content_type =
-        headers.get(http::header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
+    let given = headers.get(http::header::CONTENT_TYPE);
+    if given.is_some_and(|value| value.as_bytes() == b"application/json") {
+        return Ok(());
+    }
+    let content_type = given.and_then(|value| value.to_str().ok()).unwrap_or("");
     let media_type = content_type.split(';').next().unwrap_or("").trim();
     if media_type.eq_ignore_ascii_case("application/json") {
         Ok(())

@@ -35,10 +35,15 @@ pub fn parse(raw: &str, custom_verbs: bool) -> Result<ParsedPath<'_>, Problem> {
     };
     let (rest, verb) = if custom_verbs { split_verb(rest) } else { (rest, None) };
     let mut segments = SmallVec::new();
-    for segment in rest.split('/') {
+    let mut rest = Some(rest);
+    while let Some(text) = rest {
         if segments.len() == MAX_SEGMENTS {
             return Err(malformed("the path has too many segments"));
         }
+        // By bytes: for texts this short the string searcher costs more than it saves.
+        let slash = text.bytes().position(|byte| byte == b'/');
+        let segment = slash.map_or(text, |at| &text[..at]);
+        rest = slash.map(|at| &text[at + 1..]);
         segments.push(decode(segment)?);
     }
     Ok(ParsedPath { segments, verb })
@@ -46,8 +51,8 @@ pub fn parse(raw: &str, custom_verbs: bool) -> Result<ParsedPath<'_>, Problem> {
 
 /// Splits a custom verb off: the last raw colon counts, and only in the last segment.
 fn split_verb(rest: &str) -> (&str, Option<&str>) {
-    let last_segment = rest.rfind('/').map_or(0, |slash| slash + 1);
-    match rest[last_segment..].rfind(':') {
+    let last_segment = rest.bytes().rposition(|byte| byte == b'/').map_or(0, |slash| slash + 1);
+    match rest[last_segment..].bytes().rposition(|byte| byte == b':') {
         Some(colon) => (&rest[..last_segment + colon], Some(&rest[last_segment + colon + 1..])),
         None => (rest, None),
     }

@@ -99,7 +99,8 @@ impl Reply {
 
     /// With `value` as a JSON body.
     pub fn with_json<T: Serialize>(self, value: &T) -> Result<Self, Problem> {
-        let body = serde_json::to_vec(value).map_err(|error| {
+        let mut body = Vec::with_capacity(256);
+        serde_json::to_writer(&mut body, value).map_err(|error| {
             tracing::error!(%error, "a reply could not be written as json");
             Problem::new(ErrorKind::Internal, "the reply could not be written")
         })?;

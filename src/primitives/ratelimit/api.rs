@@ -177,7 +177,8 @@ fn headers(asks: &Asks, outcome: &Outcome) -> Result<(HeaderValue, HeaderValue),
         }
     }
     let mut policies: SmallVec<[&HeaderValue; 1]> = SmallVec::new();
-    let mut state = String::new();
+    let mut state = String::with_capacity(64);
+    let mut digits = itoa::Buffer::new();
     for (index, standing) in shown {
         let Some(ask) = asks.as_slice().get(index) else { continue };
         policies.push(&ask.rule().header);
@@ -185,7 +186,12 @@ fn headers(asks: &Asks, outcome: &Outcome) -> Result<(HeaderValue, HeaderValue),
             state.push_str(", ");
         }
         let seconds = standing.reset_ms.div_ceil(1000);
-        state.push_str(&format!("\"{}\";r={};t={seconds}", ask.bucket().limit(), standing.remaining));
+        state.push('"');
+        state.push_str(ask.bucket().limit());
+        state.push_str("\";r=");
+        state.push_str(digits.format(standing.remaining));
+        state.push_str(";t=");
+        state.push_str(digits.format(seconds));
     }
     let policy = match policies.as_slice() {
         [one] => Ok((*one).clone()),
