@@ -6,14 +6,13 @@
 #[path = "support/mod.rs"]
 mod support;
 
-use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use rig::{Acl, Options, RedisCluster};
 use support::client::Reply;
-use support::sidecar::{ACME, GLOBEX, Sidecar, write_config};
+use support::sidecar::{ACME, GLOBEX, Sidecar, redis_config};
 use support::wait_until;
 
 const CHECK: &[u8] = br#"{"checks":[{"limit":"api","key":"/chaos","cost":0}]}"#;
@@ -28,17 +27,9 @@ struct Seen {
     degraded: bool,
 }
 
-fn config(directory: &Path, cluster: &RedisCluster, more: &str) -> PathBuf {
-    let nodes = cluster.addresses().join(", ");
-    let sections = format!(
-        "redis:\n  main: {{nodes: [{nodes}]{more}}}\nratelimit: {{backend: redis, redis: main}}\ncache: {{backend: redis, redis: main}}\n"
-    );
-    write_config(directory, &sections, "")
-}
-
 fn start(cluster: &RedisCluster, more: &str) -> Sidecar {
     let directory = tempfile::tempdir().unwrap();
-    let path = config(directory.path(), cluster, more);
+    let path = redis_config(directory.path(), &cluster.addresses(), more);
     let sidecar = Sidecar::serve_in(directory, &path);
     sidecar.wait_for_backend("redis.main", "up");
     sidecar
@@ -250,7 +241,7 @@ fn chaos_the_password_is_wrong() {
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join("password"), "first\n").unwrap();
     let instance = ", username: outrigger, password: \"${file:password}\"";
-    let path = config(directory.path(), &cluster, instance);
+    let path = redis_config(directory.path(), &cluster.addresses(), instance);
     let sidecar = Sidecar::serve_in(directory, &path);
     sidecar.wait_for_backend("redis.main", "up");
     let (mut broke, mut healthy) = (Instant::now(), Instant::now());
@@ -272,7 +263,7 @@ fn chaos_it_starts_with_redis_down_and_recovers_by_itself() {
     let cluster = RedisCluster::start(Options::default()).unwrap();
     cluster.shutdown_all().unwrap();
     let directory = tempfile::tempdir().unwrap();
-    let path = config(directory.path(), &cluster, "");
+    let path = redis_config(directory.path(), &cluster.addresses(), "");
     let sidecar = Sidecar::serve_in(directory, &path);
     sidecar.wait_for_backend("redis.main", "down");
     assert_eq!(
@@ -298,7 +289,7 @@ fn chaos_tls_and_an_acl_user() {
     std::fs::write(directory.path().join("password"), "a password with spaces").unwrap();
     let ca = cluster.certificate().unwrap().authority.display().to_string();
     let instance = format!(", username: outrigger, password: \"${{file:password}}\", tls: {{ca_file: {ca}}}");
-    let path = config(directory.path(), &cluster, &instance);
+    let path = redis_config(directory.path(), &cluster.addresses(), &instance);
     let sidecar = Sidecar::serve_in(directory, &path);
     sidecar.wait_for_backend("redis.main", "up");
     wait_healthy(&sidecar);

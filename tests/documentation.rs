@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use support::sidecar::{ACME, Sidecar, write_config};
+use support::sidecar::{ACME, Sidecar};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
@@ -149,14 +149,7 @@ fn metrics_of(text: &str) -> BTreeMap<String, Metric> {
 
 #[test]
 fn every_metric_is_documented() {
-    let directory = tempfile::tempdir().unwrap();
-    let nodes = rig::shared_redis_nodes().join(", ");
-    let sections = format!(
-        "redis:\n  main: {{nodes: [{nodes}]}}\nratelimit: {{backend: redis, redis: main}}\ncache: {{backend: redis, redis: main}}\n"
-    );
-    let config = write_config(directory.path(), &sections, "");
-    let sidecar = Sidecar::serve_in(directory, &config);
-    sidecar.wait_for_backend("redis.main", "up");
+    let sidecar = Sidecar::on_redis(&rig::shared_redis_nodes());
     let text = sidecar.admin_client().send("GET", "/metrics", &[], b"").text();
     assert!(!text.contains(ACME), "a tenant is in the metrics");
     let mut table = "| metric | type | labels | meaning |\n|---|---|---|---|\n".to_owned();

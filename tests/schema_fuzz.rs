@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use support::random::{seed, size};
-use support::sidecar::{ACME, Sidecar, write_config};
+use support::sidecar::{ACME, Sidecar};
 
 /// What a reply must keep. Left out: checks about links between calls and about authentication, which have tests
 /// of their own, and `positive_data_acceptance`: a description cannot say that a limit or a namespace has to exist.
@@ -70,13 +70,5 @@ fn the_api_is_as_described_embedded() {
 
 #[test]
 fn the_api_is_as_described_on_redis() {
-    let directory = tempfile::tempdir().unwrap();
-    let nodes = rig::shared_redis_nodes().join(", ");
-    let sections = format!(
-        "redis:\n  main: {{nodes: [{nodes}]}}\nratelimit: {{backend: redis, redis: main}}\ncache: {{backend: redis, redis: main}}\n"
-    );
-    let config = write_config(directory.path(), &sections, "");
-    let sidecar = Sidecar::serve_in(directory, &config);
-    sidecar.wait_for_backend("redis.main", "up");
-    fuzz(&sidecar);
+    fuzz(&Sidecar::on_redis(&rig::shared_redis_nodes()));
 }

@@ -11,12 +11,12 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use support::client::{Client, Reply};
 use support::random::{Random, seed, size};
-use support::sidecar::{Sidecar, write_config};
+use support::sidecar::Sidecar;
 
 /// Three tenants that nobody else uses: the shared cluster may hold what earlier runs wrote.
 type Tenants = [String; 3];
@@ -246,20 +246,9 @@ fn no_tenant_sees_another_s_data_embedded() {
     run(&sidecar, size(24_000, 1_000_000), false, &AtomicU64::new(0));
 }
 
-fn redis_config(directory: &Path, nodes: &str) -> PathBuf {
-    let sections = format!(
-        "redis:\n  main: {{nodes: [{nodes}]}}\nratelimit: {{backend: redis, redis: main}}\ncache: {{backend: redis, redis: main}}\n"
-    );
-    write_config(directory, &sections, "")
-}
-
 #[test]
 fn no_tenant_sees_another_s_data_on_redis() {
-    let directory = tempfile::tempdir().unwrap();
-    let nodes = rig::shared_redis_nodes().join(", ");
-    let config = redis_config(directory.path(), &nodes);
-    let sidecar = Sidecar::serve_in(directory, &config);
-    sidecar.wait_for_backend("redis.main", "up");
+    let sidecar = Sidecar::on_redis(&rig::shared_redis_nodes());
     run(&sidecar, size(18_000, 1_000_000), false, &AtomicU64::new(0));
 }
 
@@ -275,10 +264,7 @@ impl Drop for StopOnDrop<'_> {
 #[test]
 fn chaos_no_tenant_sees_another_s_data_beside_failovers() {
     let cluster = rig::RedisCluster::start(rig::Options::default()).unwrap();
-    let directory = tempfile::tempdir().unwrap();
-    let config = redis_config(directory.path(), &cluster.addresses().join(", "));
-    let sidecar = Sidecar::serve_in(directory, &config);
-    sidecar.wait_for_backend("redis.main", "up");
+    let sidecar = Sidecar::on_redis(&cluster.addresses());
     let operations = size(18_000, 300_000);
     let (done, over) = (AtomicU64::new(0), AtomicBool::new(false));
     let failovers = std::thread::scope(|scope| {

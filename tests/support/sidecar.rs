@@ -180,6 +180,15 @@ pub fn embedded_config(directory: &Path, more: &str) -> PathBuf {
     write_config(directory, "ratelimit: {backend: embedded}\ncache: {backend: embedded}\n", more)
 }
 
+/// Writes a configuration with limits and cache on the Redis Cluster of these nodes; `more` goes into its instance.
+pub fn redis_config(directory: &Path, nodes: &[String], more: &str) -> PathBuf {
+    let nodes = nodes.join(", ");
+    let sections = format!(
+        "redis:\n  main: {{nodes: [{nodes}]{more}}}\nratelimit: {{backend: redis, redis: main}}\ncache: {{backend: redis, redis: main}}\n"
+    );
+    write_config(directory, &sections, "")
+}
+
 /// Writes a configuration with these sections into `directory`. Tokens come from `directory/identity`.
 pub fn write_config(directory: &Path, sections: &str, more: &str) -> PathBuf {
     let minted = Command::new(BINARY)
@@ -202,6 +211,15 @@ pub fn write_config(directory: &Path, sections: &str, more: &str) -> PathBuf {
 }
 
 impl Sidecar {
+    /// `outrigger serve` with limits and cache on the Redis Cluster of these nodes, once it is up.
+    pub fn on_redis(nodes: &[String]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let config = redis_config(directory.path(), nodes, "");
+        let sidecar = Self::serve_in(directory, &config);
+        sidecar.wait_for_backend("redis.main", "up");
+        sidecar
+    }
+
     /// Waits until `/readyz?verbose` shows the backend in this state.
     pub fn wait_for_backend(&self, name: &str, state: &str) {
         wait_until(&format!("{name} to be {state}"), Duration::from_secs(20), || {
