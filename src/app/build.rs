@@ -104,7 +104,7 @@ impl App {
             keys: keys_ready(&gate),
             listening: AtomicBool::new(false),
             drain: tasks.stopping().child_token(),
-            config: config_view(&config, &policies),
+            config: config_view(&config, &policies)?,
             openapi: description.clone(),
             hosts: hosts.clone(),
         });
@@ -198,8 +198,12 @@ fn keys_ready(gate: &Arc<Gate>) -> crate::admin::KeysReady {
     Arc::new(move || gate.ready())
 }
 
-fn config_view(config: &ProxyConfig, policies: &PolicySource) -> crate::admin::ConfigView {
-    let mut redacted = serde_json::to_value(config).unwrap_or_default();
+fn config_view(
+    config: &ProxyConfig,
+    policies: &PolicySource,
+) -> Result<crate::admin::ConfigView, StartError> {
+    let mut redacted = serde_json::to_value(config)
+        .map_err(|error| StartError::Data { path: "/config".to_owned(), reason: error.to_string() })?;
     let issuers = redacted.pointer_mut("/identity/issuers").and_then(serde_json::Value::as_array_mut);
     for url in issuers.into_iter().flatten().filter_map(|issuer| issuer.pointer_mut("/jwks/url")) {
         // Its query may hold a key, so that messages leave it out too.
@@ -208,9 +212,9 @@ fn config_view(config: &ProxyConfig, policies: &PolicySource) -> crate::admin::C
         }
     }
     let policies = policies.clone();
-    Arc::new(
+    Ok(Arc::new(
         move || serde_json::json!({"config": redacted, "policy_generation": policies.current().generation()}),
-    )
+    ))
 }
 
 fn request_limits(limits: &Limits) -> RequestLimits {
