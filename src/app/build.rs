@@ -3,8 +3,6 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::DirBuilderExt as _;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
@@ -12,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio_rustls::TlsAcceptor;
 
-use super::{Addresses, App};
+use super::{Addresses, App, cache_db};
 use crate::admin::{Admin, Audience};
 use crate::config::{Limits, Listeners, ProxyConfig, Report};
 use crate::http::headers::AllowedHosts;
@@ -25,7 +23,6 @@ use crate::identity::{Gate, IdentityMetrics};
 use crate::policy::{Policies, PolicyLoader, PolicySource, Reloader};
 use crate::pools::redis::{RedisMetrics, RedisPool};
 use crate::primitives::{self, BuildError, Resources};
-use crate::store::sqlite::{Durability, Sqlite};
 use crate::tasks::Tasks;
 use crate::telemetry::{HealthBoard, MetricError, Registry};
 
@@ -85,7 +82,7 @@ impl App {
             Arc::new(Gate::new(&config.identity, &IdentityMetrics::new(&metrics)?, &tasks).map_err(
                 |error| StartError::Data { path: "identity".to_owned(), reason: error.to_string() },
             )?);
-        let cache_db = open_cache_db(config.data_dir.as_deref()).await?;
+        let cache_db = cache_db::open(&config, &board, &metrics, &tasks)?;
         let resources = Resources {
             redis: start_redis(&config, &board, &metrics, &tasks)?,
             cache_db: cache_db.clone(),
@@ -169,18 +166,6 @@ fn start_redis(
             .map_err(|error| StartError::Data { path: format!("redis.{name}"), reason: error.to_string() })
     });
     pools.collect()
-}
-
-async fn open_cache_db(data_dir: Option<&Path>) -> Result<Option<Arc<Sqlite>>, StartError> {
-    let Some(directory) = data_dir else { return Ok(None) };
-    let path = directory.join("cache.db");
-    let data = |reason: String| StartError::Data { path: path.display().to_string(), reason };
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o750).create(directory);
-    made.map_err(|error| data(error.to_string()))?;
-    let migrations: Vec<_> = primitives::ALL.iter().map(|row| (row.name, row.migrations)).collect();
-    let opened =
-        Sqlite::open(&path, Durability::Normal, &migrations).map_err(|error| data(error.to_string()))?;
-    Ok(Some(opened))
 }
 
 fn build_primitives(config: &ProxyConfig, resources: &Resources) -> Result<Vec<Route>, StartError> {

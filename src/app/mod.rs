@@ -1,6 +1,7 @@
 //! The composition root: configuration -> pools, stores -> primitives -> listeners; and the order of shutdown.
 
 mod build;
+mod cache_db;
 mod lifecycle;
 mod ready;
 

@@ -31,7 +31,7 @@ pub struct ProxyConfig {
     /// Redis Clusters, by the name that primitives give.
     #[serde(default)]
     pub redis: BTreeMap<String, RedisInstance>,
-    /// The bounds of connections and requests.
+    /// The bounds of connections, requests and the embedded database.
     #[serde(default)]
     pub limits: Limits,
     /// What is logged.
@@ -131,7 +131,7 @@ pub struct Tls {
     pub key: PathBuf,
 }
 
-/// The bounds of connections and requests.
+/// The bounds of connections, requests and the embedded database.
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
@@ -162,6 +162,10 @@ pub struct Limits {
     /// How long requests in flight may take to end when the process stops, in milliseconds.
     #[schemars(range(min = 0, max = 600_000))]
     pub drain_timeout_ms: u64,
+    /// The largest that `cache.db` becomes over all tenants, in bytes; then new values are refused until others end or
+    /// are deleted.
+    #[schemars(range(min = 16_777_216, max = 1_099_511_627_776_u64))]
+    pub cache_db_bytes: u64,
 }
 
 impl Default for Limits {
@@ -176,6 +180,7 @@ impl Default for Limits {
             idle_timeout_ms: 300_000,
             write_timeout_ms: 30_000,
             drain_timeout_ms: 20_000,
+            cache_db_bytes: 4 * 1024 * 1024 * 1024,
         }
     }
 }

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "test code")]
 
 pub mod client;
+pub mod disk;
 pub mod random;
 pub mod sidecar;
 

@@ -236,7 +236,9 @@ impl CacheBackend for EmbeddedCache {
         let (scope, entry) = (address.scope().clone(), address.entry().to_vec());
         self.finish(address.scope(), bytes, budget, move |database| async move {
             let in_job = Arc::clone(&shared);
-            let written = database.write(move |connection| rows::put(connection, &row, &in_job.leases)).await;
+            let written = database
+                .store(row.bytes, move |connection| rows::put(connection, &row, &in_job.leases))
+                .await;
             shared.l1.invalidate(&entry);
             // Only now: a lease that is free before the commit would go to a reader who does not see the
             // value yet.
@@ -336,7 +338,7 @@ mod tests {
     fn open(directory: &Path) -> Arc<EmbeddedCache> {
         let metrics = CacheMetrics::new(&Registry::default()).unwrap();
         let path = directory.join("cache.db");
-        let database = Sqlite::open(&path, Durability::Normal, &[("cache", MIGRATIONS)]).unwrap();
+        let database = Sqlite::open(&path, Durability::Normal, 1 << 30, &[("cache", MIGRATIONS)]).unwrap();
         let l1 = Arc::new(L1::new(8 << 20, &metrics));
         EmbeddedCache::start(database, l1, metrics, &Tasks::default())
     }

@@ -40,7 +40,7 @@ use crate::error::ErrorKind;
 use crate::http::Route;
 use crate::policy::{Action, Kind};
 use crate::primitives::{BuildError, Primitive, Resources};
-use crate::store::sqlite::StoreError;
+use crate::store::sqlite::{Full, StoreError};
 
 /// The registry row.
 pub const PRIMITIVE: Primitive = Primitive {
@@ -87,6 +87,12 @@ pub enum CacheError {
         /// What the tenant may keep.
         max_bytes: u64,
     },
+    /// The store has no room for it; nothing was done.
+    #[error("{}", match .0 {
+        Full::Disk => "the disk under the cache is full: nothing is stored until it has room again; reads and deletes go on, and values that end or are deleted make room",
+        Full::Database => "the cache's store has reached `limits.cache_db_bytes`: values that end or are deleted make room",
+    })]
+    Full(Full),
     /// The store does not answer; nothing was done.
     #[error("the cache's store does not answer: treat a read as a miss; a write was not stored")]
     Unavailable,
@@ -106,7 +112,7 @@ impl CacheError {
             Self::PreconditionFailed => ErrorKind::PreconditionFailed,
             Self::LeaseVoid => ErrorKind::Conflict,
             Self::TenantFull { .. } => ErrorKind::TooLarge,
-            Self::Unavailable => ErrorKind::BackendUnavailable,
+            Self::Full(_) | Self::Unavailable => ErrorKind::BackendUnavailable,
             Self::Unknown => ErrorKind::OutcomeUnknown,
             Self::Overloaded => ErrorKind::Overloaded,
         }
@@ -115,9 +121,12 @@ impl CacheError {
 
 impl From<StoreError> for CacheError {
     fn from(error: StoreError) -> Self {
+        if let Some(full) = error.full() {
+            return Self::Full(full);
+        }
         match error {
             StoreError::Overloaded => Self::Overloaded,
-            StoreError::Gone | StoreError::Sqlite(_) => {
+            StoreError::Full(_) | StoreError::Gone | StoreError::Sqlite(_) => {
                 tracing::warn!(%error, "the cache's store refused a job");
                 Self::Unavailable
             }

@@ -137,7 +137,13 @@ impl Embedded {
             let batch = Arc::new(batch);
             let job = Arc::clone(&batch);
             if let Err(error) = database.write(move |connection| job.write(connection)).await {
-                tracing::warn!(%error, rows, "rate limits could not be saved; tried again with the next");
+                // Where the disk is full the health board says so, once.
+                match error.full() {
+                    Some(_) => tracing::debug!(%error, rows, "rate limits could not be saved"),
+                    None => {
+                        tracing::warn!(%error, rows, "rate limits could not be saved; tried again with the next");
+                    }
+                }
                 self.memory.changed_still(&batch.removed, &batch.taken);
             }
         }
@@ -201,7 +207,7 @@ mod tests {
 
     fn open(directory: &std::path::Path) -> Arc<Sqlite> {
         let migrations = [("ratelimit", MIGRATIONS)];
-        Sqlite::open(&directory.join("cache.db"), Durability::Normal, &migrations).unwrap()
+        Sqlite::open(&directory.join("cache.db"), Durability::Normal, 1 << 30, &migrations).unwrap()
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use std::vec::Drain;
@@ -12,43 +12,67 @@ use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 use super::StoreError;
+use super::space::{Full, PERIOD, Space, is_no_room};
 
 /// After this time a group is committed with the jobs that it has: small writes do not wait for all the large ones.
 const GROUP_TIME: Duration = Duration::from_millis(20);
+/// And after so many bytes, so that the write-ahead log, which holds a group whole, stays within the reserve.
+const GROUP_BYTES: u64 = 4 * 1024 * 1024;
 
 /// Tells a job's caller how it ended; the argument says whether the commit that holds it succeeded.
 type Finish = Box<dyn FnOnce(Result<(), rusqlite::Error>) + Send>;
 
+/// A job's closure: run with a connection, or told that there is no room.
+type Run = Box<dyn FnOnce(Result<&Connection, Full>) -> Ended + Send>;
+
 /// A closure on its way to a thread, with the way back.
-pub(super) struct Job(Box<dyn FnOnce(&Connection) -> Ended + Send>);
+pub(super) struct Job {
+    /// About what it adds; 0 where it must get through.
+    bytes: u64,
+    run: Run,
+}
 
 /// How a job's closure ended.
 enum Ended {
     /// Well: its caller is told after the commit.
     Well(Finish),
     /// Its caller was told already; its savepoint goes.
-    Failed,
+    Failed {
+        /// Whether for want of room.
+        no_room: bool,
+    },
 }
 
 impl Job {
-    pub(super) fn new<T, F>(job: F, caller: oneshot::Sender<Result<T, StoreError>>) -> Self
+    pub(super) fn new<T, F>(bytes: u64, job: F, caller: oneshot::Sender<Result<T, StoreError>>) -> Self
     where
         T: Send + 'static,
         F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     {
-        Self(Box::new(move |connection| match catch_unwind(AssertUnwindSafe(|| job(connection))) {
-            Ok(Ok(value)) => Ended::Well(Box::new(move |committed| {
-                answer(caller, committed.map(|()| value).map_err(StoreError::from));
-            })),
-            Ok(Err(error)) => {
-                answer(caller, Err(error.into()));
-                Ended::Failed
+        let run = move |connection: Result<&Connection, Full>| {
+            let connection = match connection {
+                Ok(connection) => connection,
+                Err(full) => {
+                    answer(caller, Err(StoreError::Full(full)));
+                    return Ended::Failed { no_room: false };
+                }
+            };
+            match catch_unwind(AssertUnwindSafe(|| job(connection))) {
+                Ok(Ok(value)) => Ended::Well(Box::new(move |committed| {
+                    answer(caller, committed.map(|()| value).map_err(StoreError::from));
+                })),
+                Ok(Err(error)) => {
+                    let no_room = is_no_room(&error);
+                    answer(caller, Err(error.into()));
+                    Ended::Failed { no_room }
+                }
+                Err(_) => {
+                    answer(caller, Err(StoreError::Gone));
+                    Ended::Failed { no_room: false }
+                }
             }
-            Err(_) => {
-                answer(caller, Err(StoreError::Gone));
-                Ended::Failed
-            }
-        }))
+        };
+        Self { bytes, run: Box::new(run) }
     }
 }
 
@@ -67,14 +91,24 @@ pub(super) struct Worker {
 
 impl Worker {
     /// One thread that commits in groups of up to `batch`.
-    pub(super) fn writer(mut connection: Connection, queue: usize, batch: usize) -> std::io::Result<Self> {
+    pub(super) fn writer(
+        mut connection: Connection,
+        mut space: Space,
+        queue: usize,
+        batch: usize,
+    ) -> std::io::Result<Self> {
         let (sender, receiver) = sync_channel(queue);
         let thread = thread::Builder::new().name("sqlite-writer".to_owned()).spawn(move || {
             let mut jobs = Vec::with_capacity(batch);
-            while let Ok(first) = receiver.recv() {
-                jobs.push(first);
-                jobs.extend(receiver.try_iter().take(batch - 1));
-                commit_together(&mut connection, &mut jobs);
+            loop {
+                match receiver.recv_timeout(PERIOD) {
+                    Ok(first) => jobs.push(first),
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => return,
+                }
+                jobs.extend(receiver.try_iter().take(batch - jobs.len()));
+                commit_together(&mut connection, &mut space, &mut jobs);
+                space.tick(&connection);
             }
         })?;
         Ok(Self { queue: Mutex::new(Some(sender)), threads: Mutex::new(vec![thread]) })
@@ -114,17 +148,17 @@ fn read_jobs(connection: &Connection, receiver: &Mutex<Receiver<Job>>) {
     loop {
         let next = receiver.lock().recv();
         let Ok(job) = next else { return };
-        if let Ended::Well(finish) = (job.0)(connection) {
+        if let Ended::Well(finish) = (job.run)(Ok(connection)) {
             finish(Ok(()));
         }
     }
 }
 
-/// Runs every job, in as few transactions as their time allows.
-fn commit_together(connection: &mut Connection, jobs: &mut Vec<Job>) {
+/// Runs every job, in as few transactions as their time and their bytes allow.
+fn commit_together(connection: &mut Connection, space: &mut Space, jobs: &mut Vec<Job>) {
     let mut waiting = jobs.drain(..);
     while waiting.len() > 0 {
-        if let Err(error) = commit_some(connection, &mut waiting) {
+        if let Err(error) = commit_some(connection, space, &mut waiting) {
             tracing::error!(%error, "a group of writes could not begin");
             // Dropped, their callers hear `Gone`.
             return;
@@ -132,43 +166,78 @@ fn commit_together(connection: &mut Connection, jobs: &mut Vec<Job>) {
     }
 }
 
-/// Runs jobs, each in a savepoint of one transaction, commits, and tells the callers. An error is of the beginning:
-/// no job was run.
-fn commit_some(connection: &mut Connection, waiting: &mut Drain<'_, Job>) -> Result<(), rusqlite::Error> {
+/// Runs jobs, commits, and tells the callers. An error is of the beginning: no job was run.
+fn commit_some(
+    connection: &mut Connection,
+    space: &mut Space,
+    waiting: &mut Drain<'_, Job>,
+) -> Result<(), rusqlite::Error> {
+    let first = waiting.as_slice().first().map_or(0, |job| job.bytes);
+    let all = waiting.as_slice().iter().map(|job| job.bytes).sum::<u64>();
+    space.prepare(connection, all.min(GROUP_BYTES).max(first))?;
     let mut finished: Vec<Finish> = Vec::with_capacity(waiting.len());
-    let mut transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-    let committed = (|| {
-        let until = Instant::now() + GROUP_TIME;
-        for job in waiting.by_ref() {
-            let savepoint = transaction.savepoint()?;
-            match (job.0)(&savepoint) {
-                Ended::Well(finish) => {
-                    savepoint.commit()?;
-                    finished.push(finish);
-                }
-                // A savepoint rolls back when it is dropped.
-                Ended::Failed => drop(savepoint),
-            }
-            if transaction.is_autocommit() {
-                // SQLite has rolled back everything, as it may where the disk is full: what came before is not
-                // written, and what comes next needs a transaction of its own.
-                let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ABORT_ROLLBACK);
-                return Err(rusqlite::Error::SqliteFailure(code, None));
-            }
-            if Instant::now() >= until {
-                break;
-            }
-        }
-        transaction.commit()
-    })();
-    let failure = committed.err().map(|error| {
+    let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    let failure = run_group(transaction, space, waiting, &mut finished).err();
+    space.ended();
+    if let Some(error) = &failure {
         tracing::error!(%error, "a group of writes could not be committed");
-        error
-    });
+        if is_no_room(error) {
+            space.failed();
+        }
+    }
     for finish in finished {
         finish(failure.as_ref().map_or(Ok(()), |error| Err(copy_of(error))));
     }
     Ok(())
+}
+
+/// Runs jobs, each in a savepoint of one transaction, and commits. Those that end well go into `finished`.
+fn run_group(
+    mut transaction: rusqlite::Transaction<'_>,
+    space: &mut Space,
+    waiting: &mut Drain<'_, Job>,
+    finished: &mut Vec<Finish>,
+) -> rusqlite::Result<()> {
+    let until = Instant::now() + GROUP_TIME;
+    let mut bytes = 0;
+    while let Some(next) = waiting.as_slice().first().map(|job| job.bytes) {
+        let room = space.take(next);
+        if !finished.is_empty() && (room.is_err() || bytes + next > GROUP_BYTES) {
+            // Looked at again with the next group: what this one frees may make the room.
+            break;
+        }
+        let Some(job) = waiting.next() else { break };
+        if let Err(full) = room {
+            space.refused(full);
+            (job.run)(Err(full));
+            continue;
+        }
+        bytes += next;
+        let savepoint = transaction.savepoint()?;
+        match (job.run)(Ok(&savepoint)) {
+            Ended::Well(finish) => {
+                savepoint.commit()?;
+                finished.push(finish);
+            }
+            // A savepoint rolls back when it is dropped.
+            Ended::Failed { no_room } => {
+                drop(savepoint);
+                if no_room {
+                    space.failed();
+                }
+            }
+        }
+        if transaction.is_autocommit() {
+            // SQLite has rolled back everything, as it may where the disk is full: what came before is not
+            // written, and what comes next needs a transaction of its own.
+            let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ABORT_ROLLBACK);
+            return Err(rusqlite::Error::SqliteFailure(code, None));
+        }
+        if Instant::now() >= until {
+            break;
+        }
+    }
+    transaction.commit()
 }
 
 /// An error as each caller of a failed group gets it.

@@ -65,7 +65,9 @@ impl Api {
             Err(CacheError::PreconditionFailed | CacheError::TenantFull { .. }) => {
                 self.metrics.writes_refused.inc();
             }
-            Err(CacheError::Unavailable | CacheError::Unknown | CacheError::Overloaded) => {
+            Err(
+                CacheError::Full(_) | CacheError::Unavailable | CacheError::Unknown | CacheError::Overloaded,
+            ) => {
                 self.metrics.writes_failed.inc();
             }
         }
