@@ -18,7 +18,7 @@ use crate::http::listener::{self, Bound, ConnectionLimits, Server, Service};
 use crate::http::observe::Observer;
 use crate::http::pipeline::{Pipeline, RequestLimits};
 use crate::http::table::{RouteError, RouteTable};
-use crate::http::{BodyBudget, Patience, Route, openapi};
+use crate::http::{Load, LoadLimits, Patience, Route, openapi};
 use crate::identity::{Gate, IdentityMetrics};
 use crate::policy::{Policies, PolicyLoader, PolicySource, Reloader};
 use crate::pools::redis::{RedisMetrics, RedisPool};
@@ -106,12 +106,11 @@ impl App {
             hosts: hosts.clone(),
         });
         let limits = request_limits(&config.limits);
-        let (bodies, replies) = (body_budget(&limits), body_budget(&limits));
+        let load = Load::new(load_limits(&config.limits), &metrics)?;
         let pipeline = Arc::new(Pipeline {
             hosts,
             limits,
-            bodies,
-            replies,
+            load,
             gate,
             policies,
             routes,
@@ -126,8 +125,13 @@ impl App {
     }
 }
 
-fn body_budget(limits: &RequestLimits) -> BodyBudget {
-    BodyBudget::new(BODIES_BYTES.max(usize::try_from(limits.body_bytes).unwrap_or(usize::MAX)))
+fn load_limits(limits: &Limits) -> LoadLimits {
+    let largest = usize::try_from(limits.body_bytes).unwrap_or(usize::MAX);
+    LoadLimits {
+        bytes: BODIES_BYTES.max(largest),
+        tenant_bytes: limits.tenant_bytes.max(largest),
+        tenant_calls: limits.tenant_calls,
+    }
 }
 
 fn api_service(pipeline: &Arc<Pipeline>) -> Service {

@@ -144,6 +144,13 @@ pub struct Limits {
     /// The largest body of any route, in bytes; routes have tighter bounds of their own.
     #[schemars(range(min = 1024, max = 1_073_741_824))]
     pub body_bytes: u64,
+    /// What the bodies of one tenant that are on their way take together at the most, in bytes, and likewise its large
+    /// replies that are not yet read; one of `body_bytes` always fits. All tenants together have 256 MiB of each.
+    #[schemars(range(min = 1_048_576, max = 1_073_741_824))]
+    pub tenant_bytes: usize,
+    /// Calls of one tenant at once; more are refused.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub tenant_calls: usize,
     /// A call's time where its caller names none, in milliseconds.
     #[schemars(range(min = 1, max = 600_000))]
     pub request_timeout_ms: u64,
@@ -174,6 +181,8 @@ impl Default for Limits {
             max_connections: 16_384,
             header_bytes: 32_768,
             body_bytes: 16 * 1024 * 1024,
+            tenant_bytes: 64 * 1024 * 1024,
+            tenant_calls: 8192,
             request_timeout_ms: 10_000,
             max_request_timeout_ms: 60_000,
             header_read_timeout_ms: 10_000,

@@ -1,6 +1,5 @@
 //! One request as a handler sees it: verified, authorised for its verb, routed; the body not read yet.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -10,8 +9,8 @@ use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 use serde::de::DeserializeOwned;
 use smallvec::SmallVec;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::budget::Share;
 use super::{Problem, Query};
 use crate::error::ErrorKind;
 use crate::names::{Key, Name};
@@ -33,40 +32,8 @@ pub struct Call {
     pub deadline: Deadline,
     /// The body; read it through [`Call::bytes`] or [`Call::json`].
     pub body: Incoming,
-    /// What the body may take, and has taken, of what all bodies share.
-    pub(super) budget: BodyBudget,
-    pub(super) share: Option<OwnedSemaphorePermit>,
-}
-
-/// What all calls together may hold of bodies that come in several pieces, or of large replies that are not yet
-/// read: each route bounds its own, and nothing else would bound how many are on their way at once.
-#[derive(Clone)]
-pub struct BodyBudget(Arc<Semaphore>);
-
-impl BodyBudget {
-    /// A budget of so many bytes.
-    #[must_use]
-    pub fn new(bytes: usize) -> Self {
-        Self(Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS))))
-    }
-
-    /// Takes `bytes` more for what holds `share`; 503 where they are not there.
-    pub(super) fn take(&self, share: &mut Option<OwnedSemaphorePermit>, bytes: usize) -> Result<(), Problem> {
-        let taken = u32::try_from(bytes)
-            .ok()
-            .and_then(|count| Arc::clone(&self.0).try_acquire_many_owned(count).ok());
-        let taken = taken.ok_or_else(|| {
-            Problem::new(
-                ErrorKind::Overloaded,
-                "too many bodies are on their way at once: send this one again",
-            )
-        })?;
-        match share {
-            Some(share) => share.merge(taken),
-            None => *share = Some(taken),
-        }
-        Ok(())
-    }
+    /// What the body takes of what is shared.
+    pub(super) share: Share,
 }
 
 /// The instant at which a call must be over.
@@ -140,7 +107,7 @@ impl Call {
             // A body in one piece is bounded by its connection's window, and most bodies are.
             if held > 0 {
                 let more = if rest.is_none() { held + data.len() } else { data.len() };
-                self.budget.take(&mut self.share, more)?;
+                self.share.take(more)?;
             }
             match &mut rest {
                 Some(buffer) => buffer.extend_from_slice(&data),
@@ -163,25 +130,5 @@ impl Call {
         super::json::require_json(&self.headers)?;
         let body = self.bytes(max_bytes).await?;
         super::json::parse(&body)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn bodies_share_a_budget_and_give_it_back() {
-        let budget = BodyBudget::new(10);
-        let (mut first, mut second) = (None, None);
-        assert!(budget.take(&mut first, 4).is_ok());
-        assert!(budget.take(&mut first, 3).is_ok());
-        let refused = budget.take(&mut second, 4).unwrap_err();
-        assert_eq!(refused.kind(), ErrorKind::Overloaded);
-        assert!(second.is_none());
-        assert!(budget.take(&mut second, 3).is_ok());
-        drop(first);
-        assert!(budget.take(&mut second, 7).is_ok());
-        assert!(budget.take(&mut second, usize::MAX).is_err());
     }
 }

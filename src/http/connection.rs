@@ -13,6 +13,7 @@ use std::task::Waker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
+use super::budget::LastTenant;
 use super::protocol::Protocol;
 use super::refusal;
 use crate::identity::Recent;
@@ -47,6 +48,8 @@ pub struct ConnectionState {
     waker: Mutex<Option<Waker>>,
     /// Whose token its last requests carried.
     pub(super) recent: Recent,
+    /// Whose calls its last one was counted among.
+    pub(super) last_tenant: LastTenant,
 }
 
 /// A large reply that its peer has not read yet.
@@ -95,6 +98,7 @@ impl ConnectionState {
             gives_way: AtomicBool::new(false),
             waker: Mutex::new(None),
             recent: Recent::default(),
+            last_tenant: LastTenant::default(),
         })
     }
 

@@ -1,5 +1,6 @@
 //! HTTP: listeners, the pipeline every request takes, and what handlers speak. It knows no primitive.
 
+mod budget;
 mod call;
 mod connection;
 pub mod headers;
@@ -18,7 +19,8 @@ mod route;
 pub mod table;
 pub mod trace;
 
-pub use call::{BodyBudget, Call, Deadline, Params};
+pub use budget::{Load, LoadLimits};
+pub use call::{Call, Deadline, Params};
 pub use connection::{ConnectionState, Patience};
 pub use problem::{FieldError, Problem};
 pub use query::Query;

@@ -1,7 +1,7 @@
 //! The way of a request, in the order it happens.
 //!
 //! head checks -> path -> deadline -> identity -> route -> idempotency key -> caller (`act_for`) -> verb
-//! -> declared length -> handler under the deadline -> reply or problem -> seen once.
+//! -> declared length -> counted among its tenant's -> handler under the deadline -> reply or problem -> seen once.
 
 use std::future::Future;
 use std::future::poll_fn;
@@ -15,16 +15,16 @@ use futures_util::FutureExt as _;
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
 
-use super::call::BodyBudget;
+use super::budget::{self, Counted, Load};
 use super::headers::{self, AllowedHosts, Seen};
 use super::observe::{Ended, Observer};
 use super::path::ParsedPath;
 use super::table::{Found, RouteTable};
 use super::trace::Trace;
-use super::{Call, ConnectionState, Deadline, Problem, Query, Reply, ReplyBody, path};
+use super::{Call, ConnectionState, Deadline, HandlerFuture, Problem, Query, Reply, ReplyBody, path};
 use crate::error::ErrorKind;
 use crate::identity::Gate;
-use crate::policy::{Caller, Denied, PolicySource};
+use crate::policy::{Caller, Denied, PolicySource, TenantChoice};
 
 /// The bounds of one request.
 #[derive(Debug, Clone, Copy)]
@@ -43,10 +43,8 @@ pub struct Pipeline {
     pub hosts: AllowedHosts,
     /// Its bounds.
     pub limits: RequestLimits,
-    /// What all bodies on their way may take together.
-    pub bodies: BodyBudget,
-    /// What all large replies that are not yet read may take together.
-    pub replies: BodyBudget,
+    /// What is on its way: calls, their bodies, large replies that are not yet read.
+    pub load: Arc<Load>,
     /// Who verifies its token.
     pub gate: Arc<Gate>,
     /// The policies in force.
@@ -72,19 +70,20 @@ impl Pipeline {
         let mut route = None;
         let reply = match caught(self.answer(request, connection, began, &mut route)).await {
             Ok(reply) => reply,
-            Err(problem) => problem.into_reply(trace.id()),
+            Err(problem) => self
+                .counted(problem.into_reply(trace.id()), None)
+                .unwrap_or_else(|problem| problem.into_reply(trace.id())),
         };
-        let reply = self.counted(reply).unwrap_or_else(|problem| problem.into_reply(trace.id()));
         let (status, took) = (reply.status(), began.elapsed());
         self.observer.ended(&Ended { route, method: &method, status, took, trace: &trace });
         reply.into_response()
     }
 
-    /// A large reply takes its part of what all may, until it is written: its reader may be slow.
-    fn counted(&self, mut reply: Reply) -> Result<Reply, Problem> {
+    /// A large reply takes its part of what its tenant and all may, until it is written: its reader may be slow.
+    fn counted(&self, mut reply: Reply, call: Option<&Counted>) -> Result<Reply, Problem> {
         if let Some((length, body)) = reply.large_body() {
-            let mut share = None;
-            self.replies.take(&mut share, length)?;
+            let mut share = self.load.share(budget::Bytes::Replies, call);
+            share.take(length)?;
             body.keep(share);
         }
         Ok(reply)
@@ -102,7 +101,7 @@ impl Pipeline {
         headers::check(&head.method, &head.uri, head.version, &seen, &self.hosts)?;
         let parsed = path::parse(head.uri.path(), head.method == Method::POST)?;
         if let Some(reply) = self.public(&head.method, head.uri.path())? {
-            return Ok(reply);
+            return self.counted(reply, None);
         }
         let timeout = headers::timeout(&seen, self.limits.timeout, self.limits.max_timeout)?;
         let deadline = Deadline::at(began + timeout);
@@ -116,26 +115,19 @@ impl Pipeline {
             // Only whom policy lets name a tenant is told how.
             if policies.access().may_act(&principal) { problem } else { Denied::ActFor.into() }
         })?;
+        let tenant = match choice {
+            TenantChoice::FromToken => principal.tenant(),
+            TenantChoice::ActFor(tenant) => Some(tenant),
+        };
         let caller = Caller::new(principal, choice, policies)?;
         caller.check_verb(route.action)?;
         self.check_declared_length(&seen)?;
         let query = Query::parse(head.uri.query())?;
-        let (method, headers, budget) = (head.method, head.headers, self.bodies.clone());
-        let call = Call { caller, method, params, query, headers, deadline, body, budget, share: None };
-        let mut reply = (route.handler)(call);
-        // Most calls are answered at once, and need no timer.
-        if let Poll::Ready(reply) = poll_fn(|context| Poll::Ready(reply.as_mut().poll(context))).await {
-            return reply;
-        }
-        tokio::time::timeout_at(deadline.instant().into(), reply).await.unwrap_or_else(|_| {
-            Err(Problem::new(
-                ErrorKind::DeadlineExceeded,
-                format!(
-                    "the call did not end within {} ms; `Outrigger-Timeout-Ms` sets its time",
-                    timeout.as_millis()
-                ),
-            ))
-        })
+        let counted = tenant.map(|tenant| self.load.call(tenant, &connection.last_tenant)).transpose()?;
+        let share = self.load.share(budget::Bytes::Bodies, counted.as_ref());
+        let (method, headers) = (head.method, head.headers);
+        let call = Call { caller, method, params, query, headers, deadline, body, share };
+        self.counted(in_time((route.handler)(call), deadline, timeout).await?, counted.as_ref())
     }
 
     /// The route of a request. Only a POST has a custom verb; another method on one is told so.
@@ -170,6 +162,22 @@ impl Pipeline {
             _ => Ok(()),
         }
     }
+}
+
+async fn in_time(mut reply: HandlerFuture, deadline: Deadline, timeout: Duration) -> Result<Reply, Problem> {
+    // Most calls are answered at once, and need no timer.
+    if let Poll::Ready(reply) = poll_fn(|context| Poll::Ready(reply.as_mut().poll(context))).await {
+        return reply;
+    }
+    tokio::time::timeout_at(deadline.instant().into(), reply).await.unwrap_or_else(|_| {
+        Err(Problem::new(
+            ErrorKind::DeadlineExceeded,
+            format!(
+                "the call did not end within {} ms; `Outrigger-Timeout-Ms` sets its time",
+                timeout.as_millis()
+            ),
+        ))
+    })
 }
 
 /// A handler that panics is a defect of one request: its caller is told so, and the others of its connection go on.

@@ -1,0 +1,119 @@
+//! One tenant's many or slow calls leave the others room: for their bodies, their replies, and their calls.
+
+#![allow(clippy::unwrap_used, reason = "test code")]
+
+#[path = "support/mod.rs"]
+mod support;
+
+use std::time::Duration;
+
+use support::client::Client;
+use support::sidecar::{ACME, GLOBEX, Sidecar, embedded_config};
+use support::wait_until;
+
+const VALUE_BYTES: usize = 1_000_000;
+
+fn sidecar(limits: &str) -> Sidecar {
+    let directory = tempfile::tempdir().unwrap();
+    let config = embedded_config(directory.path(), limits);
+    Sidecar::serve_in(directory, &config)
+}
+
+fn put(sidecar: &Sidecar, bearer: &str, key: &str) -> support::client::Reply {
+    let (path, value) = (format!("/v1/cache/profiles/{key}"), vec![b'x'; VALUE_BYTES]);
+    sidecar.client().send("PUT", &path, &[("Authorization", bearer)], &value)
+}
+
+/// A PUT whose body comes but for its last byte.
+fn slow_put(sidecar: &Sidecar, bearer: &str, at: usize) -> Client {
+    let mut client = sidecar.client();
+    let head = format!(
+        "PUT /v1/cache/profiles/slow-{at} HTTP/1.1\r\nHost: localhost\r\nAuthorization: {bearer}\r\n\
+         Outrigger-Timeout-Ms: 60000\r\nContent-Length: {VALUE_BYTES}\r\n\r\n"
+    );
+    client.write_raw(head.as_bytes()).unwrap();
+    // A body that was refused ends its connection.
+    if let Err(error) = client.write_raw(&vec![b'x'; VALUE_BYTES - 1]) {
+        assert!(!matches!(error.kind(), std::io::ErrorKind::WouldBlock), "{error}");
+    }
+    client
+}
+
+fn overloads(sidecar: &Sidecar, bound: &str) -> u64 {
+    let text = sidecar.admin_client().send("GET", "/metrics", &[], b"").text();
+    let name = format!("outrigger_http_overloads_total{{bound=\"{bound}\"}} ");
+    text.lines().find_map(|line| line.strip_prefix(&name)?.parse().ok()).unwrap_or_else(|| panic!("{text}"))
+}
+
+#[test]
+fn slow_bodies_of_one_tenant_leave_the_others_theirs() {
+    let sidecar = sidecar("");
+    let (acme, globex) = (sidecar.bearer(ACME), sidecar.bearer(GLOBEX));
+    // More than all bodies together may take, were they one tenant's: 300 MB of 256 MiB.
+    let held: Vec<Client> = (0..300).map(|at| slow_put(&sidecar, &acme, at)).collect();
+    wait_until("a body over the tenant's share", Duration::from_secs(20), || {
+        overloads(&sidecar, "tenant_bodies") > 200
+    });
+    let refused = put(&sidecar, &acme, "more");
+    refused.problem(503, "overloaded");
+    assert!(refused.header("retry-after").is_some());
+    for key in 0..20 {
+        let reply = put(&sidecar, &globex, &format!("k{key}"));
+        assert_eq!(reply.status, 204, "{}", reply.text());
+    }
+    let small =
+        sidecar.client().send("PUT", "/v1/cache/profiles/small", &[("Authorization", &acme)], b"small");
+    assert_eq!(small.status, 204, "what comes in one piece is not counted: {}", small.text());
+    assert_eq!(overloads(&sidecar, "bodies"), 0);
+    drop(held);
+    wait_until("room again", Duration::from_secs(20), || put(&sidecar, &acme, "again").status == 204);
+}
+
+#[test]
+fn replies_that_one_tenant_does_not_read_leave_the_others_theirs() {
+    let sidecar = sidecar("limits: {tenant_bytes: 20971520}\n");
+    let (acme, globex) = (sidecar.bearer(ACME), sidecar.bearer(GLOBEX));
+    let get = |bearer: &str| {
+        sidecar.client().send("GET", "/v1/cache/profiles/large", &[("Authorization", bearer)], b"")
+    };
+    for bearer in [&acme, &globex] {
+        assert_eq!(put(&sidecar, bearer, "large").status, 204);
+        assert_eq!(get(bearer).status, 200);
+    }
+    // Pipelined, so that more is made than the kernel's buffers hold.
+    let request =
+        format!("GET /v1/cache/profiles/large HTTP/1.1\r\nHost: localhost\r\nAuthorization: {acme}\r\n\r\n");
+    let held: Vec<Client> = (0..100)
+        .map(|_| {
+            let mut client = sidecar.client();
+            client.write_raw(request.repeat(8).as_bytes()).unwrap();
+            client
+        })
+        .collect();
+    wait_until("a reply over the tenant's share", Duration::from_secs(20), || get(&acme).status == 503);
+    get(&acme).problem(503, "overloaded");
+    assert!(overloads(&sidecar, "tenant_replies") > 0);
+    for _ in 0..20 {
+        assert_eq!(get(&globex).status, 200);
+    }
+    assert_eq!(overloads(&sidecar, "replies"), 0);
+    drop(held);
+    wait_until("room again", Duration::from_secs(20), || get(&acme).status == 200);
+}
+
+#[test]
+fn a_tenant_with_too_many_calls_at_once_is_told_so_and_the_others_are_not() {
+    let sidecar = sidecar("limits: {tenant_calls: 20}\n");
+    let (acme, globex) = (sidecar.bearer(ACME), sidecar.bearer(GLOBEX));
+    let get = |bearer: &str| {
+        sidecar.client().send("GET", "/v1/cache/scoring/absent", &[("Authorization", bearer)], b"")
+    };
+    let held: Vec<Client> = (0..25).map(|at| slow_put(&sidecar, &acme, at)).collect();
+    wait_until("five calls too many", Duration::from_secs(20), || overloads(&sidecar, "tenant_calls") == 5);
+    let refused = get(&acme);
+    assert!(refused.problem(503, "overloaded")["detail"].to_string().contains("limits.tenant_calls"));
+    assert!(refused.header("retry-after").is_some());
+    get(&globex).problem(404, "not_found");
+    drop(held);
+    wait_until("room again", Duration::from_secs(20), || get(&acme).status == 404);
+}
