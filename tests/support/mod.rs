@@ -4,7 +4,9 @@
 #![allow(clippy::unwrap_used, reason = "test code")]
 
 pub mod client;
+pub mod configuration;
 pub mod disk;
+pub mod http2;
 pub mod random;
 pub mod sidecar;
 

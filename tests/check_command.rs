@@ -1,0 +1,54 @@
+//! `outrigger check`: configuration, policies and backends, every problem at once.
+
+#![allow(clippy::unwrap_used, reason = "test code")]
+
+#[path = "support/mod.rs"]
+mod support;
+
+use std::process::Command;
+
+use serde_json::Value;
+use support::configuration::GOOD;
+use support::sidecar::BINARY;
+
+#[test]
+fn check_reports_configuration_and_policies_together() {
+    let directory = tempfile::tempdir().unwrap();
+    let policies = directory.path().join("policies");
+    std::fs::create_dir(&policies).unwrap();
+    std::fs::write(policies.join("access.yaml"), "kind: acces\n").unwrap();
+    let path = directory.path().join("proxy.yaml");
+    std::fs::write(&path, GOOD.replace("admin:", "amdin:")).unwrap();
+    let check = |more: &[&str]| {
+        let output = Command::new(BINARY).args(["check", "--config"]).arg(&path).args(more).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let text = check(&[]);
+    for expected in ["proxy.yaml:1:31", "did you mean `admin`?", "access.yaml:1:7", "did you mean `access`?"]
+    {
+        assert!(text.contains(expected), "{text}");
+    }
+    let problems: Vec<Value> = serde_json::from_str(&check(&["--json"])).unwrap();
+    assert_eq!(problems.len(), 2, "{problems:?}");
+    for problem in problems {
+        let members: Vec<_> = problem.as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(members, ["file", "line", "column", "pointer", "message", "expected"]);
+    }
+}
+
+#[test]
+fn check_tries_each_backend_and_says_where_a_dead_one_is_configured() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::create_dir(directory.path().join("policies")).unwrap();
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let path = directory.path().join("proxy.yaml");
+    std::fs::write(&path, GOOD.replace("127.0.0.1:17001", &closed.to_string())).unwrap();
+    let output = Command::new(BINARY).args(["check", "--json", "--config"]).arg(&path).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let problems: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+    let pointers: Vec<_> = problems.iter().map(|problem| problem["pointer"].as_str().unwrap()).collect();
+    assert!(pointers.contains(&"/identity/issuers/0/jwks"), "{problems:?}");
+    assert!(pointers.iter().any(|pointer| pointer.starts_with("/redis/limits")), "{problems:?}");
+    assert!(problems.iter().all(|problem| problem["line"].is_u64()), "{problems:?}");
+}
