@@ -141,4 +141,12 @@ fn a_head_over_its_bound_is_a_problem_document_over_http2_too_and_its_connection
         assert!(problem["trace_id"].is_string(), "{problem}");
     }
     assert_eq!(answer(9, 0).unwrap()["code"], "not_found");
+
+    // Four times the bound: the library's own refusal, a head that ends its stream.
+    let padding = "x".repeat(40_000);
+    connection.get_with(11, "/v1/cache/scoring/absent", &[("padding", &padding)]);
+    let refused = std::iter::from_fn(|| connection.next_frame()).find(|(kind, _)| *kind == 1);
+    assert_eq!(refused.map(|(_, flags)| flags & 1), Some(1));
+    connection.get(13, "/v1/cache/scoring/absent", &bearer);
+    assert!(connection.next_data().is_some());
 }

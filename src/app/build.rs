@@ -118,10 +118,11 @@ impl App {
             openapi: description,
         });
         let servers = Servers::new(&config, api_service(&pipeline), &admin, connections, &metrics, &tasks)?;
+        let api = servers.api.clone();
         let addresses = servers.listen(&config.listeners).await?;
         admin.listening.store(true, Relaxed);
         let drain_bound = Duration::from_millis(config.limits.drain_timeout_ms);
-        Ok(Self { addresses, admin, reloader, cache_db, tasks, drain_bound })
+        Ok(Self { addresses, admin, reloader, cache_db, tasks, drain_bound, api })
     }
 }
 

@@ -172,12 +172,18 @@ impl App {
             all_ended = self.tasks.stop(self.drain_bound) => Some(all_ended),
             () = cut => None,
         };
+        let requests_cut = self.api.unfinished();
         match all_ended {
             Some(true) => {}
             Some(false) => {
-                tracing::warn!(bound = ?self.drain_bound, "some requests were still running at the bound and were cut");
+                let drain_timeout_ms = u64::try_from(self.drain_bound.as_millis()).unwrap_or(u64::MAX);
+                tracing::warn!(
+                    requests_cut,
+                    drain_timeout_ms,
+                    "the drain reached its bound: what was still running was cut"
+                );
             }
-            None => tracing::warn!("a second signal: what was still running was cut"),
+            None => tracing::warn!(requests_cut, "a second signal: what was still running was cut"),
         }
         if let Some(database) = self.cache_db {
             database.close().await;

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::admin::Admin;
+use crate::http::listener::Server;
 use crate::policy::Reloader;
 use crate::store::sqlite::Sqlite;
 use crate::tasks::Tasks;
@@ -28,6 +29,8 @@ pub struct App {
     cache_db: Option<Arc<Sqlite>>,
     tasks: Tasks,
     drain_bound: Duration,
+    /// Asked, at the end, what it has not finished.
+    api: Server,
 }
 
 /// The addresses bound, with real ports where the configuration says 0.

@@ -139,6 +139,11 @@ impl ConnectionState {
         Unread(Arc::clone(self))
     }
 
+    /// Requests without a reply, and large replies that are not read yet.
+    pub(super) fn unfinished(&self) -> usize {
+        (self.in_flight.load(Relaxed) + self.unread.load(Relaxed)) as usize
+    }
+
     /// Whether it may be ended for another's sake: nothing is in flight, no large reply unread, and it was open for
     /// long enough to have asked something.
     pub(super) fn may_give_way(&self) -> bool {

@@ -11,7 +11,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::CONTENT_LENGTH;
+use http::header::{CONTENT_LENGTH, HeaderName, HeaderValue};
 use http::{Method, Request, Response};
 use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::{http1, http2};
@@ -27,9 +27,11 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 
-use super::ReplyBody;
 use super::connection::{ConnectionState, Patience, Watched, WatchedIo};
 use super::protocol::{Peek, Protocol, protocol_of};
+use super::trace::Trace;
+use super::{Problem, ReplyBody, refusal};
+use crate::error::ErrorKind;
 use crate::tasks::Tasks;
 
 /// A reply on its way.
@@ -39,6 +41,8 @@ pub type Service = Arc<dyn Fn(Request<Incoming>, Arc<ConnectionState>) -> ReplyF
 
 /// Requests at once on one HTTP/2 connection.
 const MAX_STREAMS: u32 = 128;
+/// What the HTTP/2 library takes of a head, in the bounds of ours: it refuses with an empty 431, we with a problem.
+const HEAD_BOUNDS: usize = 4;
 
 /// The bounds of a listener and its connections.
 #[derive(Debug, Clone, Copy)]
@@ -191,7 +195,7 @@ impl Server {
         let mut http2 = http2::Builder::new(TokioExecutor::new());
         http2
             .timer(TokioTimer::new())
-            .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
+            .max_header_list_size(u32::try_from(HEAD_BOUNDS * limits.head_bytes).unwrap_or(u32::MAX))
             .max_concurrent_streams(MAX_STREAMS);
         Self {
             service,
@@ -203,6 +207,12 @@ impl Server {
             http1,
             http2,
         }
+    }
+
+    /// Requests that have no reply yet, or a large one that is not read yet.
+    #[must_use]
+    pub fn unfinished(&self) -> usize {
+        self.open.lock().connections.values().map(|connection| connection.unfinished()).sum()
     }
 
     /// Accepts from `bound` until the process begins to stop.
@@ -315,7 +325,10 @@ impl Server {
         let service = service_fn(|request| {
             let in_flight = InFlight::begin(state);
             let head_only = request.method() == Method::HEAD;
-            let reply = (self.service)(request, Arc::clone(state));
+            let reply = match protocol {
+                Protocol::Http2 if http2_head_bytes(&request) > self.limits.head_bytes => refuse_head(),
+                Protocol::Http1 | Protocol::Http2 => (self.service)(request, Arc::clone(state)),
+            };
             async move {
                 let mut reply = reply.await;
                 if reply.body().large_bytes().is_some() {
@@ -342,6 +355,25 @@ impl Server {
             None => tracing::debug!("a connection was cut: its peer was too slow"),
         }
     }
+}
+
+/// The size of a head as HTTP/2 counts it (RFC 9113, 6.5.2): names, values, and 32 bytes for each.
+fn http2_head_bytes(request: &Request<Incoming>) -> usize {
+    let uri = request.uri();
+    let path = uri.path_and_query().map_or(0, |path| path.as_str().len());
+    let pseudo = path
+        + uri.authority().map_or(0, |authority| authority.as_str().len())
+        + uri.scheme_str().map_or(0, str::len)
+        + request.method().as_str().len()
+        + 4 * (32 + ":authority".len());
+    let header = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 32;
+    request.headers().iter().map(header).sum::<usize>() + pseudo
+}
+
+/// 413, as in HTTP/1 (`refusal.rs`).
+fn refuse_head() -> ReplyFuture {
+    let problem = Problem::new(ErrorKind::TooLarge, refusal::HEAD_TOO_LARGE);
+    Box::pin(async move { problem.into_reply(Trace::default().id()).into_response() })
 }
 
 /// A reply to HEAD: the head that GET would get, `Content-Length` with it. hyper leaves the body away in HTTP/1

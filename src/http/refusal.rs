@@ -9,6 +9,9 @@ use crate::error::ErrorKind;
 use super::Problem;
 use super::problem::appearance;
 
+/// What a caller is told whose head is too large.
+pub(super) const HEAD_TOO_LARGE: &str = "the request head is larger than `limits.header_bytes` allows";
+
 /// What is written instead of a bare refusal.
 pub(super) struct Substitute {
     bytes: Vec<u8>,
@@ -56,7 +59,7 @@ fn status_of(bytes: &[u8]) -> Option<u16> {
 pub(super) fn substitute_for(bytes: &[u8]) -> Option<Substitute> {
     let status = status_of(bytes)?;
     let (kind, detail) = match status {
-        431 => (ErrorKind::TooLarge, "the request head is larger than `limits.header_bytes` allows"),
+        431 => (ErrorKind::TooLarge, HEAD_TOO_LARGE),
         414 => (ErrorKind::TooLarge, "the request target is too long"),
         _ => (ErrorKind::Malformed, "this is not a well-formed HTTP request"),
     };
