@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use outrigger::pools::redis::{RedisFailure, Script, Slot, TrackingEvent, inspect};
+use outrigger::pools::redis::{Eviction, RedisFailure, Script, Slot, TrackingEvent, inspect};
 use outrigger::telemetry::BackendState;
 use redis::Value;
 use redis_support::{Client, bulk, instance, until};
@@ -371,7 +371,7 @@ async fn chaos_tls_and_a_password_that_is_wrong_and_then_right() {
     println!("a right password: up after {:?}", took.await);
     assert_eq!(client.run(&["GET", "cache:x"]).await.unwrap(), bulk("1"));
 
-    let found = inspect("main", &instance(&cluster.addresses(), more.clone()), true).await;
+    let found = inspect("main", &instance(&cluster.addresses(), more.clone()), Eviction::Forbidden).await;
     assert_eq!(found.problems, [], "{found:?}");
 
     // A certificate that nobody vouches for is not trusted.
@@ -472,14 +472,16 @@ async fn chaos_a_check_names_every_problem_of_an_instance_at_once() {
     let messages = |found: Vec<outrigger::pools::redis::Problem>| {
         found.into_iter().map(|problem| problem.message).collect::<Vec<_>>().join("\n")
     };
-    let found = messages(inspect("main", &instance, true).await.problems);
+    let found = messages(inspect("main", &instance, Eviction::Forbidden).await.problems);
     assert!(found.contains("maxmemory-policy is allkeys-lru on 127.0.0.1:"), "{found}");
     assert!(found.contains("SET tenant:* 1 PX 1") && found.contains("PTTL tenant:*"), "{found}");
     assert!(found.contains("TIME") && !found.contains("cache:") && !found.contains(" GET"), "{found}");
-    let found = messages(inspect("main", &instance, false).await.problems);
+    let found = inspect("main", &instance, Eviction::Welcome).await;
+    assert_eq!(found.warnings, [""; 0], "an instance that evicts is what a cache wants");
+    let found = messages(found.problems);
     assert!(!found.contains("maxmemory-policy"), "{found}");
     std::fs::write(&file, "wrong").unwrap();
-    let found = inspect("main", &instance, true).await;
+    let found = inspect("main", &instance, Eviction::Forbidden).await;
     assert_eq!(found.problems.len(), rig::NODES, "{found:?}");
     assert!(
         found.problems.iter().all(|problem| problem.expected.contains("redis.main.password")),

@@ -9,7 +9,7 @@ use std::process::Command;
 
 use serde_json::Value;
 use support::configuration::GOOD;
-use support::sidecar::BINARY;
+use support::sidecar::{BINARY, write_config};
 
 #[test]
 fn check_reports_configuration_and_policies_together() {
@@ -51,4 +51,26 @@ fn check_tries_each_backend_and_says_where_a_dead_one_is_configured() {
     assert!(pointers.contains(&"/identity/issuers/0/jwks"), "{problems:?}");
     assert!(pointers.iter().any(|pointer| pointer.starts_with("/redis/limits")), "{problems:?}");
     assert!(problems.iter().all(|problem| problem["line"].is_u64()), "{problems:?}");
+}
+
+/// On the shared cluster, whose nodes do not evict.
+#[test]
+fn check_recommends_eviction_for_an_instance_of_the_cache_alone_and_does_not_fail() {
+    let nodes = rig::shared_redis_nodes();
+    for (sections, warned) in [
+        ("ratelimit: {backend: embedded}\ncache: {backend: redis, redis: main}\n", true),
+        ("ratelimit: {backend: redis, redis: main}\ncache: {backend: redis, redis: main}\n", false),
+        ("ratelimit: {backend: redis, redis: main}\ncache: {backend: embedded}\n", false),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let redis = format!("redis:\n  main: {{nodes: [{}]}}\n{sections}", nodes.join(", "));
+        let config = write_config(directory.path(), &redis, "");
+        let output = Command::new(BINARY).args(["check", "--config"]).arg(&config).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{text}");
+        let line =
+            text.lines().find(|line| line.starts_with("redis.main: warning: maxmemory-policy is noeviction"));
+        assert_eq!(line.is_some(), warned, "{sections}\n{text}");
+        assert!(line.is_none_or(|line| line.contains("`maxmemory-policy allkeys-lru`")), "{text}");
+    }
 }

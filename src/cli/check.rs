@@ -95,6 +95,9 @@ async fn try_backends(config: &ProxyConfig, document: &Document, outcome: &mut O
             let state = if tried.findings.is_empty() { "up" } else { "see below" };
             outcome.lines.push(format!("{subject}: {state}, {}", tried.summary));
         }
+        for warning in &tried.warnings {
+            outcome.lines.push(format!("{subject}: warning: {warning}"));
+        }
         outcome.report.append(document.report(&below(&at, &tried.findings)));
     }
 }

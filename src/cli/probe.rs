@@ -1,7 +1,7 @@
 //! How `outrigger check` tries a backend: one function for each kind.
 
 use crate::config::{Findings, Issuer, RedisInstance};
-use crate::pools;
+use crate::pools::redis::{Eviction, inspect};
 use crate::primitives::Primitive;
 
 /// What was seen of a backend.
@@ -10,33 +10,44 @@ pub(super) struct Tried {
     pub(super) summary: String,
     /// What is wrong, with pointers below the backend's place in the configuration.
     pub(super) findings: Findings,
+    /// What would be better, and is no failure.
+    pub(super) warnings: Vec<String>,
 }
 
 impl Tried {
+    /// A backend with which nothing is wrong.
+    fn well(summary: String) -> Self {
+        Self { summary, findings: Findings::default(), warnings: Vec::new() }
+    }
+
     /// A backend of which nothing was seen.
     pub(super) fn failed(problem: impl Into<String>, expected: &str) -> Self {
         let mut findings = Findings::default();
         findings.add("", problem, expected);
-        Self { summary: String::new(), findings }
+        Self { findings, ..Self::well(String::new()) }
     }
 }
 
 /// Tries the Redis instance `name` for the primitives that use it.
 pub(super) async fn redis(name: &str, instance: &RedisInstance, used_by: &[&Primitive]) -> Tried {
-    let may_not_evict = used_by.iter().any(|primitive| primitive.must_not_be_evicted);
-    let found = pools::redis::inspect(name, instance, may_not_evict).await;
+    let eviction = match used_by {
+        [] => Eviction::Indifferent,
+        all if all.iter().any(|primitive| primitive.must_not_be_evicted) => Eviction::Forbidden,
+        _ => Eviction::Welcome,
+    };
+    let found = inspect(name, instance, eviction).await;
     let mut findings = Findings::default();
     for problem in found.problems {
         findings.add("", problem.message, problem.expected);
     }
-    Tried { summary: found.summary, findings }
+    Tried { summary: found.summary, findings, warnings: found.warnings }
 }
 
 /// Reads an issuer's key set once.
 pub(super) async fn keys(issuer: &Issuer) -> Tried {
     match crate::identity::probe(issuer).await {
-        Ok(1) => Tried { summary: "1 key".to_owned(), findings: Findings::default() },
-        Ok(count) => Tried { summary: format!("{count} keys"), findings: Findings::default() },
+        Ok(1) => Tried::well("1 key".to_owned()),
+        Ok(count) => Tried::well(format!("{count} keys")),
         Err(problem) => Tried::failed(problem, "a key set (JWKS) that can be read"),
     }
 }

@@ -62,6 +62,17 @@ for index, line in ipairs(ARGV) do
 end
 return denied";
 
+/// What eviction does to those who use an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Eviction {
+    /// Some of it must not be evicted (limits, sessions, locks).
+    Forbidden,
+    /// All of it may be: only caches are there.
+    Welcome,
+    /// Nobody uses it.
+    Indifferent,
+}
+
 /// What was found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Inspection {
@@ -69,6 +80,8 @@ pub struct Inspection {
     pub summary: String,
     /// What is wrong.
     pub problems: Vec<Problem>,
+    /// What would be better.
+    pub warnings: Vec<String>,
 }
 
 /// Something wrong with an instance.
@@ -91,9 +104,8 @@ struct NodeFacts {
     denied: Vec<String>,
 }
 
-/// Looks at every node of the instance `name`. `needs_noeviction` where data must not be evicted (limits,
-/// sessions, locks). Takes a few seconds at most.
-pub async fn inspect(name: &str, instance: &RedisInstance, needs_noeviction: bool) -> Inspection {
+/// Looks at every node of the instance `name`. Takes a few seconds at most.
+pub async fn inspect(name: &str, instance: &RedisInstance, eviction: Eviction) -> Inspection {
     let mut found = Inspection::default();
     let dialer = match Dialer::new(instance) {
         Ok(dialer) => dialer,
@@ -123,7 +135,8 @@ pub async fn inspect(name: &str, instance: &RedisInstance, needs_noeviction: boo
             Err(error) => found.add(error.to_string(), error.hint(name)),
         }
     }
-    found.judge_nodes(&nodes, needs_noeviction);
+    found.judge_nodes(&nodes);
+    found.judge_eviction(&nodes, eviction);
     found.judge_rights(&nodes);
     if let Some(view) = &view {
         found.judge_shape(view, &nodes);
@@ -219,7 +232,7 @@ impl Inspection {
         }
     }
 
-    fn judge_nodes(&mut self, nodes: &[NodeFacts], needs_noeviction: bool) {
+    fn judge_nodes(&mut self, nodes: &[NodeFacts]) {
         self.add_for(
             nodes,
             NodeFacts::is_old,
@@ -238,12 +251,29 @@ impl Inspection {
             |_| "cluster_state is fail".to_owned(),
             "cluster_state ok: every slot with a primary that runs (`redis-cli --cluster check`)",
         );
-        self.add_for(
-            nodes,
-            |node| needs_noeviction && !matches!(node.policy.as_str(), "" | "noeviction"),
-            |node| format!("maxmemory-policy is {}", node.policy),
-            "`maxmemory-policy noeviction`: limits, sessions and locks must not be evicted; give caches an instance of their own",
-        );
+    }
+
+    fn judge_eviction(&mut self, nodes: &[NodeFacts], eviction: Eviction) {
+        match eviction {
+            Eviction::Forbidden => self.add_for(
+                nodes,
+                |node| !matches!(node.policy.as_str(), "" | "noeviction"),
+                |node| format!("maxmemory-policy is {}", node.policy),
+                "`maxmemory-policy noeviction`: limits, sessions and locks must not be evicted; give caches an instance of their own",
+            ),
+            Eviction::Welcome => {
+                let keeps = nodes.iter().filter(|node| node.policy == "noeviction");
+                let addresses: Vec<_> = keeps.map(|node| node.address.to_string()).collect();
+                if !addresses.is_empty() {
+                    self.warnings.push(format!(
+                        "maxmemory-policy is noeviction on {}: only the cache uses this instance, and once it is full new values are \
+                         refused; with `maxmemory-policy allkeys-lru` and a `maxmemory` old values give way",
+                        addresses.join(", ")
+                    ));
+                }
+            }
+            Eviction::Indifferent => {}
+        }
     }
 
     fn judge_rights(&mut self, nodes: &[NodeFacts]) {

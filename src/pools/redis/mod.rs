@@ -19,7 +19,7 @@ mod topology;
 mod tracking;
 mod trouble;
 
-pub use inspect::{Inspection, Problem, inspect};
+pub use inspect::{Eviction, Inspection, Problem, inspect};
 pub use metrics::RedisMetrics;
 pub use script::Script;
 pub use slot::Slot;
