@@ -23,8 +23,13 @@ impl Reserve {
     /// Opens or makes the file; it holds what an earlier process left in it.
     pub(super) fn open(database: &Path) -> io::Result<Self> {
         let file = super::private().open(database.with_extension("reserve"))?;
+        let found = file.metadata()?;
+        if found.len() > RESERVE_BYTES {
+            // A process was killed while it asked for the spare bytes.
+            file.set_len(RESERVE_BYTES)?;
+        }
         // A sparse file of this length would hold nothing.
-        let held = file.metadata()?.blocks() * 512 >= RESERVE_BYTES;
+        let held = found.blocks() * 512 >= RESERVE_BYTES;
         Ok(Self { file, held })
     }
 
