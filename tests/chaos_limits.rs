@@ -31,31 +31,28 @@ fn config(directory: &Path, nodes: &str, budget_ms: u64) -> PathBuf {
     write_config(directory, &sections, "")
 }
 
+/// A sidecar that is up; with `like` it accepts the tokens of that one.
+fn sidecar(nodes: &str, budget_ms: u64, like: Option<&Sidecar>) -> Sidecar {
+    let directory = tempfile::tempdir().unwrap();
+    if let Some(like) = like {
+        let identity = directory.path().join("identity");
+        std::fs::create_dir(&identity).unwrap();
+        for file in std::fs::read_dir(like.directory.path().join("identity")).unwrap() {
+            let file = file.unwrap();
+            std::fs::copy(file.path(), identity.join(file.file_name())).unwrap();
+        }
+    }
+    let path = config(directory.path(), nodes, budget_ms);
+    let sidecar = Sidecar::serve_in(directory, &path);
+    sidecar.wait_for_backend("redis.main", "up");
+    sidecar
+}
+
 /// Four sidecars that accept the same tokens.
 fn four_sidecars(nodes: &str, budget_ms: u64) -> Vec<Sidecar> {
-    let first = tempfile::tempdir().unwrap();
-    let path = config(first.path(), nodes, budget_ms);
-    let identity = first.path().join("identity");
-    let more: Vec<_> = (0..3)
-        .map(|_| {
-            let directory = tempfile::tempdir().unwrap();
-            std::fs::create_dir(directory.path().join("identity")).unwrap();
-            for file in std::fs::read_dir(&identity).unwrap() {
-                let file = file.unwrap();
-                std::fs::copy(file.path(), directory.path().join("identity").join(file.file_name())).unwrap();
-            }
-            let path = config(directory.path(), nodes, budget_ms);
-            (directory, path)
-        })
-        .collect();
-    let sidecars: Vec<_> = std::iter::once((first, path))
-        .chain(more)
-        .map(|(directory, path)| Sidecar::serve_in(directory, &path))
-        .collect();
-    for sidecar in &sidecars {
-        sidecar.wait_for_backend("redis.main", "up");
-    }
-    sidecars
+    let first = sidecar(nodes, budget_ms, None);
+    let more: Vec<_> = (0..3).map(|_| sidecar(nodes, budget_ms, Some(&first))).collect();
+    std::iter::once(first).chain(more).collect()
 }
 
 fn hammer(sidecars: &[Sidecar], counts: &Counts, during: impl FnOnce()) -> Duration {
@@ -142,4 +139,54 @@ fn chaos_a_failover_admits_nothing_more_apart_from_what_degraded_says() {
     });
     assert_exact(&counts, took);
     assert!(counts.degraded.load(Relaxed) > 0, "the failover was not felt, so nothing was shown");
+}
+
+/// Looks at the limit without taking: `degraded` of the answer.
+fn is_degraded(sidecar: &Sidecar, bearer: &str) -> bool {
+    let headers = [("Authorization", bearer), ("Content-Type", "application/json")];
+    let look = br#"{"checks":[{"limit":"api","key":"/shared","cost":0}]}"#;
+    let reply = sidecar.client().send("POST", "/v1/ratelimit/check", &headers, look);
+    assert_eq!(reply.status, 200, "{reply:?}");
+    reply.json()["degraded"].as_bool().unwrap()
+}
+
+#[test]
+fn chaos_a_sidecar_that_starts_after_a_failover_says_degraded_for_as_long_as_the_others() {
+    let cluster = rig::RedisCluster::start(rig::Options::default()).unwrap();
+    let nodes = cluster.addresses().join(", ");
+    // The time in which a bucket of the shipped limit fills, and some for a slow machine.
+    let (fill, patience) = (Duration::from_secs(12), Duration::from_secs(5));
+    let primary_of =
+        |tenant: &str| cluster.primary_of(cluster.slot_of(&format!("{{{tenant}}}")).unwrap()).unwrap();
+    let lost = primary_of(ACME);
+    let elsewhere = (0..)
+        .map(|at| format!("0190c7a8-3c5e-7f00-8000-{at:012x}"))
+        .find(|tenant| primary_of(tenant) != lost);
+    let before = sidecar(&nodes, 200, None);
+    let (bearer, other) = (before.bearer(ACME), before.bearer(&elsewhere.unwrap()));
+    assert!(!is_degraded(&before, &bearer), "a cluster that is as it was");
+    let second = sidecar(&nodes, 200, Some(&before));
+    assert!(!is_degraded(&second, &bearer), "a cluster that is as it was, for one that starts later");
+
+    cluster.kill(lost).unwrap();
+    let killed = Instant::now();
+    cluster.wait_ok().unwrap();
+    let ready = Instant::now();
+    let after = sidecar(&nodes, 200, Some(&before));
+    assert!(ready.elapsed() < fill, "too slow to see anything: {:?}", ready.elapsed());
+    assert!(is_degraded(&after, &bearer), "it does not say that tokens may be lost");
+    assert!(!is_degraded(&after, &other), "no primary of this tenant was lost");
+    while is_degraded(&after, &bearer) {
+        assert!(ready.elapsed() < fill + patience, "still degraded {:?} after the failover", ready.elapsed());
+        wait(Duration::from_millis(20));
+    }
+    println!(
+        "exact again {:?} after the kill, {:?} after the cluster was whole",
+        killed.elapsed(),
+        ready.elapsed()
+    );
+    assert!(killed.elapsed() > fill, "exact before the bucket can be full: {:?}", killed.elapsed());
+    assert!(!is_degraded(&after, &other));
+    let third = sidecar(&nodes, 200, Some(&before));
+    assert!(!is_degraded(&third, &bearer) && !is_degraded(&third, &other), "all is long past");
 }

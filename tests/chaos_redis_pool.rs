@@ -18,6 +18,7 @@ use serde_json::json;
 use tokio::task::{JoinSet, block_in_place};
 
 const BUDGET: Duration = Duration::from_secs(1);
+const FAMILIES: &[&str] = &["cache:", "outrigger:", "tenant:"];
 
 /// The rig waits in the thread that asks it.
 fn rig<T>(act: impl FnOnce() -> Result<T, rig::Error>) -> T {
@@ -371,7 +372,8 @@ async fn chaos_tls_and_a_password_that_is_wrong_and_then_right() {
     println!("a right password: up after {:?}", took.await);
     assert_eq!(client.run(&["GET", "cache:x"]).await.unwrap(), bulk("1"));
 
-    let found = inspect("main", &instance(&cluster.addresses(), more.clone()), Eviction::Forbidden).await;
+    let found =
+        inspect("main", &instance(&cluster.addresses(), more.clone()), FAMILIES, Eviction::Forbidden).await;
     assert_eq!(found.problems, [], "{found:?}");
 
     // A certificate that nobody vouches for is not trusted.
@@ -472,16 +474,18 @@ async fn chaos_a_check_names_every_problem_of_an_instance_at_once() {
     let messages = |found: Vec<outrigger::pools::redis::Problem>| {
         found.into_iter().map(|problem| problem.message).collect::<Vec<_>>().join("\n")
     };
-    let found = messages(inspect("main", &instance, Eviction::Forbidden).await.problems);
+    let limits = inspect("main", &instance, &["outrigger:", "tenant:"], Eviction::Forbidden).await;
+    let found = messages(limits.problems);
+    assert!(found.contains("anything on outrigger:*"), "{found}");
     assert!(found.contains("maxmemory-policy is allkeys-lru on 127.0.0.1:"), "{found}");
     assert!(found.contains("SET tenant:* 1 PX 1") && found.contains("PTTL tenant:*"), "{found}");
     assert!(found.contains("TIME") && !found.contains("cache:") && !found.contains(" GET"), "{found}");
-    let found = inspect("main", &instance, Eviction::Welcome).await;
+    let found = inspect("main", &instance, &["tenant:"], Eviction::Welcome).await;
     assert_eq!(found.warnings, [""; 0], "an instance that evicts is what a cache wants");
     let found = messages(found.problems);
-    assert!(!found.contains("maxmemory-policy"), "{found}");
+    assert!(!found.contains("outrigger:") && !found.contains("maxmemory-policy"), "{found}");
     std::fs::write(&file, "wrong").unwrap();
-    let found = inspect("main", &instance, Eviction::Forbidden).await;
+    let found = inspect("main", &instance, FAMILIES, Eviction::Forbidden).await;
     assert_eq!(found.problems.len(), rig::NODES, "{found:?}");
     assert!(
         found.problems.iter().all(|problem| problem.expected.contains("redis.main.password")),

@@ -151,11 +151,12 @@ async fn tasks_end_when_the_process_stops() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_check_finds_nothing_wrong_with_a_good_cluster_and_names_what_is_wrong_with_none() {
     let nodes = rig::shared_redis_nodes();
-    let found = inspect("main", &instance(&nodes, json!({})), Eviction::Forbidden).await;
+    let families = ["cache:", "outrigger:", "tenant:"];
+    let found = inspect("main", &instance(&nodes, json!({})), &families, Eviction::Forbidden).await;
     assert_eq!(found.problems, [], "{found:?}");
     assert!(found.summary.starts_with("3 primaries, 3 replicas, Redis 7."), "{}", found.summary);
     let nowhere = ["127.0.0.1:1".to_owned(), "redis".to_owned()];
-    let found = inspect("main", &instance(&nowhere, json!({})), Eviction::Forbidden).await;
+    let found = inspect("main", &instance(&nowhere, json!({})), &families, Eviction::Forbidden).await;
     let problem = |message: &str, expected: &str| {
         found
             .problems

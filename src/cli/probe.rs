@@ -35,7 +35,11 @@ pub(super) async fn redis(name: &str, instance: &RedisInstance, used_by: &[&Prim
         all if all.iter().any(|primitive| primitive.must_not_be_evicted) => Eviction::Forbidden,
         _ => Eviction::Welcome,
     };
-    let found = inspect(name, instance, eviction).await;
+    let mut families: Vec<_> =
+        used_by.iter().flat_map(|primitive| primitive.redis_families).copied().collect();
+    families.sort_unstable();
+    families.dedup();
+    let found = inspect(name, instance, &families, eviction).await;
     let mut findings = Findings::default();
     for problem in found.problems {
         findings.add("", problem.message, problem.expected);

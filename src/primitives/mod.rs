@@ -29,6 +29,8 @@ pub struct Primitive {
     pub policy: Kind,
     /// Its tables in `cache.db`, where its embedded backend has some.
     pub migrations: &'static [&'static str],
+    /// What its keys in Redis begin with.
+    pub redis_families: &'static [&'static str],
     /// Whether Redis must not evict what it keeps there (`maxmemory-policy noeviction`).
     pub must_not_be_evicted: bool,
     /// Makes its backend from its section, which fits the schema, and returns its routes. It does not

@@ -48,6 +48,7 @@ pub const PRIMITIVE: Primitive = Primitive {
     actions: ACTIONS,
     config_schema: config::schema,
     policy: Kind { name: "cache", schema: policy::schema, load: policy::load },
+    redis_families: &["cache:", "outrigger:"],
     must_not_be_evicted: false,
     migrations: embedded::MIGRATIONS,
     build,

@@ -49,6 +49,7 @@ pub const PRIMITIVE: Primitive = Primitive {
         schema: schemars::SchemaGenerator::subschema_for::<policy::RateLimitsDocument>,
         load: policy::load,
     },
+    redis_families: &["tenant:", "outrigger:"],
     must_not_be_evicted: true,
     migrations: embedded::MIGRATIONS,
     build,

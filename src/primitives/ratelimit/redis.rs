@@ -7,6 +7,7 @@
 #[cfg(test)]
 mod failover;
 mod history;
+mod record;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,12 +27,13 @@ use super::{Asks, Outcome, Source, Taking, TokenSource};
 use crate::pools::redis::{RedisFailure, RedisPool, Script, Slot};
 use crate::tasks::Tasks;
 use history::Histories;
+use record::Record;
 
 /// How often each primary's history is looked at, so that one this process has no calls for is seen in time.
 const HISTORY_INTERVAL: Duration = Duration::from_secs(5);
-/// The same before the cluster was first seen.
-const FIRST_HISTORY_INTERVAL: Duration = Duration::from_millis(100);
-/// How long that may take: it is no caller's time.
+/// The same after a look that did not show all; it doubles each time, up to the above.
+const RETRY_HISTORY_INTERVAL: Duration = Duration::from_millis(100);
+/// How long each of its two steps may take: it is no caller's time.
 const HISTORY_BUDGET: Duration = Duration::from_secs(1);
 /// How often it is said why Redis refuses.
 const WARN_INTERVAL: Duration = Duration::from_secs(10);
@@ -45,6 +47,7 @@ pub(super) struct RedisSource {
     budget: Duration,
     breakers: Breakers,
     histories: Histories,
+    record: Record,
     fallback: Fallback,
     metrics: RateLimitMetrics,
     warned: Mutex<Option<Instant>>,
@@ -72,6 +75,7 @@ impl RedisSource {
             budget: Duration::from_millis(config.budget_ms),
             breakers: Breakers::new(config.breaker_failures, metrics.breakers_open.clone()),
             histories: Histories::new(),
+            record: Record::new(),
             fallback: Fallback::new(config.max_keys),
             metrics: metrics.clone(),
             warned: Mutex::new(None),
@@ -97,12 +101,15 @@ impl RedisSource {
         match answer {
             Ok(answer) => {
                 self.breakers.succeeded(tenant);
-                self.judge(asks, &answer, sent)
+                let age_us = self.age_us(asks, &answer, sent).await;
+                judge(asks, &answer, age_us)
             }
             Err(failure) => {
                 match &failure {
                     // Refused at once: waiting is not what costs, so later checks still ask.
-                    RedisFailure::Refused(_) => self.warn(&failure, sent),
+                    RedisFailure::Refused(_) => {
+                        self.warn(&failure, "redis refuses rate-limit checks, which are answered without it")
+                    }
                     RedisFailure::Unavailable(_) | RedisFailure::Unknown(_) => {
                         self.breakers.failed(tenant, sent)
                     }
@@ -113,27 +120,26 @@ impl RedisSource {
     }
 
     /// Says why Redis refuses, from time to time: no memory or a missing right needs a person.
-    fn warn(&self, failure: &RedisFailure, now: Instant) {
+    fn warn(&self, failure: &RedisFailure, message: &'static str) {
+        let now = Instant::now();
         let mut warned = self.warned.lock();
         if warned.is_none_or(|at| now.saturating_duration_since(at) > WARN_INTERVAL) {
             *warned = Some(now);
-            tracing::warn!(%failure, "redis refuses rate-limit checks, which are answered without it");
+            tracing::warn!(%failure, message);
         }
     }
 
-    fn judge(&self, asks: &Asks, answer: &Answer, sent: Instant) -> Outcome {
-        let age_us = self.histories.age_us(&answer.history, sent).unwrap_or(u64::MAX);
-        let exact = asks.as_slice().iter().all(|ask| age_us >= ask.rule().quota.fill_us());
-        let standings = asks.as_slice().iter().zip(&answer.debts).map(|(ask, debt)| {
-            let quota = &ask.rule().quota;
-            quota.standing(*debt, quota.ticks(ask.cost()), answer.allowed)
-        });
-        Outcome {
-            allowed: answer.allowed,
-            source: if exact { Source::Backend } else { Source::Recovering },
-            standings: standings.collect(),
-            overflowed: answer.overflowed,
+    /// How long the history has been there that an answer comes from. Where that is not known, and where it matters
+    /// to these asks, it is asked for in what is left of the budget.
+    async fn age_us(&self, asks: &Asks, answer: &Answer, sent: Instant) -> u64 {
+        let (age_us, asked) = self.histories.age_us(&answer.history, sent);
+        if asked || age_us >= longest_fill_us(asks) {
+            return age_us;
         }
+        let deadline = sent + self.budget;
+        // In vain or not: what is known is looked at again.
+        tokio::time::timeout_at(deadline.into(), self.histories.asked_about(&answer.history)).await.ok();
+        self.histories.age_us(&answer.history, sent).0
     }
 
     async fn run(&self, tenant: Uuid, asks: &Asks) -> Result<Answer, RedisFailure> {
@@ -185,10 +191,9 @@ impl RedisSource {
 
     /// Runs the script without a bucket where the tenant's are.
     async fn probe(&self, tenant: Uuid) {
-        let now = Instant::now();
         let answer = self.run(tenant, &Asks::new(1)).await;
         if let Ok(answer) = &answer {
-            self.histories.age_us(&answer.history, now);
+            self.histories.age_us(&answer.history, Instant::now());
         }
         self.breakers.probed(tenant, answer.is_ok());
     }
@@ -196,32 +201,49 @@ impl RedisSource {
     async fn keep_watching(&self, stopping: &CancellationToken) {
         let mut sweeps = tokio::time::interval(SWEEP_INTERVAL);
         let mut next = Instant::now();
+        let mut retry = RETRY_HISTORY_INTERVAL;
         loop {
             tokio::select! {
                 () = stopping.cancelled() => return,
-                _ = sweeps.tick() => self.fallback.sweep(),
-                () = tokio::time::sleep_until(next.into()) => {
-                    self.look_at_histories().await;
-                    let wait = if self.histories.is_empty() { FIRST_HISTORY_INTERVAL } else { HISTORY_INTERVAL };
-                    next = Instant::now() + wait;
+                _ = sweeps.tick() => {
+                    self.fallback.sweep();
+                    continue;
                 }
+                () = self.histories.unknown.notified() => {}
+                () = tokio::time::sleep_until(next.into()) => {}
+            }
+            if self.look_at_histories().await {
+                retry = RETRY_HISTORY_INTERVAL;
+                next = Instant::now() + HISTORY_INTERVAL;
+            } else {
+                next = Instant::now() + retry;
+                retry = (retry * 2).min(HISTORY_INTERVAL);
             }
         }
     }
 
-    async fn look_at_histories(&self) {
-        let now = Instant::now();
+    /// Learns which histories there are and, with all other processes, since when. Says whether all is known.
+    async fn look_at_histories(&self) -> bool {
         let mut command = redis::cmd("INFO");
         command.arg("replication");
         let answers = self.pool.on_primaries(&command, HISTORY_BUDGET).await;
         let ids: Vec<_> = answers.iter().filter_map(|answer| history_of(answer.as_ref().ok()?)).collect();
-        if !self.histories.is_empty() {
-            for id in &ids {
-                self.histories.age_us(id, now);
-            }
-        } else if !ids.is_empty() && ids.len() == answers.len() {
-            self.histories.trust(&ids);
+        for id in &ids {
+            self.histories.age_us(id, Instant::now());
         }
+        let told = self.histories.to_share(&ids);
+        let whole = !ids.is_empty() && ids.len() == answers.len();
+        let answer = if told.is_empty() {
+            Ok(None)
+        } else {
+            self.record.share(&self.pool, &told, whole, HISTORY_BUDGET).await
+        };
+        if let Err(failure @ RedisFailure::Refused(_)) = &answer {
+            self.warn(failure, "redis refuses to say since when its primaries are such");
+        }
+        let answer = answer.ok().flatten();
+        self.histories.shared(&told, answer.as_deref());
+        whole && answer.is_some()
     }
 }
 
@@ -231,6 +253,24 @@ impl TokenSource for RedisSource {
             return Taking::Now(self.fallback.take(asks));
         }
         Taking::Later(Box::pin(self.ask(asks)))
+    }
+}
+
+fn longest_fill_us(asks: &Asks) -> u64 {
+    asks.as_slice().iter().map(|ask| ask.rule().quota.fill_us()).max().unwrap_or(0)
+}
+
+/// What the buckets say, under a history that has been there for `age_us`.
+fn judge(asks: &Asks, answer: &Answer, age_us: u64) -> Outcome {
+    let standings = asks.as_slice().iter().zip(&answer.debts).map(|(ask, debt)| {
+        let quota = &ask.rule().quota;
+        quota.standing(*debt, quota.ticks(ask.cost()), answer.allowed)
+    });
+    Outcome {
+        allowed: answer.allowed,
+        source: if age_us >= longest_fill_us(asks) { Source::Backend } else { Source::Recovering },
+        standings: standings.collect(),
+        overflowed: answer.overflowed,
     }
 }
 

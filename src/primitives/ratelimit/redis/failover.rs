@@ -22,12 +22,7 @@ struct Counts {
 
 /// A source as a process has it some time after its start: it has seen the whole cluster.
 async fn ready_source(cluster: &RedisCluster, tasks: &Tasks) -> Arc<RedisSource> {
-    let source = source_on(&cluster.addresses(), BackendState::Up, tasks, 20).await;
-    let mut ticks = tokio::time::interval(Duration::from_millis(5));
-    while source.histories.is_empty() {
-        ticks.tick().await;
-    }
-    source
+    source_on(&cluster.addresses(), BackendState::Up, tasks, 20).await
 }
 
 /// Calls of four processes on one bucket for some time; how long that was.
@@ -119,4 +114,53 @@ async fn chaos_tokens_lost_at_a_failover_are_given_again_as_degraded_only() {
     let exact = source.take(&asks(tenant, 10, &[(&quick, "k", 1)])).outcome().await;
     assert_eq!((exact.allowed, exact.source), (true, Source::Backend));
     assert!(tasks.stop(Duration::from_secs(5)).await);
+}
+
+/// One look of a process that has just started.
+async fn first_look(cluster: &RedisCluster, tenant: Uuid) -> Source {
+    let tasks = Tasks::default();
+    let source = source_on(&cluster.addresses(), BackendState::Up, &tasks, 1000).await;
+    let slow = rule("api", 1, 60_000, 50);
+    let outcome = source.take(&asks(tenant, 10, &[(&slow, "k", 0)])).outcome().await;
+    assert!(tasks.stop(Duration::from_secs(5)).await);
+    outcome.source
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn chaos_a_process_that_starts_knows_of_what_happened_before() {
+    let cluster = RedisCluster::start(Options::default()).unwrap();
+    let tenant = Uuid::new_v4();
+    let slot = cluster.slot_of(&format!("{{{tenant}}}")).unwrap();
+    // The record's own primary: what is known must survive it.
+    let keeper = cluster.slot_of("outrigger:rate-limit-histories").unwrap();
+    let elsewhere = std::iter::repeat_with(Uuid::new_v4).find(|other| {
+        let primary = |slot| cluster.primary_of(slot).unwrap();
+        primary(cluster.slot_of(&format!("{{{other}}}")).unwrap()) != primary(keeper)
+    });
+    let elsewhere = elsewhere.unwrap();
+    for _ in 0..2 {
+        assert_eq!(first_look(&cluster, tenant).await, Source::Backend);
+    }
+    cluster.kill(cluster.primary_of(keeper).unwrap()).unwrap();
+    cluster.wait_ok().unwrap();
+    assert_eq!(first_look(&cluster, elsewhere).await, Source::Backend, "its primary is as it was");
+    let replica = cluster.replica_of(cluster.primary_of(slot).unwrap());
+    if let Ok(replica) = replica {
+        cluster.failover(replica).unwrap();
+    }
+    assert_eq!(first_look(&cluster, tenant).await, Source::Recovering);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn chaos_a_process_that_starts_after_the_whole_cluster_was_killed_says_degraded() {
+    let cluster = RedisCluster::start(Options::default()).unwrap();
+    let tenant = Uuid::new_v4();
+    assert_eq!(first_look(&cluster, tenant).await, Source::Backend);
+    for node in 0..rig::NODES {
+        cluster.kill(node).unwrap();
+    }
+    cluster.start_all().unwrap();
+    for _ in 0..2 {
+        assert_eq!(first_look(&cluster, tenant).await, Source::Recovering);
+    }
 }
