@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, Value};
 use tokio::sync::{Notify, watch};
+use tokio::time::error::Elapsed;
 use tokio_util::sync::CancellationToken;
 
 use super::backoff::{Backoff, jittered};
@@ -27,6 +28,10 @@ const DEAD_AFTER: Duration = Duration::from_millis(550);
 const STABLE_AFTER: Duration = Duration::from_secs(2);
 /// And that is made sure of this much later: after a pause of this process itself the answer may lie unread.
 const SURE_AFTER: Duration = Duration::from_millis(10);
+/// A call's budget that ended this much ago, when that is noticed, ended while this process did not run.
+const NOTICED_LATE: Duration = Duration::from_millis(2);
+/// So much longer an answer is then looked for that came in time: whoever reads it runs again, too.
+const UNREAD: Duration = Duration::from_millis(3);
 /// Calls share the first connection up to this many, and with it its writes and reads: on two cores that gave more
 /// operations a second than spreading them over two connections did.
 const SHARED_WELL: usize = 128;
@@ -204,8 +209,7 @@ impl Link {
         }
         let _counted = self.enter()?;
         let mut connection = self.connection.clone();
-        let answer = tokio::time::timeout_at(deadline, connection.send_packed_command(command)).await;
-        self.judge(answer)
+        self.judge(answered_by(deadline, connection.send_packed_command(command)).await)
     }
 
     /// Runs a pipeline and returns its answers but the first `skipped`.
@@ -219,8 +223,7 @@ impl Link {
         let mut connection = self.connection.clone();
         let count = pipeline.len() - skipped;
         let answers = connection.send_packed_commands(pipeline, skipped, count);
-        let answers = tokio::time::timeout_at(deadline, answers).await;
-        self.judge(answers)
+        self.judge(answered_by(deadline, answers).await)
     }
 
     fn is_usable(&self) -> bool {
@@ -236,10 +239,7 @@ impl Link {
         if self.in_flight.fetch_add(1, Relaxed) < MAX_IN_FLIGHT { Ok(counted) } else { Err(CallError::Full) }
     }
 
-    fn judge<T>(
-        &self,
-        answer: Result<Result<T, redis::RedisError>, tokio::time::error::Elapsed>,
-    ) -> Result<T, CallError> {
+    fn judge<T>(&self, answer: Result<Result<T, redis::RedisError>, Elapsed>) -> Result<T, CallError> {
         match answer {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) if error.kind() == redis::ErrorKind::Client => Err(CallError::Malformed),
@@ -255,6 +255,20 @@ impl Link {
     pub(super) fn close(&self) {
         self.abort.abort();
     }
+}
+
+/// Waits for an answer until `deadline`, and a little longer where this process was kept from noticing it: the
+/// answer may have come in time and lie unread.
+async fn answered_by<T>(
+    deadline: tokio::time::Instant,
+    answer: impl Future<Output = T>,
+) -> Result<T, Elapsed> {
+    let mut answer = std::pin::pin!(answer);
+    let answered = tokio::time::timeout_at(deadline, &mut answer).await;
+    if answered.is_err() && deadline.elapsed() > NOTICED_LATE {
+        return tokio::time::timeout(UNREAD, answer).await;
+    }
+    answered
 }
 
 struct Counted<'a>(&'a AtomicUsize);
