@@ -67,6 +67,12 @@ const SCHEMA_MISTAKES: &[Mistake] = &[
         &["7:13 these fields do not go together, or one is missing"],
         "one of `file`, `url`",
     ),
+    (
+        "{file: jwks.json}",
+        "{url: 'https://example.com/', hs256: true}",
+        &["7:13 these fields do not go together, or one is missing"],
+        "one of `file`, `url`",
+    ),
     ("api: 127.0.0.1:0", "api: localhost:0", &["1:18 not of the right form"], "such as `127.0.0.1:7780`"),
     ("nodes: [127.0.0.1:17001]", "nodes: []", &["12:12 too few entries"], "from 1 to 64 entries"),
     (
@@ -159,6 +165,12 @@ const MEANING_MISTAKES: &[Mistake] = &[
         "{url: 'http://example.com/'}",
         &["7:19 not a URL that keys may come from"],
         "`https://` URL",
+    ),
+    (
+        "{file: jwks.json}",
+        "{url: 'https://example.com/', ca_file: no.pem}",
+        &["7:52 cannot be read: entity not found"],
+        "a PEM file",
     ),
     (
         "    - name: dev",

@@ -50,12 +50,26 @@ impl Schema {
         other.map_or(schema, |one| self.follow(one))
     }
 
+    /// The mappings of which a value may be one.
+    fn alternatives<'s>(&'s self, schema: &'s Value) -> Vec<&'s Value> {
+        let referred = schema["$ref"].as_str().and_then(|to| self.0.pointer(to.trim_start_matches('#')));
+        let list = referred.unwrap_or(schema)["anyOf"].as_array();
+        list.into_iter().flatten().filter(|one| !self.follow(one)["properties"].is_null()).collect()
+    }
+
     /// A row for each setting below `schema`.
     fn rows(&self, prefix: &str, schema: &Value, rows: &mut String) {
         let Some(properties) = self.follow(schema)["properties"].as_object() else { return };
         for (name, property) in properties {
             let key = format!("{prefix}{name}");
             let inner = self.follow(property);
+            let alternatives = self.alternatives(property);
+            if alternatives.len() > 1 {
+                for schema in alternatives {
+                    self.rows(&format!("{key}."), schema, rows);
+                }
+                continue;
+            }
             let below = if !inner["properties"].is_null() {
                 Some((format!("{key}."), inner))
             } else if !self.follow(&inner["items"])["properties"].is_null() {

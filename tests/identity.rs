@@ -199,7 +199,7 @@ fn without_keys_it_starts_says_so_answers_503_and_recovers() {
     let mut config = ProxyConfig::embedded(directory.path(), &policies);
     config.listeners.api.set_port(0);
     config.listeners.admin.set_port(0);
-    config.identity.issuers[0].jwks = KeySource::Url(format!("http://{issuer}/jwks?key=hidden"));
+    config.identity.issuers[0].jwks = KeySource::url(format!("http://{issuer}/jwks?key=hidden"));
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let app = runtime.block_on(App::start(config)).unwrap();
 

@@ -50,8 +50,11 @@ pub(super) async fn redis(name: &str, instance: &RedisInstance, used_by: &[&Prim
 /// Reads an issuer's key set once.
 pub(super) async fn keys(issuer: &Issuer) -> Tried {
     match crate::identity::probe(issuer).await {
-        Ok(1) => Tried::well("1 key".to_owned()),
-        Ok(count) => Tried::well(format!("{count} keys")),
+        Ok((count, refused)) => {
+            let keys = if count == 1 { "1 key".to_owned() } else { format!("{count} keys") };
+            let warnings = refused.iter().map(|key| format!("refused: {key}")).collect();
+            Tried { warnings, ..Tried::well(keys) }
+        }
         Err(problem) => Tried::failed(problem, "a key set (JWKS) that can be read"),
     }
 }

@@ -86,8 +86,9 @@ fn wrong_tag(complaints: &mut Complaints<'_>, pointer: &str, context: &[Vec<Vali
 /// The fields fit no alternative: names the unknown ones, or what can be given.
 fn wrong_fields<'a>(complaints: &mut Complaints<'a>, owner: &'a Value, pointer: &str, instance: &Value) {
     let branches = complaints.root.branches(owner).unwrap_or_default();
-    let fields: Vec<_> =
-        branches.into_iter().filter_map(|branch| branch.get("properties")?.as_object()).collect();
+    let needed = branches.iter().filter_map(|branch| branch.get("required")?.as_array()).flatten();
+    let needed: Vec<&str> = needed.filter_map(Value::as_str).collect();
+    let fields: Vec<_> = branches.iter().filter_map(|branch| branch.get("properties")?.as_object()).collect();
     let mut known: Vec<&str> = Vec::new();
     for name in fields.iter().flat_map(|fields| fields.keys()) {
         if !known.contains(&name.as_str()) {
@@ -113,7 +114,12 @@ fn wrong_fields<'a>(complaints: &mut Complaints<'a>, owner: &'a Value, pointer: 
         }
         None if unknown.is_empty() => {
             let message = "these fields do not go together, or one is missing";
-            complaints.add(Aim::Value, pointer, message, one_of(known));
+            complaints.add(
+                Aim::Value,
+                pointer,
+                message,
+                one_of(if needed.is_empty() { known } else { needed }),
+            );
         }
         None => {}
     }

@@ -50,12 +50,44 @@ pub struct Issuer {
 
 /// Where an issuer's key set is: a file, or a URL.
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
+#[serde(untagged, deny_unknown_fields)]
 pub enum KeySource {
-    /// A JWKS file, read again when it changes.
-    File(PathBuf),
-    /// A JWKS URL, `https`, or `http` on loopback.
-    Url(String),
+    /// On this machine.
+    File {
+        /// A JWKS file, read again when it changes.
+        file: PathBuf,
+        /// Whether its symmetric keys (`oct`) verify tokens, by HS256. Whoever can read such a key can make tokens.
+        #[serde(default)]
+        hs256: bool,
+    },
+    /// At a server. Symmetric keys of it are refused.
+    Url {
+        /// A JWKS URL, `https`, or `http` on loopback.
+        url: String,
+        /// The certificate authority of its server, PEM; without it the public ones.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ca_file: Option<PathBuf>,
+    },
+}
+
+impl KeySource {
+    /// A file without symmetric keys.
+    #[must_use]
+    pub fn file(path: impl Into<PathBuf>) -> Self {
+        Self::File { file: path.into(), hs256: false }
+    }
+
+    /// A URL whose server has a certificate of a public authority.
+    #[must_use]
+    pub fn url(url: impl Into<String>) -> Self {
+        Self::Url { url: url.into(), ca_file: None }
+    }
+
+    /// Whether symmetric keys may verify tokens.
+    #[must_use]
+    pub fn may_be_symmetric(&self) -> bool {
+        matches!(self, Self::File { hs256: true, .. })
+    }
 }
 
 /// The names of an issuer's claims. A nested claim is written as an RFC 6901
@@ -109,7 +141,7 @@ impl Identity {
                 name: "dev".to_owned(),
                 issuer: DEVELOPMENT_ISSUER.to_owned(),
                 audience: DEVELOPMENT_AUDIENCE.to_owned(),
-                jwks: KeySource::File(directory.join("jwks.json")),
+                jwks: KeySource::file(directory.join("jwks.json")),
                 claims: ClaimNames::default(),
             }],
             tenant_namespace: None,
@@ -120,8 +152,11 @@ impl Identity {
 
     pub(super) fn resolve(&mut self, base: &Path) {
         for issuer in &mut self.issuers {
-            if let KeySource::File(path) = &mut issuer.jwks {
-                *path = base.join(&*path);
+            match &mut issuer.jwks {
+                KeySource::File { file: path, .. } | KeySource::Url { ca_file: Some(path), .. } => {
+                    *path = base.join(&*path);
+                }
+                KeySource::Url { ca_file: None, .. } => {}
             }
         }
     }

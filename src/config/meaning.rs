@@ -21,7 +21,7 @@ pub(super) struct Surroundings<'a> {
 /// Adds everything that is wrong with the meaning of `value`.
 pub(super) fn check(value: &Value, around: &Surroundings<'_>, findings: &mut Findings) {
     listeners(value, around.base, findings);
-    issuers(value, findings);
+    issuers(value, around.base, findings);
     limits(value, findings);
     instances(value, around.base, findings);
     secrets(value, "", around.base, findings);
@@ -76,7 +76,7 @@ fn readable(value: &Value, pointer: &str, base: &Path, findings: &mut Findings) 
     }
 }
 
-fn issuers(value: &Value, findings: &mut Findings) {
+fn issuers(value: &Value, base: &Path, findings: &mut Findings) {
     let list = value.pointer("/identity/issuers").and_then(Value::as_array);
     let mut seen = BTreeMap::new();
     for (index, issuer) in list.into_iter().flatten().enumerate() {
@@ -98,6 +98,7 @@ fn issuers(value: &Value, findings: &mut Findings) {
                 "an `https://` URL, or `http://` on loopback: keys that anyone can replace prove nothing";
             findings.add(format!("{at}/jwks/url"), "not a URL that keys may come from", expected);
         }
+        readable(value, &format!("{at}/jwks/ca_file"), base, findings);
     }
 }
 

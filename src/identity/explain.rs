@@ -12,11 +12,12 @@ use super::refusal::Refusal;
 use super::{Principal, StartError};
 use crate::config;
 
-/// How many keys of an issuer can verify tokens now, or why none.
-pub async fn probe(issuer: &config::Issuer) -> Result<usize, String> {
+/// How many keys of an issuer can verify tokens now and which are refused as symmetric; or why none can.
+pub async fn probe(issuer: &config::Issuer) -> Result<(usize, Vec<String>), String> {
     let source = Source::new(&issuer.jwks).map_err(|error| error.to_string())?;
-    match read_once(&source, &Timing::of(&issuer.jwks)).await {
-        Ok((_, keys)) => Ok(keys.len()),
+    let symmetric = issuer.jwks.may_be_symmetric();
+    match read_once(&source, &Timing::of(&issuer.jwks), symmetric).await {
+        Ok((_, keys)) => Ok((keys.len(), keys.symmetric().map(ToString::to_string).collect())),
         Err(error) => Err(format!("{}: {error}", source.describe())),
     }
 }
@@ -64,10 +65,11 @@ impl Inspector {
         let mut issuers = Vec::with_capacity(identity.issuers.len());
         for issuer in &identity.issuers {
             let source = Source::new(&issuer.jwks).map_err(|error| source_error(issuer, &error))?;
-            let keys = match read_once(&source, &Timing::of(&issuer.jwks)).await {
-                Ok((_, keys)) => Ok(keys),
-                Err(error) => Err(format!("{}: {error}", source.describe())),
-            };
+            let keys =
+                match read_once(&source, &Timing::of(&issuer.jwks), issuer.jwks.may_be_symmetric()).await {
+                    Ok((_, keys)) => Ok(keys),
+                    Err(error) => Err(format!("{}: {error}", source.describe())),
+                };
             issuers.push((Rules::new(issuer, identity.tenant_namespace, identity.clock_skew_s), keys));
         }
         Ok(Self { issuers })
@@ -77,7 +79,8 @@ impl Inspector {
     #[must_use]
     pub fn with_key_sets(identity: &config::Identity, documents: &[&[u8]]) -> Self {
         let issuers = identity.issuers.iter().zip(documents).map(|(issuer, document)| {
-            let keys = KeySet::parse(document).map_err(|error| error.to_string());
+            let keys = KeySet::parse(document, issuer.jwks.may_be_symmetric());
+            let keys = keys.map_err(|error| error.to_string());
             (Rules::new(issuer, identity.tenant_namespace, identity.clock_skew_s), keys)
         });
         Self { issuers: issuers.collect() }

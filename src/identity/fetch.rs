@@ -26,16 +26,18 @@ const CA_FILE_VARIABLE: &str = "SSL_CERT_FILE";
 /// A place that a key set's document is read from.
 pub(super) enum Source {
     File(PathBuf),
-    Url { uri: Uri, client: Box<Client<HttpsConnector<HttpConnector>, Empty<Bytes>>> },
+    Url { uri: Uri, client: Box<HttpsClient> },
 }
+
+type HttpsClient = Client<HttpsConnector<HttpConnector>, Empty<Bytes>>;
 
 /// Why a source cannot be used at all.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SourceError {
     #[error("`{0}` must be an absolute https URL without user information, or http on loopback")]
     Url(String),
-    #[error("the certificates that {CA_FILE_VARIABLE} names cannot be read: {0}")]
-    Authorities(String),
+    #[error("the certificates that {0} names cannot be read: {1}")]
+    Authorities(String, String),
     #[error("TLS cannot be set up: {0}")]
     Tls(#[from] rustls::Error),
 }
@@ -47,6 +49,8 @@ pub(super) enum FetchError {
     File(#[from] std::io::Error),
     #[error("no answer: {0}")]
     Connection(String),
+    #[error("its certificate is refused: {0}")]
+    Certificate(String),
     #[error("it answered {0} where 200 is needed (redirects are not followed)")]
     Status(StatusCode),
     #[error("its answer broke off or has more than {MAX_DOCUMENT_BYTES} bytes")]
@@ -58,11 +62,11 @@ pub(super) enum FetchError {
 impl Source {
     pub(super) fn new(source: &KeySource) -> Result<Self, SourceError> {
         match source {
-            KeySource::File(path) => Ok(Self::File(path.clone())),
-            KeySource::Url(text) => {
-                let uri = text.parse().ok().filter(is_allowed);
-                let uri = uri.ok_or_else(|| SourceError::Url(text.clone()))?;
-                Ok(Self::Url { uri, client: Box::new(client()?) })
+            KeySource::File { file, .. } => Ok(Self::File(file.clone())),
+            KeySource::Url { url, ca_file } => {
+                let uri = url.parse().ok().filter(is_allowed);
+                let uri = uri.ok_or_else(|| SourceError::Url(url.clone()))?;
+                Ok(Self::Url { uri, client: Box::new(client(ca_file.as_deref())?) })
             }
         }
     }
@@ -103,15 +107,15 @@ pub(super) fn read_file(path: &Path) -> std::io::Result<Vec<u8>> {
     Ok(document)
 }
 
-async fn get(
-    client: &Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
-    uri: Uri,
-) -> Result<Vec<u8>, FetchError> {
+async fn get(client: &HttpsClient, uri: Uri) -> Result<Vec<u8>, FetchError> {
     let mut request = Request::new(Empty::new());
     *request.uri_mut() = uri;
     let accept = http::HeaderValue::from_static("application/jwk-set+json, application/json");
     request.headers_mut().insert(ACCEPT, accept);
-    let response = client.request(request).await.map_err(|error| FetchError::Connection(causes(&error)))?;
+    let response = client.request(request).await.map_err(|error| match refused_certificate(&error) {
+        Some(why) => FetchError::Certificate(why),
+        None => FetchError::Connection(causes(&error)),
+    })?;
     if response.status() != StatusCode::OK {
         return Err(FetchError::Status(response.status()));
     }
@@ -130,6 +134,37 @@ fn causes(error: &dyn std::error::Error) -> String {
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
+/// Why TLS refused the server's certificate, where it did, and what to do.
+fn refused_certificate(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    let mut causes = std::iter::successors(Some(error), |cause| cause_of(*cause));
+    let refused = causes.find_map(|cause| match cause.downcast_ref() {
+        Some(rustls::Error::InvalidCertificate(why)) => Some(why.clone()),
+        _ => None,
+    })?;
+    use rustls::CertificateError as Why;
+    let hint = match &refused {
+        Why::UnknownIssuer | Why::BadSignature => {
+            "no authority that is trusted here signed it: name its own in `jwks.ca_file`"
+        }
+        Why::NotValidForName | Why::NotValidForNameContext { .. } => "it is for another host than the URL's",
+        Why::Expired | Why::ExpiredContext { .. } | Why::NotValidYet | Why::NotValidYetContext { .. } => {
+            "it is not valid now: renew it, or set the clock"
+        }
+        _ => "it does not prove who the server is",
+    };
+    Some(format!("{hint} ({refused})"))
+}
+
+/// An I/O error does not give what it wraps as its cause, but that one's cause.
+fn cause_of<'e>(
+    error: &'e (dyn std::error::Error + 'static),
+) -> Option<&'e (dyn std::error::Error + 'static)> {
+    match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+        Some(wrapped) => Some(wrapped),
+        None => error.source(),
+    }
+}
+
 fn is_allowed(uri: &Uri) -> bool {
     let (Some(authority), Some(host)) = (uri.authority(), uri.host()) else { return false };
     let bare = host.trim_start_matches('[').trim_end_matches(']');
@@ -138,24 +173,39 @@ fn is_allowed(uri: &Uri) -> bool {
     !authority.as_str().contains('@') && (scheme == Some("https") || (scheme == Some("http") && loopback))
 }
 
-fn client() -> Result<Client<HttpsConnector<HttpConnector>, Empty<Bytes>>, SourceError> {
-    let mut roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-    if let Some(path) = std::env::var_os(CA_FILE_VARIABLE) {
-        let unreadable = |error: String| SourceError::Authorities(error);
-        let certificates =
-            CertificateDer::pem_file_iter(path).map_err(|error| unreadable(error.to_string()))?;
-        for certificate in certificates {
-            roots.add(certificate.map_err(|error| unreadable(error.to_string()))?)?;
-        }
-    }
+fn client(ca_file: Option<&Path>) -> Result<HttpsClient, SourceError> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let tls = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
+        .with_root_certificates(authorities(ca_file)?)
         .with_no_client_auth();
     let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build();
     // A connection kept for the minutes between two readings is one that has died by then.
     Ok(Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector))
+}
+
+/// The one in the file; or the public ones, with what the variable names.
+fn authorities(ca_file: Option<&Path>) -> Result<rustls::RootCertStore, SourceError> {
+    let add = |roots: &mut rustls::RootCertStore, path: &Path, name: String| {
+        let unreadable = |error: String| SourceError::Authorities(name.clone(), error);
+        let certificates =
+            CertificateDer::pem_file_iter(path).map_err(|error| unreadable(error.to_string()))?;
+        for certificate in certificates {
+            let certificate = certificate.map_err(|error| unreadable(error.to_string()))?;
+            roots.add(certificate).map_err(|error| unreadable(error.to_string()))?;
+        }
+        if roots.is_empty() { Err(unreadable("no certificate in it".to_owned())) } else { Ok(()) }
+    };
+    if let Some(path) = ca_file {
+        let mut roots = rustls::RootCertStore::empty();
+        add(&mut roots, path, format!("`jwks.ca_file` ({})", path.display()))?;
+        return Ok(roots);
+    }
+    let mut roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+    if let Some(path) = std::env::var_os(CA_FILE_VARIABLE) {
+        add(&mut roots, Path::new(&path), CA_FILE_VARIABLE.to_owned())?;
+    }
+    Ok(roots)
 }
 
 #[cfg(test)]
@@ -177,7 +227,7 @@ mod tests {
             ("/jwks", false),
             ("", false),
         ] {
-            let source = Source::new(&KeySource::Url(url.to_owned()));
+            let source = Source::new(&KeySource::url(url));
             assert_eq!(source.is_ok(), allowed, "{url}");
         }
     }

@@ -50,8 +50,8 @@ impl Timing {
             stale: seconds(24 * 3600),
         };
         match source {
-            KeySource::Url(_) => common,
-            KeySource::File(_) => Self {
+            KeySource::Url { .. } => common,
+            KeySource::File { .. } => Self {
                 refresh: seconds(2),
                 cooldown: Duration::from_millis(200),
                 unknown: seconds(1),
@@ -76,6 +76,8 @@ pub(super) enum ReadError {
 pub(super) struct KeyStore {
     issuer: Arc<str>,
     source: Source,
+    /// Whether its symmetric keys are taken.
+    symmetric: bool,
     timing: Timing,
     keys: ArcSwapOption<KeySet>,
     state: Mutex<State>,
@@ -98,9 +100,13 @@ struct State {
 }
 
 /// Reads an issuer's key set once.
-pub(super) async fn read_once(source: &Source, timing: &Timing) -> Result<(Digest, KeySet), ReadError> {
+pub(super) async fn read_once(
+    source: &Source,
+    timing: &Timing,
+    symmetric: bool,
+) -> Result<(Digest, KeySet), ReadError> {
     let document = source.read(timing.timeout).await?;
-    let keys = KeySet::parse(&document)?;
+    let keys = KeySet::parse(&document, symmetric)?;
     Ok((Digest::of(&document), keys))
 }
 
@@ -113,9 +119,11 @@ impl KeyStore {
     ) -> Result<Self, SourceError> {
         metrics.last_success.with_label_values(&[&issuer.name]).set(0);
         metrics.usable_keys.with_label_values(&[&issuer.name]).set(0);
+        metrics.refused_keys.with_label_values(&[&issuer.name]).set(0);
         let store = Self {
             issuer: Arc::from(issuer.name.as_str()),
             source: Source::new(&issuer.jwks)?,
+            symmetric: issuer.jwks.may_be_symmetric(),
             timing,
             keys: ArcSwapOption::empty(),
             state: Mutex::default(),
@@ -132,7 +140,7 @@ impl KeyStore {
     fn read_file_now(&self) {
         let Source::File(path) = &self.source else { return };
         if let Ok(document) = fetch::read_file(path)
-            && let Ok(keys) = KeySet::parse(&document)
+            && let Ok(keys) = KeySet::parse(&document, self.symmetric)
         {
             self.succeed(Digest::of(&document), keys);
         }
@@ -150,7 +158,7 @@ impl KeyStore {
             self.state.lock().running = true;
             let result = tokio::select! {
                 () = stopping.cancelled() => return,
-                result = read_once(&self.source, &self.timing) => result,
+                result = read_once(&self.source, &self.timing, self.symmetric) => result,
             };
             failures = if result.is_ok() { 0 } else { failures.saturating_add(1) };
             match result {
@@ -202,6 +210,12 @@ impl KeyStore {
             changed
         };
         if changed {
+            for skipped in keys.symmetric() {
+                let source = self.source.describe();
+                tracing::warn!(issuer = &*self.issuer, source, "a key is refused: {skipped}");
+            }
+            let refused = i64::try_from(keys.symmetric().count()).unwrap_or(i64::MAX);
+            self.metrics.refused_keys.with_label_values(&[&*self.issuer]).set(refused);
             self.keys.store(Some(Arc::new(keys)));
             self.cache.flush();
             tracing::info!(issuer = &*self.issuer, keys = count, "key set taken");
@@ -256,6 +270,7 @@ impl KeyStore {
         if dropped {
             self.cache.flush();
             self.metrics.usable_keys.with_label_values(&[&*self.issuer]).set(0);
+            self.metrics.refused_keys.with_label_values(&[&*self.issuer]).set(0);
         }
         dropped
     }

@@ -23,9 +23,13 @@ const MAX_RSA_BITS: usize = 8192;
 /// The shortest HMAC key of HS256, in bytes (RFC 7518, 3.2).
 const MIN_HMAC_BYTES: usize = 32;
 
+/// Why a symmetric key is left out.
+const SYMMETRIC: &str = "is symmetric (`oct`): such a key is taken from a file with `hs256: true` only";
+
 /// The keys of one issuer that can verify tokens: at least one.
 pub(super) struct KeySet {
     keys: Vec<Key>,
+    skipped: Vec<Skipped>,
 }
 
 /// A key and its one algorithm (RFC 8725, 3.1).
@@ -69,8 +73,9 @@ impl fmt::Display for Skipped {
 }
 
 impl KeySet {
-    /// Reads a JWKS document. Keys for other purposes, of unknown types or too weak are left out.
-    pub(super) fn parse(document: &[u8]) -> Result<Self, KeySetError> {
+    /// Reads a JWKS document. Keys for other purposes, of unknown types or too weak are left out, and symmetric ones
+    /// unless `symmetric`: where keys are published, one that signs would let anyone make tokens (RFC 8725, 3.1).
+    pub(super) fn parse(document: &[u8], symmetric: bool) -> Result<Self, KeySetError> {
         if document.len() > MAX_DOCUMENT_BYTES {
             return Err(KeySetError::TooLong);
         }
@@ -86,7 +91,7 @@ impl KeySet {
         let mut skipped = Vec::new();
         for (index, value) in values.iter().enumerate() {
             let Value::Object(members) = value else { return Err(KeySetError::Shape) };
-            match Key::parse(members) {
+            match Key::parse(members, symmetric) {
                 Ok(key) if key.id.is_some() && keys.iter().any(|held| held.id == key.id) => {
                     return Err(KeySetError::DoubledKeyId);
                 }
@@ -94,7 +99,12 @@ impl KeySet {
                 Err(why) => skipped.push(Skipped { index, why }),
             }
         }
-        if keys.is_empty() { Err(KeySetError::NoUsableKey(skipped)) } else { Ok(Self { keys }) }
+        if keys.is_empty() { Err(KeySetError::NoUsableKey(skipped)) } else { Ok(Self { keys, skipped }) }
+    }
+
+    /// The keys that were refused because they are symmetric.
+    pub(super) fn symmetric(&self) -> impl Iterator<Item = &Skipped> {
+        self.skipped.iter().filter(|skipped| skipped.why == SYMMETRIC)
     }
 
     /// How many keys can verify tokens.
@@ -115,7 +125,10 @@ impl KeySet {
 }
 
 impl Key {
-    fn parse(members: &Map<String, Value>) -> Result<Self, &'static str> {
+    fn parse(members: &Map<String, Value>, symmetric: bool) -> Result<Self, &'static str> {
+        if !symmetric && members.get("kty").and_then(Value::as_str) == Some("oct") {
+            return Err(SYMMETRIC);
+        }
         let id = match members.get("kid") {
             None => None,
             Some(Value::String(id)) if !id.is_empty() && id.len() <= MAX_KEY_ID_BYTES => {
@@ -140,7 +153,7 @@ impl Key {
             Some("RSA") => rsa(members, named)?,
             Some("EC") => elliptic(members, named)?,
             Some("OKP") => edwards(members, named)?,
-            Some("oct") => symmetric(members, named)?,
+            Some("oct") => hmac(members, named)?,
             _ => return Err("is of an unknown type (`kty`)"),
         };
         Ok(Self { id, algorithm, algorithm_name: name_of(algorithm), decoding })
@@ -243,10 +256,7 @@ fn edwards(
     Ok((algorithm, DecodingKey::from_ed_der(&point)))
 }
 
-fn symmetric(
-    members: &Map<String, Value>,
-    named: Option<&str>,
-) -> Result<(Algorithm, DecodingKey), &'static str> {
+fn hmac(members: &Map<String, Value>, named: Option<&str>) -> Result<(Algorithm, DecodingKey), &'static str> {
     let algorithm = choose(named, "HS256", &["HS256"])?;
     let secret = bytes(members, "k")?;
     if secret.len() < MIN_HMAC_BYTES {

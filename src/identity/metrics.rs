@@ -15,6 +15,7 @@ pub struct IdentityMetrics {
     pub(super) fetches: IntCounterVec,
     pub(super) last_success: IntGaugeVec,
     pub(super) usable_keys: IntGaugeVec,
+    pub(super) refused_keys: IntGaugeVec,
 }
 
 impl IdentityMetrics {
@@ -45,6 +46,11 @@ impl IdentityMetrics {
             usable_keys: registry.gauges(
                 "outrigger_identity_keys_count",
                 "An issuer's keys that can verify tokens now.",
+                &["issuer"],
+            )?,
+            refused_keys: registry.gauges(
+                "outrigger_identity_symmetric_keys_count",
+                "Symmetric keys (`oct`) in an issuer's key set that are refused: not a file with `hs256: true`.",
                 &["issuer"],
             )?,
         })

@@ -7,7 +7,7 @@ use super::super::keys::{KeySet, KeySetError};
 use super::*;
 
 fn parse(keys: &[Value]) -> Result<usize, KeySetError> {
-    KeySet::parse(json!({ "keys": keys }).to_string().as_bytes()).map(|set| set.len())
+    KeySet::parse(json!({ "keys": keys }).to_string().as_bytes(), true).map(|set| set.len())
 }
 
 fn with(jwk: &Value, member: &str, value: Value) -> Value {
@@ -73,10 +73,21 @@ fn a_document_is_bounded_and_unambiguous() {
     assert_eq!(parse(&vec![json!({"kty": "x"}); 65]), Err(KeySetError::TooMany));
     assert_eq!(parse(&[]), Err(KeySetError::Empty));
     let padded = format!("{{\"keys\":[{a}]}}{}", " ".repeat(256 * 1024));
-    assert_eq!(KeySet::parse(padded.as_bytes()).err(), Some(KeySetError::TooLong));
+    assert_eq!(KeySet::parse(padded.as_bytes(), true).err(), Some(KeySetError::TooLong));
     let doubled = format!("{{\"keys\":[],\"keys\":[{a}]}}");
     let null_member = format!("{{\"keys\":[{a},null]}}");
     for document in ["", "[]", "{}", "{\"keys\":{}}", doubled.as_str(), null_member.as_str()] {
-        assert_eq!(KeySet::parse(document.as_bytes()).err(), Some(KeySetError::Shape), "{document}");
+        assert_eq!(KeySet::parse(document.as_bytes(), true).err(), Some(KeySetError::Shape), "{document}");
     }
+}
+
+#[test]
+fn symmetric_keys_are_refused_by_name_unless_they_are_asked_for() {
+    let (good, oct) = (Signer::es256("good").jwk, Signer::hs256("h", &[1; 32]).jwk);
+    let set = KeySet::parse(json!({ "keys": [good, oct] }).to_string().as_bytes(), false).ok().unwrap();
+    let refused: Vec<String> = set.symmetric().map(ToString::to_string).collect();
+    assert_eq!((set.len(), refused.len()), (1, 1));
+    assert!(refused[0].starts_with("key 1 is symmetric (`oct`)") && refused[0].contains("hs256: true"));
+    let alone = KeySet::parse(json!({ "keys": [oct] }).to_string().as_bytes(), false).err().unwrap();
+    assert!(alone.to_string().contains("key 0 is symmetric"), "{alone}");
 }

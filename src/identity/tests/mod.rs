@@ -156,7 +156,7 @@ impl Bench {
     pub(super) fn with_keys(directory: &tempfile::TempDir, signers: &[&Signer]) -> Self {
         let path = directory.path().join("jwks.json");
         std::fs::write(&path, key_set(signers)).unwrap();
-        Self::new(&identity(KeySource::File(path)), None)
+        Self::new(&identity(KeySource::file(path)), None)
     }
 
     pub(super) async fn ask(&self, token: &str) -> Result<Arc<Principal>, Refusal> {

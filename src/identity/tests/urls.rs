@@ -78,7 +78,7 @@ impl Server {
     }
 
     fn source(&self) -> KeySource {
-        KeySource::Url(format!("http://{}/jwks", self.address))
+        KeySource::url(format!("http://{}/jwks", self.address))
     }
 }
 
@@ -218,7 +218,7 @@ async fn an_empty_key_set_takes_every_key_back_at_once() {
     let path = directory.path().join("jwks.json");
     std::fs::write(&path, key_set(&[&signer])).unwrap();
     let server = Server::start(Manner::Answer(key_set(&[&signer]))).await;
-    for source in [server.source(), KeySource::File(path.clone())] {
+    for source in [server.source(), KeySource::file(path.clone())] {
         let bench = Bench::new(&identity(source), Some(eager(Duration::from_secs(3600))));
         ready(&bench).await;
         let cached = signer.good();
@@ -248,7 +248,7 @@ async fn the_keys_of_a_file_that_is_gone_serve_for_a_short_while() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("jwks.json");
     std::fs::write(&path, key_set(&[&signer])).unwrap();
-    let source = KeySource::File(path.clone());
+    let source = KeySource::file(path.clone());
     assert_eq!(Timing::of(&source).stale, Duration::from_secs(300));
     let bench = Bench::new(&identity(source), Some(eager(Duration::from_millis(1500))));
     let cached = signer.good();
@@ -260,6 +260,28 @@ async fn the_keys_of_a_file_that_is_gone_serve_for_a_short_while() {
     assert!(bench.ask(&signer.good()).await.is_ok());
     until("the keys to be too old", || async { bench.gate.ready().is_err() }).await;
     assert_eq!(bench.ask(&cached).await.err(), Some(Refusal::KeysUnavailable));
+}
+
+#[tokio::test]
+async fn a_symmetric_key_verifies_nothing_unless_the_configuration_says_so() {
+    let (good, symmetric) = (Signer::es256("good"), Signer::hs256("shared", &[7; 32]));
+    let server = Server::start(Manner::Answer(key_set(&[&good, &symmetric]))).await;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("jwks.json");
+    std::fs::write(&path, key_set(&[&good, &symmetric])).unwrap();
+    let refused = "outrigger_identity_symmetric_keys_count{issuer=\"users\"}";
+    for source in [server.source(), KeySource::file(path.clone())] {
+        let bench = Bench::new(&identity(source.clone()), Some(timing()));
+        ready(&bench).await;
+        assert!(bench.ask(&good.good()).await.is_ok(), "the other keys are used");
+        assert_eq!(bench.ask(&symmetric.good()).await.err(), Some(Refusal::UnknownKey), "{source:?}");
+        assert_eq!(bench.metric(refused), 1.0);
+        let (count, named) = probe(&identity(source).issuers[0]).await.unwrap();
+        assert!(count == 1 && named[0].starts_with("key 1 is symmetric (`oct`)"), "{named:?}");
+    }
+    let bench = Bench::new(&identity(KeySource::File { file: path, hs256: true }), Some(timing()));
+    assert!(bench.ask(&symmetric.good()).await.is_ok());
+    assert_eq!(bench.metric(refused), 0.0);
 }
 
 #[tokio::test]
@@ -309,10 +331,10 @@ async fn a_caller_does_not_wait_past_its_deadline() {
 #[tokio::test]
 async fn a_probe_counts_keys_or_says_why_not() {
     let server = Server::start(Manner::Answer(key_set(&[&Signer::es256("a"), &Signer::es384("b")]))).await;
-    assert_eq!(probe(&identity(server.source()).issuers[0]).await, Ok(2));
+    assert_eq!(probe(&identity(server.source()).issuers[0]).await, Ok((2, Vec::new())));
     server.set(Manner::Status(StatusCode::FORBIDDEN));
     let text = probe(&identity(server.source()).issuers[0]).await.unwrap_err();
     assert!(text.contains("403") && text.contains("/jwks"), "{text}");
-    let nowhere = KeySource::File("/nowhere/jwks.json".into());
+    let nowhere = KeySource::file("/nowhere/jwks.json");
     assert!(probe(&identity(nowhere).issuers[0]).await.unwrap_err().contains("/nowhere/jwks.json"));
 }
