@@ -45,6 +45,7 @@ static VOCABULARY: LazyLock<Vocabulary> = LazyLock::new(|| Vocabulary {
     kinds: primitives::ALL.iter().map(|row| &row.policy).collect(),
     ignored: Vec::new(),
     actions: primitives::ALL.iter().flat_map(|row| row.actions).copied().collect(),
+    issuers: Some(vec!["dev".to_owned()]),
 });
 
 /// The policy parser: any text is taken, or refused with a report that can be printed.

@@ -38,6 +38,31 @@ fn check_reports_configuration_and_policies_together() {
 }
 
 #[test]
+fn check_finds_access_rules_about_issuers_that_the_configuration_does_not_have() {
+    let directory = tempfile::tempdir().unwrap();
+    let policies = directory.path().join("policies");
+    std::fs::create_dir(&policies).unwrap();
+    let service = "kind: access\nservices:\n  - {subject: s, issuer: dve, act_for: any}\n";
+    std::fs::write(policies.join("access.yaml"), service).unwrap();
+    let path = directory.path().join("proxy.yaml");
+    // Also where the configuration is wrong elsewhere.
+    for text in [GOOD.to_owned(), GOOD.replace("admin:", "amdin:")] {
+        std::fs::write(&path, text).unwrap();
+        let output = Command::new(BINARY).args(["check", "--config"]).arg(&path).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        for expected in [
+            "error: no issuer is called `dve`; did you mean `dev`?",
+            "access.yaml:3:26",
+            "3 |   - {subject: s, issuer: dve, act_for: any}\n  |                          ^^^",
+            "= help: the name of an issuer in `identity.issuers`: `dev`",
+        ] {
+            assert!(text.contains(expected), "{expected}\n{text}");
+        }
+    }
+}
+
+#[test]
 fn check_tries_each_backend_and_says_where_a_dead_one_is_configured() {
     let directory = tempfile::tempdir().unwrap();
     std::fs::create_dir(directory.path().join("policies")).unwrap();

@@ -47,7 +47,12 @@ const ACCESS: &str =
     "kind: access\nrules:\n  - name: a\n    match: {scopes: [s]}\n    allow: [{actions: [cache:read]}]\n";
 
 fn vocabulary() -> Vocabulary {
-    Vocabulary { kinds: vec![&FLAVOURS], ignored: vec!["ratelimits"], actions: ACTIONS.to_vec() }
+    Vocabulary {
+        kinds: vec![&FLAVOURS],
+        ignored: vec!["ratelimits"],
+        actions: ACTIONS.to_vec(),
+        issuers: None,
+    }
 }
 
 fn loader(directory: &Path) -> PolicyLoader {
@@ -398,8 +403,34 @@ fn a_running_process_takes_good_policies_and_keeps_them() {
     sidecar.signal(rustix::process::Signal::HUP);
     wait_until("the reload that was asked for", Duration::from_secs(10), || count() > before);
     assert_eq!((generation(), status()), (3, 404));
+    let before = count();
+    let renamed =
+        std::fs::read_to_string(shipped.join("access.yaml")).unwrap().replace("issuer: dev", "issuer: deb");
+    std::fs::write(&access, renamed).unwrap();
+    wait_until("the refusal of an unknown issuer", Duration::from_secs(10), || count() > before);
+    assert_eq!((generation(), status()), (3, 404));
+    assert!(sidecar.log().contains("no issuer is called `deb`; did you mean `dev`?"), "{}", sidecar.log());
     let log = sidecar.log();
     assert_eq!(log.matches("did you mean `rules`?").count(), 1, "{log}");
+}
+
+#[test]
+fn a_rule_about_an_issuer_that_is_not_configured_is_shown_at_its_place() {
+    let text = "kind: access\nrules:\n  - name: a\n    match: {subjects: [s], issuers: [kubernetes, user]}\n    \
+                allow: [{actions: [cache:read]}]\nservices:\n  - {subject: s, issuer: kubernets, act_for: any}\n";
+    let files = [("p".to_owned(), text.to_owned())];
+    let issuers = Some(vec!["kubernetes".to_owned(), "users".to_owned()]);
+    let report = check_documents(&Vocabulary { issuers, ..vocabulary() }, 1, &files).err().unwrap();
+    assert_eq!(
+        problems(&report),
+        [
+            "p:4:50 no issuer is called `user`; did you mean `users`?",
+            "p:7:26 no issuer is called `kubernets`; did you mean `kubernetes`?",
+        ]
+    );
+    assert!(report.diagnostics().iter().all(|one| one.expected.ends_with("one of `kubernetes`, `users`")));
+    // Where the issuers are not known, such as in a wrong proxy.yaml, nothing is said of them.
+    assert!(check_documents(&vocabulary(), 1, &files).is_ok());
 }
 
 proptest! {

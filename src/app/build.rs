@@ -153,7 +153,9 @@ fn start_policies(
     let kinds = configured.map(|primitive| &primitive.policy).collect();
     let actions = primitives::ALL.iter().flat_map(|primitive| primitive.actions).copied().collect();
     let all_kinds = primitives::ALL.iter().map(|primitive| primitive.policy.name);
-    let loader = PolicyLoader::new(config.policies.clone(), kinds, actions).ignoring(all_kinds);
+    let issuers = config.identity.issuers.iter().map(|issuer| issuer.name.clone());
+    let loader =
+        PolicyLoader::new(config.policies.clone(), kinds, actions).ignoring(all_kinds).with_issuers(issuers);
     Reloader::start(loader, source.clone(), metrics, tasks).map_err(StartError::Report)
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::Args;
 use futures_util::future::join_all;
+use serde_json::Value;
 
 use super::probe::{self, Tried};
 use super::{FOUND_PROBLEMS, runtime};
@@ -63,8 +64,14 @@ fn check_policies(inspection: &Inspection, outcome: &mut Outcome) {
     let configured = primitives::ALL.iter().filter(|row| inspection.sections.contains(&row.name));
     let kinds = configured.map(|row| &row.policy).collect();
     let actions = primitives::ALL.iter().flat_map(|row| row.actions).copied().collect();
-    let loader = PolicyLoader::new(directory.clone(), kinds, actions)
+    let mut loader = PolicyLoader::new(directory.clone(), kinds, actions)
         .ignoring(primitives::ALL.iter().map(|row| row.policy.name));
+    let issuers =
+        inspection.document.as_ref().and_then(|document| document.value().pointer("/identity/issuers"));
+    if let Some(issuers) = issuers.and_then(Value::as_array) {
+        let names = issuers.iter().filter_map(|issuer| issuer.get("name")?.as_str().map(str::to_owned));
+        loader = loader.with_issuers(names);
+    }
     match loader.check(1) {
         Ok(checked) => {
             let kinds = checked.kinds.join(", ");

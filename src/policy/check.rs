@@ -21,6 +21,8 @@ pub struct Vocabulary {
     pub ignored: Vec<&'static str>,
     /// Every action that access rules can allow.
     pub actions: Vec<Action>,
+    /// The names of the issuers that are configured; `None` where that is not known.
+    pub issuers: Option<Vec<String>>,
 }
 
 /// Policies, and which kinds of document they come from.
@@ -119,7 +121,7 @@ impl Vocabulary {
             Err(defect) => Report::of_file(document.name(), format!("its schema is defective: {defect}"), ""),
         };
         match kind {
-            None => rules::check(&value, &self.actions, &mut findings),
+            None => rules::check(&value, self, &mut findings),
             Some(kind) if report.is_empty() => (kind.load)(value.clone(), &mut findings, policies),
             Some(_) => {}
         }

@@ -28,7 +28,14 @@ impl PolicyLoader {
     /// A loader of `directory` for these kinds of document, and for access rules about these actions.
     #[must_use]
     pub fn new(directory: PathBuf, kinds: Vec<&'static Kind>, actions: Vec<Action>) -> Self {
-        Self { directory, vocabulary: Vocabulary { kinds, ignored: Vec::new(), actions } }
+        Self { directory, vocabulary: Vocabulary { kinds, ignored: Vec::new(), actions, issuers: None } }
+    }
+
+    /// Has access rules name these issuers only.
+    #[must_use]
+    pub fn with_issuers(mut self, names: impl IntoIterator<Item = String>) -> Self {
+        self.vocabulary.issuers = Some(names.into_iter().collect());
+        self
     }
 
     /// Leaves documents of these kinds alone: their primitives exist and are not configured.

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::Action;
+use super::check::Vocabulary;
 use crate::config::{Findings, one_of, with_nearest};
 use crate::names::Name;
+use crate::policy::Action;
 
 /// Adds everything that is wrong with the meaning of an access document.
-pub(super) fn check(document: &Value, actions: &[Action], findings: &mut Findings) {
+pub(super) fn check(document: &Value, vocabulary: &Vocabulary, findings: &mut Findings) {
     let mut names = BTreeMap::new();
     for (index, rule) in items(document, "rules") {
         let at = format!("/rules/{index}");
@@ -24,7 +25,10 @@ pub(super) fn check(document: &Value, actions: &[Action], findings: &mut Finding
             findings.add(format!("{at}/match"), "this rule would be about everyone", expected);
         }
         for (grant_index, grant) in items(rule, "allow") {
-            self::grant(grant, &format!("{at}/allow/{grant_index}"), actions, findings);
+            self::grant(grant, &format!("{at}/allow/{grant_index}"), &vocabulary.actions, findings);
+        }
+        for (issuer_index, issuer) in rule.get("match").into_iter().flat_map(|m| items(m, "issuers")) {
+            self::issuer(issuer, format!("{at}/match/issuers/{issuer_index}"), vocabulary, findings);
         }
     }
     let mut subjects = BTreeMap::new();
@@ -34,6 +38,9 @@ pub(super) fn check(document: &Value, actions: &[Action], findings: &mut Finding
         if let (Some(first), (Some(_), Some(_))) = (subjects.insert(key, index), key) {
             let message = format!("the same subject and issuer as service {}", first + 1);
             findings.add(format!("/services/{index}/subject"), message, "each service once");
+        }
+        if let Some(issuer) = service.get("issuer") {
+            self::issuer(issuer, format!("/services/{index}/issuer"), vocabulary, findings);
         }
     }
 }
@@ -45,6 +52,20 @@ fn items<'a>(value: &'a Value, name: &str) -> impl Iterator<Item = (usize, &'a V
 fn matches_everyone(matches: &Value) -> bool {
     let empty = |value: &Value| value.as_array().is_some_and(Vec::is_empty);
     matches.as_object().is_some_and(|members| members.values().all(empty))
+}
+
+/// A rule about an issuer that is not configured would match nobody, and whoever wrote it would not know.
+fn issuer(issuer: &Value, at: String, vocabulary: &Vocabulary, findings: &mut Findings) {
+    let (Some(given), Some(issuers)) = (issuer.as_str(), &vocabulary.issuers) else { return };
+    let names = || issuers.iter().map(String::as_str);
+    if !names().any(|name| name == given) {
+        let message = with_nearest(format!("no issuer is called `{given}`"), given, names());
+        findings.add(
+            at,
+            message,
+            format!("the name of an issuer in `identity.issuers`: {}", one_of(names())),
+        );
+    }
 }
 
 fn grant(grant: &Value, at: &str, actions: &[Action], findings: &mut Findings) {
