@@ -395,3 +395,46 @@ fn chaos_while_redis_is_down_a_copy_is_stale_for_a_moment_and_then_it_is_503() {
     });
     assert_eq!(caller.get("profiles", "k", &[]).text(), "3");
 }
+
+/// A field of the process's status, such as `VmHWM`, in bytes.
+fn memory_of(sidecar: &Sidecar, field: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", sidecar.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+}
+
+#[test]
+fn a_batch_does_not_load_what_its_reply_has_no_room_for() {
+    const MIB: u64 = 1 << 20;
+    let directory = tempfile::tempdir().unwrap();
+    let sections = "cache: {backend: embedded, l1_bytes: 65536, budget_ms: 10000}\n";
+    let config = write_config(directory.path(), sections, "");
+    let sidecar = Sidecar::serve_in(directory, &config);
+    let mut caller = Caller::of(&sidecar, &new_tenant());
+    // A bit less each than the most, so that eight leave no room for a ninth.
+    let value = vec![b'x'; 1_048_000];
+    for at in 0..60 {
+        assert_eq!(caller.put("profiles", &format!("large-{at}"), &[], &value).status, 204);
+    }
+    let hits = || {
+        let metrics = sidecar.admin_client().send("GET", "/metrics", &[], b"").text();
+        let lines = metrics.lines().filter(|line| line.starts_with("outrigger_cache_lookups_total{"));
+        lines.map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap()).sum::<u64>()
+    };
+    let (hits_before, before) = (hits(), memory_of(&sidecar, "VmRSS"));
+    // The peak begins anew from what is in use now.
+    std::fs::write(format!("/proc/{}/clear_refs", sidecar.pid()), "5").unwrap();
+    let items: Vec<_> = (0..60).map(|at| json!({"key": format!("large-{at}")})).collect();
+    let reply = caller.post("/v1/cache/profiles:batchGet", &json!({"items": items}));
+    assert_eq!(reply.status, 200);
+    let items = reply.json()["items"].as_array().unwrap().clone();
+    assert!(items[..8].iter().all(|item| item["found"] == true), "eight have room");
+    for item in &items[8..] {
+        assert_eq!((&item["status"], &item["code"]), (&json!(413), &json!("too_large")), "{item}");
+    }
+    let (asked, grown) = (hits() - hits_before, memory_of(&sidecar, "VmHWM").saturating_sub(before));
+    println!("{asked} values were taken, and the process grew by {} MiB at most", grown / MIB);
+    assert_eq!(asked, 9, "the one that has no room, and none after it");
+    // Nine values, eight more on their way, and the reply in base64.
+    assert!(grown < 48 * MIB, "the process grew by {} MiB", grown / MIB);
+}

@@ -187,3 +187,35 @@ impl Shared {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{BUDGET, address, is_found, open, put, rules, tenant};
+    use super::*;
+    use crate::primitives::cache::CacheBackend as _;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_sweep_that_is_late_leaves_what_was_written_after_the_next_invalidation() {
+        let (cache, pool) = open().await;
+        let rules = rules(Format::Envelope, 0);
+        let address = address(tenant(), "k");
+        let (scope, entry) = (address.scope(), address.entry());
+        put(&cache, &address, "first").await;
+        cache.invalidate(scope, &rules, None, BUDGET).await.unwrap();
+        // A sweep begins here, with the generation of now, and comes to the entry after all of the below.
+        let began_with = cache.0.ask(scope, false, BUDGET).await.unwrap();
+        let wanted = Wanted { format: Format::Envelope, stale_ms: 0, versions: None };
+        cache.invalidate(scope, &rules, None, BUDGET).await.unwrap();
+        put(&cache, &address, "second").await;
+        cache.0.sweep_entry(entry, scope, &wanted, &began_with).await.unwrap();
+        assert!(is_found(&cache, &address, &rules).await, "an acknowledged write was removed");
+
+        // And what is over by now is removed, by a sweep that began before it was written.
+        cache.invalidate(scope, &rules, None, BUDGET).await.unwrap();
+        cache.0.sweep_entry(entry, scope, &wanted, &began_with).await.unwrap();
+        let mut exists = redis::cmd("EXISTS");
+        exists.arg(entry);
+        let left = pool.command(Slot::of(entry), &exists, BUDGET).await.unwrap();
+        assert_eq!(left, Value::Int(0));
+    }
+}

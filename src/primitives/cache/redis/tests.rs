@@ -7,7 +7,7 @@ use crate::pools::redis::RedisMetrics;
 use crate::telemetry::{HealthBoard, Registry};
 
 /// A process's backend on the shared cluster, with its pool connected and its tracking current.
-async fn open() -> (Arc<RedisCache>, Arc<RedisPool>) {
+pub(super) async fn open() -> (Arc<RedisCache>, Arc<RedisPool>) {
     let nodes = rig::shared_redis_nodes();
     let instance: RedisInstance = serde_json::from_value(serde_json::json!({"nodes": nodes})).unwrap();
     let (registry, tasks) = (Registry::default(), Tasks::default());
@@ -32,9 +32,9 @@ async fn the_redis_backend_keeps_the_contract() {
     conformance::run(backend, other).await;
 }
 
-const BUDGET: Duration = Duration::from_secs(5);
+pub(super) const BUDGET: Duration = Duration::from_secs(5);
 
-fn rules(format: Format, stale_ms: u64) -> Namespace {
+pub(super) fn rules(format: Format, stale_ms: u64) -> Namespace {
     Namespace {
         format,
         content_type: http::HeaderValue::from_static("text/plain"),
@@ -47,11 +47,11 @@ fn rules(format: Format, stale_ms: u64) -> Namespace {
     }
 }
 
-fn address(tenant: u128, key: &str) -> Address {
+pub(super) fn address(tenant: u128, key: &str) -> Address {
     Address::new(Scope::for_test(tenant, "hostile"), &Key::parse(key).unwrap(), None)
 }
 
-fn tenant() -> u128 {
+pub(super) fn tenant() -> u128 {
     uuid::Uuid::new_v4().as_u128()
 }
 
@@ -66,14 +66,14 @@ fn write(body: &str, conditions: Conditions) -> Write {
     }
 }
 
-async fn put(cache: &RedisCache, address: &Address, body: &str) {
+pub(super) async fn put(cache: &RedisCache, address: &Address, body: &str) {
     cache
         .put(address, &rules(Format::Envelope, 60_000), write(body, Conditions::default()), BUDGET)
         .await
         .unwrap();
 }
 
-async fn is_found(cache: &RedisCache, address: &Address, rules: &Namespace) -> bool {
+pub(super) async fn is_found(cache: &RedisCache, address: &Address, rules: &Namespace) -> bool {
     matches!(cache.lookup(address, rules, BUDGET).await.unwrap(), Lookup::Found(_))
 }
 
