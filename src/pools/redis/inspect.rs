@@ -49,6 +49,8 @@ const KEY_COMMANDS: [&str; 27] = [
 /// On no key.
 const OTHER_COMMANDS: [&str; 8] =
     ["PING", "TIME", "SCAN 0", "INFO", "CLUSTER SLOTS", "CLUSTER INFO", "CLIENT TRACKING ON BCAST", "ASKING"];
+/// On no key, for who deletes from a cache.
+const CACHE_COMMANDS: [&str; 2] = ["ROLE", "WAIT 1 1"];
 
 /// Says which of the commands in ARGV the user may not run; runs none of them.
 const MAY_NOT: &str = "local denied = {}
@@ -99,6 +101,8 @@ struct NodeFacts {
     cluster_serves: bool,
     policy: String,
     max_bytes: String,
+    /// Replicas that follow it; `None` where it is no primary.
+    replicas: Option<usize>,
     denied: Vec<String>,
 }
 
@@ -129,7 +133,7 @@ pub async fn inspect(
     let view = shape(&dialer, &addresses).await;
     if let Some(view) = &view {
         addresses.extend(view.primaries());
-        addresses.extend(view.replicas.iter().cloned());
+        addresses.extend(view.replicas.iter().map(|replica| replica.address.clone()));
     }
     let mut nodes = Vec::new();
     for answer in join_all(addresses.iter().map(|address| facts(&dialer, address, families))).await {
@@ -158,6 +162,9 @@ async fn facts(dialer: &Dialer, address: &Address, families: &[&str]) -> Result<
     let mut questions = Pipeline::new();
     questions.cmd("INFO").cmd("CLUSTER").arg("INFO");
     questions.cmd("EVAL").arg(MAY_NOT).arg(0).arg(OTHER_COMMANDS.as_slice());
+    if families.contains(&"cache:") {
+        questions.arg(CACHE_COMMANDS.as_slice());
+    }
     for family in families {
         questions.arg(KEY_COMMANDS.map(|line| of_family(line, family)).as_slice());
     }
@@ -198,6 +205,8 @@ impl NodeFacts {
             cluster_serves: field(&cluster, "cluster_state") != "fail",
             policy: field(&info, "maxmemory_policy"),
             max_bytes: field(&info, "maxmemory"),
+            replicas: (field(&info, "role") == "master")
+                .then(|| field(&info, "connected_slaves").parse().unwrap_or(0)),
             denied,
         }
     }
@@ -302,10 +311,15 @@ impl Inspection {
             let values: BTreeSet<&str> = nodes.iter().map(of).map(String::as_str).collect();
             values.into_iter().collect::<Vec<_>>().join(" and ")
         };
+        let followed = || nodes.iter().filter_map(|node| node.replicas);
+        let alone = match followed().filter(|replicas| *replicas == 0).count() {
+            0 => String::new(),
+            some => format!(" ({some} without a replica: what only they have is lost with them)"),
+        };
         self.summary = format!(
-            "{} primaries, {} replicas, Redis {}, maxmemory {}, {}",
+            "{} primaries{alone}, {} replicas, Redis {}, maxmemory {}, {}",
             view.primaries().len(),
-            view.replicas.len(),
+            followed().sum::<usize>(),
             distinct(|node| &node.version),
             distinct(|node| &node.max_bytes),
             distinct(|node| &node.policy),

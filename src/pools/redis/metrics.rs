@@ -18,6 +18,8 @@ pub struct RedisMetrics {
     connections: IntGaugeVec,
     reconnects: IntCounterVec,
     flushes: IntCounterVec,
+    confirmations: IntCounterVec,
+    unreplicated: IntGaugeVec,
 }
 
 impl RedisMetrics {
@@ -42,7 +44,7 @@ impl RedisMetrics {
             )?,
             connections: registry.gauges(
                 "outrigger_redis_connections_open",
-                "Open connections, those for tracking included.",
+                "Open connections, those for tracking and for confirmed writes included.",
                 &["instance"],
             )?,
             reconnects: registry.counters(
@@ -55,11 +57,22 @@ impl RedisMetrics {
                 "Times that everything cached in the process was declared old.",
                 &["instance"],
             )?,
+            confirmations: registry.counters(
+                "outrigger_redis_confirmations_total",
+                "Writes that a failover must not undo: confirmed by the replicas, not confirmed in time, or on a primary without one.",
+                &["instance", "outcome"],
+            )?,
+            unreplicated: registry.gauges(
+                "outrigger_redis_primaries_without_replica_count",
+                "Primaries for which the cluster names no replica: nothing takes over from them.",
+                &["instance"],
+            )?,
         })
     }
 
     pub(super) fn of(&self, instance: &str) -> InstanceMetrics {
         let outcome = |outcome| self.commands.with_label_values(&[instance, outcome]);
+        let confirmations = |outcome| self.confirmations.with_label_values(&[instance, outcome]);
         InstanceMetrics {
             ok: outcome("ok"),
             unavailable: outcome("unavailable"),
@@ -70,6 +83,10 @@ impl RedisMetrics {
             connections: self.connections.with_label_values(&[instance]),
             reconnects: self.reconnects.with_label_values(&[instance]),
             flushes: self.flushes.with_label_values(&[instance]),
+            confirmed: confirmations("confirmed"),
+            unconfirmed: confirmations("unconfirmed"),
+            alone: confirmations("no_replica"),
+            unreplicated: self.unreplicated.with_label_values(&[instance]),
         }
     }
 }
@@ -85,6 +102,10 @@ pub(super) struct InstanceMetrics {
     pub(super) connections: IntGauge,
     pub(super) reconnects: IntCounter,
     pub(super) flushes: IntCounter,
+    confirmed: IntCounter,
+    unconfirmed: IntCounter,
+    alone: IntCounter,
+    pub(super) unreplicated: IntGauge,
 }
 
 impl InstanceMetrics {
@@ -100,5 +121,30 @@ impl InstanceMetrics {
 
     pub(super) fn redirect(&self, redirect: &Redirect) {
         self.redirects[redirect.label()].inc();
+    }
+
+    /// A write was confirmed by so many replicas; `None`: it was not.
+    pub(super) fn confirmation(&self, replicas: Option<usize>) {
+        match replicas {
+            None => self.unconfirmed.inc(),
+            Some(0) => self.alone.inc(),
+            Some(_) => self.confirmed.inc(),
+        }
+    }
+}
+
+/// Counts a connection as open for as long as this is there.
+pub(super) struct OpenConnection<'a>(&'a InstanceMetrics);
+
+impl<'a> OpenConnection<'a> {
+    pub(super) fn count(metrics: &'a InstanceMetrics) -> Self {
+        metrics.connections.inc();
+        Self(metrics)
+    }
+}
+
+impl Drop for OpenConnection<'_> {
+    fn drop(&mut self) {
+        self.0.connections.dec();
     }
 }

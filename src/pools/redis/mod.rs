@@ -1,9 +1,10 @@
 //! Redis Cluster: a few multiplexed connections to each node, and a router that knows the slots.
 //!
 //! `connect.rs` dials, `node.rs` keeps a node's connections, `refresh.rs` learns the topology, `route.rs` runs
-//! commands, `tracking.rs` listens for changes. `docs/decisions/004-own-slot-router.md` says why it is our own.
+//! commands, `confirm.rs` those that a failover must not undo, `tracking.rs` listens for changes. `docs/decisions/004-own-slot-router.md` says why it is our own.
 
 mod backoff;
+mod confirm;
 mod connect;
 mod core;
 mod health;
@@ -19,6 +20,7 @@ mod topology;
 mod tracking;
 mod trouble;
 
+pub use confirm::Written;
 pub use inspect::{Eviction, Inspection, Problem, inspect};
 pub use metrics::RedisMetrics;
 pub use script::Script;
@@ -188,6 +190,30 @@ impl RedisPool {
             result = self.core.command(slot, &script.by_source(keys, arguments), deadline).await;
         }
         let result = result.and_then(refuse);
+        self.core.shared.metrics.command(&result, began);
+        result
+    }
+
+    /// Like [`RedisPool::script`], on a connection apart, and waits until every replica that could take over has what
+    /// it wrote. The script has to write each time, also where it finds done what it is to do. Where that is not
+    /// confirmed within `budget` the script was run all the same.
+    pub async fn confirmed_script(
+        &self,
+        slot: Slot,
+        script: &Script,
+        keys: &[&[u8]],
+        arguments: &[&[u8]],
+        budget: Duration,
+    ) -> Result<Written, RedisFailure> {
+        let began = Instant::now();
+        let deadline = (began + budget).into();
+        let mut result = self.core.confirmed(slot, &script.by_hash(keys, arguments), deadline).await;
+        if result.as_ref().is_ok_and(|written| script::is_unknown(&written.answer)) {
+            result = self.core.confirmed(slot, &script.by_source(keys, arguments), deadline).await;
+        }
+        let result = result.and_then(|Written { answer, is_confirmed }| {
+            Ok(Written { answer: refuse(answer)?, is_confirmed })
+        });
         self.core.shared.metrics.command(&result, began);
         result
     }

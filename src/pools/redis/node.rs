@@ -14,6 +14,7 @@ use tokio::time::error::Elapsed;
 use tokio_util::sync::CancellationToken;
 
 use super::backoff::{Backoff, jittered};
+use super::confirm::Confirming;
 use super::connect::{Address, Dialed, Dialer, MAX_IN_FLIGHT, NodeError};
 use super::metrics::InstanceMetrics;
 use crate::tasks::Tasks;
@@ -69,6 +70,7 @@ pub(super) struct Node {
     /// When a redirection last led here, for nodes that the slot table does not name.
     pub(super) redirected_at: Mutex<Instant>,
     pub(super) retired: CancellationToken,
+    pub(super) confirming: Confirming,
 }
 
 /// A live connection.
@@ -115,6 +117,7 @@ impl Node {
             state: watch::Sender::new(NodeState::Connecting),
             redirected_at: Mutex::new(Instant::now()),
             retired: closed.child_token(),
+            confirming: Confirming::default(),
         });
         for index in 0..connections {
             shared.tasks.spawn("redis connection", keep(Arc::clone(&node), index, Arc::clone(shared)));

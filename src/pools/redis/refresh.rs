@@ -116,7 +116,8 @@ fn connected(core: &Core) -> Vec<(Address, Arc<Link>)> {
 /// Every other address that has ever been a node's.
 fn unconnected(core: &Core) -> Vec<Address> {
     let table = core.table.load();
-    let mut addresses: Vec<_> = core.seeds.iter().chain(&table.view.replicas).cloned().collect();
+    let mut addresses: Vec<_> = core.seeds.clone();
+    addresses.extend(table.view.replicas.iter().map(|replica| replica.address.clone()));
     addresses.extend(table.primaries.iter().map(|node| node.address.clone()));
     addresses.sort();
     addresses.dedup();
@@ -190,6 +191,7 @@ impl Core {
                     "the cluster's slots are owned anew"
                 );
             }
+            self.shared.metrics.unreplicated.set(i64::try_from(view.unreplicated()).unwrap_or(i64::MAX));
             self.table.store(Arc::new(Table::of(view, |address| self.node(address))));
             self.generation.send_modify(|generation| *generation += 1);
         }

@@ -11,6 +11,7 @@ use redis::{Cmd, Pipeline, Value};
 use tokio::time::Instant;
 
 use super::RedisFailure;
+use super::confirm::Written;
 use super::core::Core;
 use super::node::{CallError, Link, Node, NodeState};
 use super::reply::{self, Redirect};
@@ -68,29 +69,59 @@ impl Tries {
 impl Core {
     /// One command, on the primary of `slot`. A refusal comes back as [`Value::ServerError`].
     pub(super) async fn command(
-        &self,
+        self: &Arc<Self>,
         slot: Slot,
         command: &Cmd,
         deadline: Instant,
     ) -> Result<Value, RedisFailure> {
+        Ok(self.routed(slot, command, false, deadline).await?.answer)
+    }
+
+    /// The same with a command that writes, confirmed by the replicas.
+    pub(super) async fn confirmed(
+        self: &Arc<Self>,
+        slot: Slot,
+        command: &Cmd,
+        deadline: Instant,
+    ) -> Result<Written, RedisFailure> {
+        self.routed(slot, command, true, deadline).await
+    }
+
+    async fn routed(
+        self: &Arc<Self>,
+        slot: Slot,
+        command: &Cmd,
+        confirm: bool,
+        deadline: Instant,
+    ) -> Result<Written, RedisFailure> {
         let mut hop = Hop::Owner;
         let mut tries = Tries::until(deadline);
         loop {
             let (node, link) = self.connection(slot, &hop, deadline).await?;
-            match link.command(command, matches!(hop, Hop::Ask(_)), deadline).await {
-                Ok(Value::ServerError(error)) => match Redirect::of(&error, &node.address) {
-                    None => {
-                        self.note_refusal(&error, &node, &link);
-                        return Ok(Value::ServerError(error));
-                    }
-                    Some(redirect) => {
-                        hop = self.follow(&redirect);
-                        if !tries.again(Some(&redirect)).await {
-                            return Err(RedisFailure::Unavailable(reply::text(&error)));
+            let asking = matches!(hop, Hop::Ask(_));
+            let sent = if confirm {
+                // The link only shows that the node answers.
+                self.confirm(&node, command, asking, deadline).await
+            } else {
+                let answer = link.command(command, asking, deadline).await;
+                answer.map(|answer| Written { answer, is_confirmed: false })
+            };
+            match sent {
+                Ok(Written { answer: Value::ServerError(error), .. }) => {
+                    match Redirect::of(&error, &node.address) {
+                        None => {
+                            self.note_refusal(&error, &node, &link);
+                            return Ok(Written { answer: Value::ServerError(error), is_confirmed: false });
+                        }
+                        Some(redirect) => {
+                            hop = self.follow(&redirect);
+                            if !tries.again(Some(&redirect)).await {
+                                return Err(RedisFailure::Unavailable(reply::text(&error)));
+                            }
                         }
                     }
-                },
-                Ok(value) => return Ok(value),
+                }
+                Ok(written) => return Ok(written),
                 Err(error) => {
                     self.recover(error, &node, || reply::only_reads(command), &mut tries).await?;
                     hop = Hop::Owner;

@@ -19,7 +19,15 @@ pub(super) struct View {
     pub(super) serves: bool,
     /// First slot, last slot, their primary.
     pub(super) ranges: Vec<(u16, u16, Address)>,
-    pub(super) replicas: Vec<Address>,
+    /// Each replica that has not failed, with its primary.
+    pub(super) replicas: Vec<Replica>,
+}
+
+/// A replica, ordered by where it is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Replica {
+    pub(super) address: Address,
+    pub(super) of: Address,
 }
 
 impl View {
@@ -42,13 +50,28 @@ impl View {
             if usize::from(bounds.1) >= SLOTS {
                 return None;
             }
-            view.ranges.push((bounds.0, bounds.1, node_address(primary, from)?));
-            view.replicas.extend(replicas.iter().filter_map(|replica| node_address(replica, from)));
+            let of = node_address(primary, from)?;
+            let addresses = replicas.iter().filter_map(|replica| node_address(replica, from));
+            view.replicas.extend(addresses.map(|address| Replica { address, of: of.clone() }));
+            view.ranges.push((bounds.0, bounds.1, of));
         }
         view.ranges.sort();
         view.replicas.sort();
         view.replicas.dedup();
         Some(view)
+    }
+
+    /// How many replicas that have not failed this primary has; `None` where it owns no slot.
+    pub(super) fn replicas_of(&self, primary: &Address) -> Option<usize> {
+        self.ranges
+            .iter()
+            .any(|(_, _, owner)| owner == primary)
+            .then(|| self.replicas.iter().filter(|replica| replica.of == *primary).count())
+    }
+
+    /// How many primaries have none.
+    pub(super) fn unreplicated(&self) -> usize {
+        self.primaries().iter().filter(|primary| self.replicas_of(primary) == Some(0)).count()
     }
 
     /// Every primary that owns a slot, once, in the order of their addresses.
@@ -150,7 +173,9 @@ mod tests {
         assert_eq!((view.epoch, view.serves), (6, true));
         let (first, second) = (Address::new("10.0.0.9", 7000), Address::new("10.0.0.9", 7001));
         assert_eq!(view.ranges, [(0, 8191, first.clone()), (8192, 16_383, second.clone())]);
-        assert_eq!(view.replicas, [Address::new("10.0.0.3", 7003)]);
+        assert_eq!(view.replicas, [Replica { address: Address::new("10.0.0.3", 7003), of: second.clone() }]);
+        assert_eq!((view.replicas_of(&first), view.replicas_of(&second)), (Some(0), Some(1)));
+        assert_eq!((view.replicas_of(&Address::new("10.0.0.3", 7003)), view.unreplicated()), (None, 1));
         assert_eq!(view.primaries(), [first, second]);
     }
 

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::backoff::Backoff;
 use super::connect::{Address, Dialed, NodeError};
 use super::core::Core;
+use super::metrics::OpenConnection;
 
 /// Events that a receiver may be behind before it has lost some.
 const EVENTS: usize = 1024;
@@ -210,7 +211,7 @@ async fn listen(
         answer.map_err(|_| silent())?.map_err(|_| silent())?;
         // What was read before this moment was not watched.
         core.flush(tracker);
-        let _open = OpenConnection::count(core);
+        let _open = OpenConnection::count(&core.shared.metrics);
         let command = redis::cmd("PING");
         loop {
             // On the same connection, so that the answer comes after every push that was due before.
@@ -225,21 +226,6 @@ async fn listen(
     tokio::select! {
         () = driver => Ok(()),
         ended = session => ended,
-    }
-}
-
-struct OpenConnection<'a>(&'a Core);
-
-impl<'a> OpenConnection<'a> {
-    fn count(core: &'a Core) -> Self {
-        core.shared.metrics.connections.inc();
-        Self(core)
-    }
-}
-
-impl Drop for OpenConnection<'_> {
-    fn drop(&mut self) {
-        self.0.shared.metrics.connections.dec();
     }
 }
 

@@ -65,6 +65,27 @@ enum Held {
     Nothing,
 }
 
+/// What a removal changes in this process. Dropping it does so: the call may end in any way, its caller may leave.
+enum Removal<'a> {
+    Entry(&'a Shared, &'a Address),
+    Scope(&'a Shared, &'a Scope),
+}
+
+impl Drop for Removal<'_> {
+    fn drop(&mut self) {
+        match self {
+            Self::Entry(shared, address) => {
+                shared.l1.invalidate(address.entry());
+                shared.waiters.changed(address.entry());
+            }
+            Self::Scope(shared, scope) => {
+                shared.generations.void(scope);
+                shared.waiters.scope_changed(scope);
+            }
+        }
+    }
+}
+
 impl RedisCache {
     /// Starts following changes.
     pub(super) fn start(
@@ -409,14 +430,15 @@ impl CacheBackend for RedisCache {
             return Ok(());
         }
         let format = [values::name(rules.format)];
-        let deleted =
-            shared.pool.script(keys.slot, &shared.scripts.delete, &keys.all(), &format, budget).await;
-        shared.l1.invalidate(address.entry());
-        shared.waiters.changed(address.entry());
-        let mut parts = values::array(deleted.map_err(|failure| unwritten(&failure))?).into_iter();
+        let removal = Removal::Entry(shared, address);
+        let script = &shared.scripts.delete;
+        let deleted = shared.pool.confirmed_script(keys.slot, script, &keys.all(), &format, budget).await;
+        drop(removal);
+        let deleted = deleted.map_err(|failure| unwritten(&failure))?;
+        let mut parts = values::array(deleted.answer).into_iter();
         let stale_ms = if rules.format == Format::Raw { 0 } else { rules.stale_ms };
         shared.forget(address, Old::of(&mut parts), stale_ms);
-        Ok(())
+        if deleted.is_confirmed { Ok(()) } else { Err(CacheError::Unknown) }
     }
 
     async fn invalidate(
@@ -433,13 +455,13 @@ impl CacheBackend for RedisCache {
         let most = MAX_VERSIONS.to_string();
         let token = GenerationToken::random().to_bytes();
         let arguments: [&[u8]; 3] = [field.as_bytes(), &token, most.as_bytes()];
-        let renewed =
-            shared.pool.script(Slot::of(&key), &shared.scripts.renew, &[&key], &arguments, budget).await;
-        shared.generations.void(scope);
-        shared.waiters.scope_changed(scope);
-        renewed.map_err(|failure| unwritten(&failure))?;
+        let (slot, script) = (Slot::of(&key), &shared.scripts.renew);
+        let removal = Removal::Scope(shared, scope);
+        let renewed = shared.pool.confirmed_script(slot, script, &[&key], &arguments, budget).await;
+        drop(removal);
+        let renewed = renewed.map_err(|failure| unwritten(&failure))?;
         sweep::request(shared, scope, rules, version);
-        Ok(())
+        if renewed.is_confirmed { Ok(()) } else { Err(CacheError::Unknown) }
     }
 
     fn waiters(&self) -> &Waiters {

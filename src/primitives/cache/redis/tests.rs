@@ -1,3 +1,5 @@
+use futures_util::FutureExt;
+
 use super::super::conformance;
 use super::super::etag::{Conditions, Tags};
 use super::*;
@@ -117,6 +119,21 @@ async fn after_an_acknowledged_invalidation_no_copy_is_served_as_stale() {
         cache.invalidate(one.scope(), &rules, None, BUDGET).await.unwrap();
         assert!(cache.0.stale_copy(&one, &rules).is_none(), "lost {lost}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removal_whose_caller_leaves_is_known_here_all_the_same() {
+    let (cache, _pool) = open().await;
+    let (address, rules) = (address(tenant(), "k"), rules(Format::Envelope, 60_000));
+    put(&cache, &address, "old").await;
+    read_into_l1(&cache, &address, &rules).await;
+    assert!(cache.invalidate(address.scope(), &rules, None, BUDGET).now_or_never().is_none());
+    assert!(cache.cached(&address).is_none(), "after an invalidation");
+    assert!(cache.0.stale_copy(&address, &rules).is_none(), "after an invalidation");
+    put(&cache, &address, "old").await;
+    read_into_l1(&cache, &address, &rules).await;
+    assert!(cache.delete(&address, &rules, None, BUDGET).now_or_never().is_none());
+    assert!(cache.0.l1.peek(address.entry()).is_none(), "after a DELETE");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -14,7 +14,7 @@ use crate::primitives::cache::generation::{Generation, Stamp};
 use crate::primitives::cache::policy::{Format, Namespace};
 use crate::primitives::cache::{Stored, Write};
 
-/// The scripts.
+/// The scripts. Those that remove run also where Redis is full: they write little, and to make room.
 pub(super) struct Scripts {
     pub(super) put: Script,
     pub(super) lease: Script,
@@ -30,10 +30,14 @@ impl Scripts {
         Self {
             put: Script::new(concat!(include_str!("current.lua"), include_str!("put.lua"))),
             lease: Script::new(concat!(include_str!("current.lua"), include_str!("lease.lua"))),
-            delete: Script::new(concat!(include_str!("current.lua"), include_str!("delete.lua"))),
+            delete: Script::new(concat!(
+                "#!lua flags=allow-oom\n",
+                include_str!("current.lua"),
+                include_str!("delete.lua")
+            )),
             give_up: Script::new(include_str!("give_up.lua")),
             sweep: Script::new(concat!(include_str!("current.lua"), include_str!("sweep.lua"))),
-            renew: Script::new(include_str!("renew.lua")),
+            renew: Script::new(concat!("#!lua flags=allow-oom\n", include_str!("renew.lua"))),
             bytes: Script::new(include_str!("bytes.lua")),
         }
     }
