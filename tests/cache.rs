@@ -323,6 +323,60 @@ fn raw_values_are_shared_with_other_users_of_redis() {
     assert_eq!(caller.post("/v1/cache/scoring:invalidate", &json!({})).status, 204);
     wait_until("the sweep", Duration::from_secs(10), || redis_cli(&["EXISTS", &key]) == "0");
     assert_eq!(caller.get("scoring", "r", &[]).status, 404);
+    // What they write once that is at its end is read again.
+    assert_eq!(redis_cli(&["SET", &key, "5"]), "OK");
+    wait_until("their next value", Duration::from_secs(5), || {
+        redis_cli(&["SET", &key, "5"]);
+        caller.get("scoring", "r", &[]).text() == "5"
+    });
+}
+
+#[test]
+fn an_invalidation_reaches_raw_values_without_a_companion_at_once() {
+    let (one, two) = (on_redis(), on_redis());
+    let tenant = new_tenant();
+    let (mut one, mut two) = (Caller::of(&one, &tenant), Caller::of(&two, &tenant));
+    // So many that the sweep takes its time.
+    let load: Vec<String> = (0..3000).map(|at| format!("load-{at}")).collect();
+    for key in &load {
+        assert_eq!(one.put("scoring", key, &[], b"1").status, 204);
+    }
+    for version in [None, Some("v1")] {
+        let query = version.map_or(String::new(), |version| format!("?version={version}"));
+        let (evicted, foreign) = (format!("evicted{query}"), format!("foreign{query}"));
+        let key = |name: &str| format!("cache:{tenant}:scoring:{name}:{}", version.unwrap_or("-"));
+        assert_eq!(one.put("scoring", &evicted, &[], b"\"old\"").status, 204);
+        assert_eq!(redis_cli(&["DEL", &format!("outrigger:cache-meta:{{{}}}", key("evicted"))]), "1");
+        assert_eq!(redis_cli(&["SET", &key("foreign"), "\"old\""]), "OK");
+        for path in [&evicted, &foreign] {
+            for caller in [&mut one, &mut two] {
+                wait_until("the old value", Duration::from_secs(10), || {
+                    caller.get("scoring", path, &[]).text() == "\"old\""
+                });
+            }
+        }
+        let body = version.map_or(json!({}), |version| json!({"version": version}));
+        assert_eq!(one.post("/v1/cache/scoring:invalidate", &body).status, 204);
+        for path in [&evicted, &foreign] {
+            assert_eq!(one.get("scoring", path, &[]).status, 404, "{path}");
+        }
+        for path in [&evicted, &foreign] {
+            wait_until("the other sidecar to miss", Duration::from_millis(100), || {
+                two.get("scoring", path, &[]).status == 404
+            });
+        }
+        let exists = |name: &str| redis_cli(&["EXISTS", &key(name)]);
+        println!(
+            "{version:?}: the sweep had yet to come: {}",
+            exists("evicted") == "1" || exists("foreign") == "1"
+        );
+        wait_until("the sweep", Duration::from_secs(20), || {
+            exists("evicted") == "0" && exists("foreign") == "0"
+        });
+        for path in [&evicted, &foreign] {
+            assert_eq!(one.get("scoring", path, &[]).status, 404, "{path}");
+        }
+    }
 }
 
 fn redis_cli(arguments: &[&str]) -> String {

@@ -4,7 +4,7 @@
 //! itself. An entry keeps the tokens that were current when it was written, and is valid only while they
 //! are equal to the current ones. Tokens are random, so that a lost generation can only make misses.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -53,11 +53,27 @@ impl Stamp {
     }
 }
 
+/// Of which entries those that other systems wrote may be from before the last invalidation: they have no stamp, and
+/// the sweep that removes them is not at its end.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Unswept {
+    pub(super) all: bool,
+    /// Only these versions.
+    pub(super) versions: BTreeSet<Box<str>>,
+}
+
+impl Unswept {
+    pub(super) fn is_empty(&self) -> bool {
+        !self.all && self.versions.is_empty()
+    }
+}
+
 /// The current tokens of one scope.
 #[derive(Debug, Default)]
 pub(super) struct Generation {
     all: GenerationToken,
     versions: HashMap<Box<str>, GenerationToken>,
+    unswept: Unswept,
     /// They may have changed, or have: nothing that was read under them is good any more.
     void: AtomicBool,
     /// When they were read, by [`Known::voided`].
@@ -67,6 +83,24 @@ pub(super) struct Generation {
 impl Generation {
     pub(super) fn new(all: GenerationToken, versions: HashMap<Box<str>, GenerationToken>) -> Self {
         Self { all, versions, ..Self::default() }
+    }
+
+    pub(super) fn with_unswept(self, unswept: Unswept) -> Self {
+        Self { unswept, ..self }
+    }
+
+    pub(super) fn unswept(&self) -> &Unswept {
+        &self.unswept
+    }
+
+    /// Whether an entry of `version` that has no stamp may be valid.
+    pub(super) fn admits_unstamped(&self, version: Option<&str>) -> bool {
+        !self.unswept.all && version.is_none_or(|version| !self.unswept.versions.contains(version))
+    }
+
+    /// The token of the scope, or of one of its versions.
+    pub(super) fn token(&self, version: Option<&str>) -> GenerationToken {
+        version.map_or(self.all, |version| self.versions.get(version).copied().unwrap_or_default())
     }
 
     /// What an entry of `version` must keep to be valid.
@@ -89,7 +123,7 @@ impl Generation {
     }
 
     fn is_same(&self, other: &Self) -> bool {
-        self.all == other.all && self.versions == other.versions
+        self.all == other.all && self.versions == other.versions && self.unswept == other.unswept
     }
 
     /// This generation as read by a process that does not hear of changes: good for the call that read it.
@@ -234,5 +268,21 @@ mod tests {
         assert_ne!(before.stamp(Some("v1")), after.stamp(Some("v1")));
         assert_eq!(before.stamp(Some("v2")), after.stamp(Some("v2")));
         assert_eq!(before.stamp(None), after.stamp(None));
+    }
+
+    #[test]
+    fn what_has_no_stamp_waits_for_the_sweep_of_its_version() {
+        let unswept = |all, versions: &[&str]| {
+            let versions = versions.iter().map(|version| Box::from(*version)).collect();
+            Generation::default().with_unswept(Unswept { all, versions })
+        };
+        for (generation, one, two, none) in [
+            (unswept(false, &[]), true, true, true),
+            (unswept(false, &["1"]), false, true, true),
+            (unswept(true, &[]), false, false, false),
+        ] {
+            let admits = [Some("1"), Some("2"), None].map(|version| generation.admits_unstamped(version));
+            assert_eq!(admits, [one, two, none], "{generation:?}");
+        }
     }
 }

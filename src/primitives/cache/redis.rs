@@ -21,10 +21,10 @@ use self::follow::Loss;
 use self::keys::Keys;
 use self::sweep::Sweeps;
 use self::tally::{Ending, Tally};
-use self::values::{Old, Raw, Scripts, bytes, condition, integer};
+use self::values::{Old, Raw, Scripts, bytes, condition, flag, integer};
 use super::envelope::Header;
 use super::etag::{Conditions, Etag};
-use super::generation::{Generation, GenerationToken, Generations, MAX_VERSIONS};
+use super::generation::{Generation, GenerationToken, Generations, MAX_VERSIONS, Unswept};
 use super::key::{Address, Scope};
 use super::l1::L1;
 use super::lease::{LeaseToken, Waiters};
@@ -156,6 +156,7 @@ impl Shared {
         }
         let fields = answers.into_iter().next_back().unwrap_or(Value::Nil);
         let generation = read_generation(fields);
+        self.sweeps.note(scope, generation.unswept());
         Ok(if current {
             self.generations.learn(scope, generation, &began)
         } else {
@@ -225,7 +226,7 @@ impl Shared {
         let (kept, now_text) = (kept_ms.to_string(), now.to_string());
         let room = self.tally.room(address.scope(), write.max_tenant_bytes).to_string();
         let entry_bytes = ENTRY_BYTES.to_string();
-        let arguments: [&[u8]; 11] = [
+        let arguments: [&[u8]; 12] = [
             values::name(rules.format),
             &value,
             &companion,
@@ -237,6 +238,7 @@ impl Shared {
             now_text.as_bytes(),
             room.as_bytes(),
             entry_bytes.as_bytes(),
+            flag(generation.admits_unstamped(address.version())),
         ];
         // Counted before it is sent: whose caller leaves, or whose answer is lost, may be stored.
         self.tally.add(address.scope(), ending, new_cost);
@@ -272,23 +274,34 @@ impl Shared {
 
 fn read_generation(fields: Value) -> Generation {
     let (mut all, mut versions) = (GenerationToken::default(), HashMap::new());
-    for (field, token) in values::pairs(fields) {
-        let token = GenerationToken::from_bytes(&token).unwrap_or_default();
+    let mut unswept = Unswept::default();
+    for (field, value) in values::pairs(fields) {
+        let (token, is_unswept) = match value.strip_suffix(keys::UNSWEPT) {
+            Some(token) if token.len() == 8 => (token, true),
+            _ => (&*value, false),
+        };
+        let token = GenerationToken::from_bytes(token).unwrap_or_default();
         match field.strip_prefix(b"v:") {
-            None => all = token,
+            None => (all, unswept.all) = (token, is_unswept),
             Some(version) => {
-                versions.insert(String::from_utf8_lossy(version).into(), token);
+                let version: Box<str> = String::from_utf8_lossy(version).into();
+                if is_unswept {
+                    unswept.versions.insert(version.clone());
+                }
+                versions.insert(version, token);
             }
         }
     }
-    Generation::new(all, versions)
+    Generation::new(all, versions).with_unswept(unswept)
 }
 
 fn classify(raw: Option<Raw>, address: &Address, rules: &Namespace, generation: &Arc<Generation>) -> Held {
     let now = now_ms();
     let stamp = generation.stamp(address.version());
     let Some(raw) = raw else { return Held::Nothing };
-    let Some(stored) = raw.into_stored(rules, &stamp, generation, now) else { return Held::Nothing };
+    let unstamped = generation.admits_unstamped(address.version());
+    let stored = raw.into_stored(rules, &stamp, unstamped, generation, now);
+    let Some(stored) = stored else { return Held::Nothing };
     let stored = Arc::new(stored);
     if now < stored.expires_at_ms {
         Held::Fresh(stored)
@@ -335,13 +348,14 @@ impl CacheBackend for RedisCache {
         let (keys, token) = (Keys::of(address.entry()), LeaseToken::random());
         let (lease_ms, now) = (lease_ms.to_string(), now_ms().to_string());
         let stamp = generation.stamp(address.version());
-        let arguments: [&[u8]; 6] = [
+        let arguments: [&[u8]; 7] = [
             values::name(rules.format),
             token.as_str().as_bytes(),
             lease_ms.as_bytes(),
             stamp.as_bytes(),
             now.as_bytes(),
-            if rules.stale_ms > 0 { b"1" } else { b"0" },
+            flag(rules.stale_ms > 0),
+            flag(generation.admits_unstamped(address.version())),
         ];
         let left = end.saturating_duration_since(Instant::now());
         let answer =
@@ -453,7 +467,10 @@ impl CacheBackend for RedisCache {
         let key = keys::generation(scope);
         let field = version.map_or_else(|| "all".to_owned(), |version| format!("v:{version}"));
         let most = MAX_VERSIONS.to_string();
-        let token = GenerationToken::random().to_bytes();
+        let mut token = GenerationToken::random().to_bytes().to_vec();
+        if rules.format == Format::Raw {
+            token.extend_from_slice(keys::UNSWEPT);
+        }
         let arguments: [&[u8]; 3] = [field.as_bytes(), &token, most.as_bytes()];
         let (slot, script) = (Slot::of(&key), &shared.scripts.renew);
         let removal = Removal::Scope(shared, scope);

@@ -35,14 +35,16 @@ local function is_fresh(header, stamp, now_ms)
 end
 
 -- The entity tag, in hexadecimal, of the value if it is fresh and of generation `stamp`. A raw value that
--- another system wrote has no companion, or one with another hash; it is fresh as long as it is there.
-local function fresh_tag(header, stamp, now_ms)
+-- another system wrote has no companion, or one with another hash; it is fresh as long as it is there, unless
+-- `unstamped` is '0': then it may be from before an invalidation.
+local function fresh_tag(header, stamp, now_ms, unstamped)
   if raw then
     local body = read('GET', KEYS[1])
     if not body then return nil end
     local tag = redis.sha1hex(body)
     local ours = is_header(header) and hex(string.sub(header, 37, 56)) == tag
     if ours and not is_fresh(header, stamp, now_ms) then return nil end
+    if not ours and unstamped == '0' then return nil end
     return tag
   end
   if not is_header(header) or not is_fresh(header, stamp, now_ms) then return nil end

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
 
-use super::{Shared, keys};
+use super::{Shared, keys, sweep};
 use crate::pools::redis::{RedisPool, TrackingEvent};
 use crate::primitives::cache::key::Scope;
 
@@ -68,6 +68,7 @@ pub(super) fn start(shared: &Arc<Shared>) {
                         forget_at = None;
                         shared.l1.flush();
                     }
+                    sweep::resume(&shared);
                 }
             }
         }

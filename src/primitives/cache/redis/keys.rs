@@ -10,11 +10,21 @@ pub(super) const TRACKED: &[&str] = &[ENTRIES, GENERATIONS];
 pub(super) const ENTRIES: &str = "cache:";
 pub(super) const GENERATIONS: &str = "outrigger:cache-generation:";
 
+/// After a token in a generation's hash: values without a companion may be from before it.
+pub(super) const UNSWEPT: &[u8] = b"u";
+
 type Buffer = SmallVec<[u8; 128]>;
 
 /// `outrigger:cache-generation:<tenant>:<namespace>`.
 pub(super) fn generation(scope: &Scope) -> Buffer {
     let mut key = Buffer::from_slice(GENERATIONS.as_bytes());
+    scope.write_to(&mut key);
+    key
+}
+
+/// `outrigger:cache-sweep:<tenant>:<namespace>`.
+pub(super) fn sweep(scope: &Scope) -> Buffer {
+    let mut key = Buffer::from_slice(b"outrigger:cache-sweep:");
     scope.write_to(&mut key);
     key
 }

@@ -1,9 +1,9 @@
 -- The value if it is fresh, else the fill lease.
 -- ARGV: 2 a new token, 3 the lease's length in ms, 4 the generation's stamp, 5 now in ms, 6 '1' to be
--- given the value past its time.
+-- given the value past its time, 7 '0' where a value without a companion is none.
 -- Returns 'value', entry, companion | 'granted' | 'held', ms left, entry.
 local stamp = ARGV[4]
-if fresh_tag(read_header(), stamp, tonumber(ARGV[5])) then
+if fresh_tag(read_header(), stamp, tonumber(ARGV[5]), ARGV[7]) then
   return {'value', redis.call('GET', KEYS[1]), raw and redis.call('GET', KEYS[3])}
 end
 local held = redis.call('GET', KEYS[2])

@@ -1,7 +1,8 @@
 -- Writes a value and voids the fill lease.
 -- ARGV: 2 the entry's bytes, 3 the companion's (raw), 4 time to live in ms, 5 the generation's stamp,
 -- 6 a lease's token or '', 7 If-Match, 8 If-None-Match ('' none, '*', or ',tag,tag'), 9 now in ms,
--- 10 the room that the tenant has left in bytes, 11 what every entry costs beside its key and its bytes.
+-- 10 the room that the tenant has left in bytes, 11 what every entry costs beside its key and its bytes,
+-- 12 '0' where a value without a companion is none.
 -- Returns 'void', 'failed', 'full', or 'ok' with the old header and the old size.
 local stamp = ARGV[5]
 if ARGV[6] ~= '' and redis.call('GET', KEYS[2]) ~= ARGV[6] .. stamp then
@@ -9,7 +10,7 @@ if ARGV[6] ~= '' and redis.call('GET', KEYS[2]) ~= ARGV[6] .. stamp then
 end
 local header = read_header()
 if ARGV[7] ~= '' or ARGV[8] ~= '' then
-  local tag = fresh_tag(header, stamp, tonumber(ARGV[9]))
+  local tag = fresh_tag(header, stamp, tonumber(ARGV[9]), ARGV[12])
   local function holds(condition)
     return tag and (condition == '*' or string.find(condition, tag, 1, true))
   end

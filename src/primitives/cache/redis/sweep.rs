@@ -1,19 +1,21 @@
 //! Removing invalidated entries from Redis, in the background, so that their memory and their tenant's
-//! bytes come back, and so that other readers of raw keys see the invalidation too.
+//! bytes come back, and so that other readers of raw keys see the invalidation too. Until its end a raw value that has
+//! no companion is a miss: it may be from before. A sweep says that it goes on; where none does another process begins.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use redis::Value;
 use tokio::sync::Semaphore;
 
-use super::keys::Keys;
+use super::keys::{self, Keys};
 use super::values::{self, Old, array, bytes, integer};
 use super::{Shared, unread};
 use crate::pools::redis::Slot;
 use crate::primitives::cache::CacheError;
-use crate::primitives::cache::generation::{Generation, MAX_VERSIONS};
+use crate::primitives::cache::generation::{Generation, MAX_VERSIONS, Unswept};
 use crate::primitives::cache::key::{Address, Scope, version_of};
 use crate::primitives::cache::policy::{Format, Namespace};
 
@@ -23,16 +25,25 @@ const CONCURRENT: usize = 2;
 const STEP: &str = "512";
 /// Times that a sweep begins anew when the cluster's shape changed under it.
 const ROUNDS: usize = 3;
+/// A scope that is still to be swept this long after this process first saw that is swept here, unless a sweep goes on.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// What a sweep says about itself holds so long, and is said anew this often.
+const CLAIM_MS: u64 = 15_000;
+const CLAIM_EVERY: Duration = Duration::from_secs(5);
+/// Scopes of which that is remembered.
+const MAX_UNFINISHED: usize = 1024;
 
 /// What is to be swept.
 pub(super) struct Sweeps {
     waiting: Mutex<HashMap<Scope, Wanted>>,
     running: Semaphore,
+    /// Since when this process sees that a scope is to be swept.
+    unfinished: Mutex<HashMap<Scope, Instant>>,
 }
 
 impl Default for Sweeps {
     fn default() -> Self {
-        Self { waiting: Mutex::default(), running: Semaphore::new(CONCURRENT) }
+        Self { waiting: Mutex::default(), running: Semaphore::new(CONCURRENT), unfinished: Mutex::default() }
     }
 }
 
@@ -54,22 +65,64 @@ impl Wanted {
     }
 }
 
+impl Sweeps {
+    /// Remembers whether a scope is to be swept.
+    pub(super) fn note(&self, scope: &Scope, unswept: &Unswept) {
+        let mut unfinished = self.unfinished.lock();
+        if unswept.is_empty() {
+            unfinished.remove(scope);
+        } else if unfinished.len() < MAX_UNFINISHED && !unfinished.contains_key(scope) {
+            unfinished.insert(scope.clone(), Instant::now());
+        }
+    }
+
+    /// The scopes that were to be swept `patience` ago, and for all that this process knows still are; each once.
+    fn overdue(&self, patience: Duration) -> Vec<Scope> {
+        let mut unfinished = self.unfinished.lock();
+        unfinished.extract_if(|_, since| since.elapsed() >= patience).map(|(scope, _)| scope).collect()
+    }
+}
+
+/// Begins the sweeps that others began and did not end.
+pub(super) fn resume(shared: &Arc<Shared>) {
+    resume_after(shared, PATIENCE);
+}
+
+pub(super) fn resume_after(shared: &Arc<Shared>, patience: Duration) {
+    for scope in shared.sweeps.overdue(patience) {
+        let this = Arc::clone(shared);
+        shared.tasks.spawn("cache sweep", async move {
+            let Ok(generation) = this.ask(&scope, false, this.pool.command_timeout()).await else { return };
+            let unswept = generation.unswept();
+            if unswept.is_empty() || !this.claim(&scope, true).await {
+                return;
+            }
+            let versions = (!unswept.all).then(|| unswept.versions.iter().map(|v| v.to_string()).collect());
+            start(&this, &scope, Wanted { format: Format::Raw, stale_ms: 0, versions });
+        });
+    }
+}
+
 /// Asks for a sweep of the scope, or of one version in it; it begins as soon as there is a place for it.
 pub(super) fn request(shared: &Arc<Shared>, scope: &Scope, rules: &Namespace, version: Option<&str>) {
+    let versions = version.map(|version| BTreeSet::from([version.to_owned()]));
+    let stale_ms = if rules.format == Format::Raw { 0 } else { rules.stale_ms };
+    start(shared, scope, Wanted { format: rules.format, stale_ms, versions });
+}
+
+fn start(shared: &Arc<Shared>, scope: &Scope, more: Wanted) {
     let mut waiting = shared.sweeps.waiting.lock();
     if let Some(wanted) = waiting.get_mut(scope) {
-        wanted.versions = match (wanted.versions.take(), version) {
-            (Some(mut versions), Some(version)) if versions.len() < MAX_VERSIONS => {
-                versions.insert(version.to_owned());
+        wanted.versions = match (wanted.versions.take(), more.versions) {
+            (Some(mut versions), Some(more)) if versions.len() < MAX_VERSIONS => {
+                versions.extend(more);
                 Some(versions)
             }
             _ => None,
         };
         return;
     }
-    let versions = version.map(|version| BTreeSet::from([version.to_owned()]));
-    let stale_ms = if rules.format == Format::Raw { 0 } else { rules.stale_ms };
-    waiting.insert(scope.clone(), Wanted { format: rules.format, stale_ms, versions });
+    waiting.insert(scope.clone(), more);
     drop(waiting);
     let (shared, scope) = (Arc::clone(shared), scope.clone());
     let tasks = shared.tasks.clone();
@@ -90,6 +143,18 @@ pub(super) fn request(shared: &Arc<Shared>, scope: &Scope, rules: &Namespace, ve
 }
 
 impl Shared {
+    /// Says that this process sweeps the scope; with `first` only where nobody said so lately.
+    async fn claim(&self, scope: &Scope, first: bool) -> bool {
+        let key = keys::sweep(scope);
+        let mut command = redis::cmd("SET");
+        command.arg(&*key).arg(1).arg("PX").arg(CLAIM_MS);
+        if first {
+            command.arg("NX");
+        }
+        let said = self.pool.command(Slot::of(&key), &command, self.pool.command_timeout()).await;
+        matches!(said, Ok(Value::Okay))
+    }
+
     async fn sweep(&self, scope: &Scope, wanted: &Wanted) -> Result<(), CacheError> {
         let generation = self.ask(scope, false, self.pool.command_timeout()).await?;
         for _ in 0..ROUNDS {
@@ -98,10 +163,37 @@ impl Shared {
                 self.sweep_node(*first, scope, wanted, &generation).await?;
             }
             if self.shape().await? == shape {
-                break;
+                return self.settle(scope, wanted, &generation).await;
             }
         }
         Ok(())
+    }
+
+    /// Says that what was to be swept when the sweep began is swept: what has no stamp is from after it.
+    async fn settle(
+        &self,
+        scope: &Scope,
+        wanted: &Wanted,
+        generation: &Generation,
+    ) -> Result<(), CacheError> {
+        let unswept = generation.unswept();
+        let swept = unswept.versions.iter().filter(|version| wanted.covers(Some(&**version)));
+        let mut fields: Vec<(String, [u8; 8])> = swept
+            .map(|version| (format!("v:{version}"), generation.token(Some(&**version)).to_bytes()))
+            .collect();
+        if unswept.all && wanted.covers(None) {
+            fields.push(("all".to_owned(), generation.token(None).to_bytes()));
+        }
+        if fields.is_empty() {
+            return Ok(());
+        }
+        let pairs = fields.iter().flat_map(|(field, token)| [field.as_bytes(), token]);
+        let arguments: Vec<&[u8]> = std::iter::once(keys::UNSWEPT).chain(pairs).collect();
+        let key = keys::generation(scope);
+        let budget = self.pool.command_timeout();
+        let (slot, script) = (Slot::of(&key), &self.scripts.settle);
+        let settled = self.pool.script(slot, script, &[&key], &arguments, budget).await;
+        settled.map(drop).map_err(|failure| unread(&failure))
     }
 
     /// A slot of each primary, which stands for the node.
@@ -134,7 +226,13 @@ impl Shared {
     ) -> Result<(), CacheError> {
         let pattern = format!("cache:{}:{}:*", scope.tenant().hyphenated(), scope.namespace());
         let mut cursor = b"0".to_vec();
+        let mut claimed: Option<Instant> = None;
         loop {
+            if claimed.is_none_or(|at| at.elapsed() >= CLAIM_EVERY) {
+                // Another that sweeps beside this one does no harm.
+                self.claim(scope, false).await;
+                claimed = Some(Instant::now());
+            }
             let mut scan = redis::cmd("SCAN");
             scan.arg(&cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(STEP);
             let answer = self.pool.command(node, &scan, self.pool.command_timeout()).await;

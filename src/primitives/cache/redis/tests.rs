@@ -188,6 +188,48 @@ async fn a_process_that_does_not_know_a_tenant_asks_what_it_keeps() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sweep_that_its_process_did_not_end_is_ended_by_another() {
+    let (cache, pool) = open().await;
+    let (tenant, rules) = (tenant(), rules(Format::Raw, 0));
+    let address = address(tenant, "k");
+    let run = async |words: &[&[u8]], key: &[u8]| {
+        let mut command = redis::cmd(std::str::from_utf8(words[0]).unwrap());
+        command.arg(&words[1..]);
+        pool.command(Slot::of(key), &command, BUDGET).await.unwrap()
+    };
+    let generation = keys::generation(address.scope());
+    // As an invalidation leaves it whose process ended at once.
+    run(&[b"HSET", &generation, b"all", b"12345678u"], &generation).await;
+    run(&[b"SET", address.entry(), b"old"], address.entry()).await;
+    assert!(!is_found(&cache, &address, &rules).await, "it may be from before");
+    assert!(matches!(cache.lease(&address, &rules, 10_000, BUDGET).await.unwrap(), LeaseAnswer::Granted(_)));
+    let absent = Conditions { if_match: Some(Tags::Any), if_none_match: None };
+    let written = cache.put(&address, &rules, write("new", absent), BUDGET).await;
+    assert!(matches!(written, Err(CacheError::PreconditionFailed)), "{written:?}");
+    // While a sweep goes on nobody begins one.
+    let claim = keys::sweep(address.scope());
+    run(&[b"SET", &claim, b"1"], &claim).await;
+    sweep::resume_after(&cache.0, Duration::ZERO);
+    assert!(!is_found(&cache, &address, &rules).await);
+    run(&[b"DEL", &claim], &claim).await;
+    let end = Instant::now() + BUDGET;
+    while run(&[b"EXISTS", address.entry()], address.entry()).await != Value::Int(0) {
+        assert!(Instant::now() < end, "nobody swept");
+        assert!(!is_found(&cache, &address, &rules).await);
+        sweep::resume_after(&cache.0, Duration::ZERO);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    while run(&[b"HGET", &generation, b"all"], &generation).await != Value::BulkString(b"12345678".to_vec()) {
+        assert!(Instant::now() < end, "the sweep does not say that it is at its end");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    run(&[b"SET", address.entry(), b"theirs"], address.entry()).await;
+    while !is_found(&cache, &address, &rules).await {
+        assert!(Instant::now() < end, "their next value is not read");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_that_another_system_made_a_list_is_a_miss_and_can_be_overwritten() {
     let (cache, pool) = open().await;
     for format in [Format::Envelope, Format::Raw] {

@@ -22,6 +22,7 @@ pub(super) struct Scripts {
     pub(super) give_up: Script,
     pub(super) sweep: Script,
     pub(super) renew: Script,
+    pub(super) settle: Script,
     pub(super) bytes: Script,
 }
 
@@ -38,6 +39,7 @@ impl Scripts {
             give_up: Script::new(include_str!("give_up.lua")),
             sweep: Script::new(concat!(include_str!("current.lua"), include_str!("sweep.lua"))),
             renew: Script::new(concat!("#!lua flags=allow-oom\n", include_str!("renew.lua"))),
+            settle: Script::new(include_str!("settle.lua")),
             bytes: Script::new(include_str!("bytes.lua")),
         }
     }
@@ -49,6 +51,11 @@ pub(super) fn name(format: Format) -> &'static [u8] {
         Format::Raw => b"raw",
         Format::Envelope => b"envelope",
     }
+}
+
+/// A choice as scripts read it.
+pub(super) fn flag(yes: bool) -> &'static [u8] {
+    if yes { b"1" } else { b"0" }
 }
 
 /// The one command that reads an entry. MGET also of one key: what is no string is nothing to it, and no error.
@@ -109,11 +116,13 @@ impl Raw {
         })
     }
 
-    /// The value, unless it is of another generation than `stamp` or not readable.
+    /// The value, unless it is of another generation than `stamp` or not readable, or has no stamp where `unstamped` does
+    /// not admit that.
     pub(super) fn into_stored(
         self,
         rules: &Namespace,
         stamp: &Stamp,
+        unstamped: bool,
         generation: &Arc<Generation>,
         now_ms: u64,
     ) -> Option<Stored> {
@@ -127,7 +136,15 @@ impl Raw {
                 (header, content_type, Bytes::from(bytes).slice(at..))
             }
             Self::Body { body, companion } => {
-                let header = own_or_foreign(&body, companion.as_deref(), stamp, now_ms);
+                let etag = Etag::of_body(&body);
+                let header = match own(etag, companion.as_deref()) {
+                    Some(header) => header,
+                    // Another system wrote it: it is of any generation, and as old as this look at it.
+                    None if unstamped => {
+                        Header { written_at_ms: now_ms, expires_at_ms: u64::MAX, stamp: *stamp, etag }
+                    }
+                    None => return None,
+                };
                 (header, rules.content_type.clone(), Bytes::from(body))
             }
         };
@@ -144,15 +161,10 @@ impl Raw {
     }
 }
 
-/// The companion's header if it is about this body. Otherwise another system wrote the body: it is of any
-/// generation, and as old as this look at it.
-fn own_or_foreign(body: &[u8], companion: Option<&[u8]>, stamp: &Stamp, now_ms: u64) -> Header {
-    let etag = Etag::of_body(body);
-    companion
-        .and_then(|companion| envelope::decode(companion).ok())
-        .map(|companion| companion.header)
-        .filter(|header| header.etag == etag)
-        .unwrap_or(Header { written_at_ms: now_ms, expires_at_ms: u64::MAX, stamp: *stamp, etag })
+/// The companion's header if it is about the body with this tag.
+fn own(etag: Etag, companion: Option<&[u8]>) -> Option<Header> {
+    let header = envelope::decode(companion?).ok()?.header;
+    (header.etag == etag).then_some(header)
 }
 
 /// What a script says about the value that it replaced or removed.
