@@ -123,6 +123,15 @@ impl Case {
         self.backend.invalidate(&self.scope(), &self.rules(), version, BUDGET).await.unwrap();
     }
 
+    /// Until so many callers wait for an entry to change.
+    async fn waiting(&self, callers: usize) {
+        let end = Instant::now() + BUDGET;
+        while self.backend.waiters().count() != callers {
+            assert!(Instant::now() < end, "{} callers wait", self.backend.waiters().count());
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
     /// Waits until another process reads this.
     async fn other_reads(&self, address: &Address, expected: Option<&str>, within: Duration) {
         let end = Instant::now() + within;

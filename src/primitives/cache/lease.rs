@@ -19,8 +19,13 @@ const POLL: Duration = Duration::from_millis(200);
 /// The longest token that is looked at.
 const MAX_TOKEN_BYTES: usize = 64;
 
+/// Leases that a tenant's callers hold at once in a process at the most.
+pub(super) const MAX_OF_TENANT: usize = 4096;
+/// The same of all tenants.
+pub(super) const MAX_LEASES: usize = 262_144;
+
 /// What the filler shows with its PUT.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct LeaseToken(Box<str>);
 
 impl LeaseToken {
@@ -67,6 +72,12 @@ impl Waiters {
         waiting.waiters += 1;
         self.count.fetch_add(1, Relaxed);
         Waiter { waiters: self, entry: entry.into(), changed: Arc::clone(&waiting.changed) }
+    }
+
+    /// How many wait.
+    #[cfg(test)]
+    pub(super) fn count(&self) -> usize {
+        self.count.load(Relaxed)
     }
 
     /// Tells the waiters of `entry` to look again.

@@ -5,6 +5,7 @@
 
 mod follow;
 mod keys;
+mod leases;
 mod sweep;
 mod tally;
 mod values;
@@ -17,8 +18,9 @@ use async_trait::async_trait;
 use futures_util::future::join;
 use redis::Value;
 
-use self::follow::Loss;
+use self::follow::{Loss, Removal};
 use self::keys::Keys;
+use self::leases::Leases;
 use self::sweep::Sweeps;
 use self::tally::{Ending, Tally};
 use self::values::{Old, Raw, Scripts, bytes, condition, flag, integer};
@@ -55,6 +57,7 @@ struct Shared {
     tally: Tally,
     writes: Arc<Pending>,
     sweeps: Sweeps,
+    leases: Leases,
     tasks: Tasks,
 }
 
@@ -63,27 +66,6 @@ enum Held {
     Fresh(Arc<Stored>),
     Stale(Arc<Stored>),
     Nothing,
-}
-
-/// What a removal changes in this process. Dropping it does so: the call may end in any way, its caller may leave.
-enum Removal<'a> {
-    Entry(&'a Shared, &'a Address),
-    Scope(&'a Shared, &'a Scope),
-}
-
-impl Drop for Removal<'_> {
-    fn drop(&mut self) {
-        match self {
-            Self::Entry(shared, address) => {
-                shared.l1.invalidate(address.entry());
-                shared.waiters.changed(address.entry());
-            }
-            Self::Scope(shared, scope) => {
-                shared.generations.void(scope);
-                shared.waiters.scope_changed(scope);
-            }
-        }
-    }
 }
 
 impl RedisCache {
@@ -105,6 +87,7 @@ impl RedisCache {
             tally: Tally::default(),
             writes: Arc::default(),
             sweeps: Sweeps::default(),
+            leases: Leases::default(),
             tasks: tasks.clone(),
         });
         follow::start(&shared);
@@ -255,6 +238,9 @@ impl Shared {
                 _ => Err(CacheError::Unknown),
             }
         });
+        if let (Some(token), Ok(_) | Err(CacheError::LeaseVoid)) = (&write.lease, &written) {
+            self.leases.remove(address.scope().tenant(), token);
+        }
         match &written {
             Ok(_) | Err(CacheError::Unknown) => {}
             Err(_) => self.tally.subtract(address.scope(), ending, new_cost),
@@ -346,11 +332,13 @@ impl CacheBackend for RedisCache {
         // Asked anew: a lease under an old generation would be void from the start.
         let generation = self.0.ask(address.scope(), true, budget).await?;
         let (keys, token) = (Keys::of(address.entry()), LeaseToken::random());
+        let (shared, tenant) = (&*self.0, address.scope().tenant());
+        let has_room = shared.leases.add(tenant, &token, Instant::now() + Duration::from_millis(lease_ms));
         let (lease_ms, now) = (lease_ms.to_string(), now_ms().to_string());
         let stamp = generation.stamp(address.version());
         let arguments: [&[u8]; 7] = [
             values::name(rules.format),
-            token.as_str().as_bytes(),
+            if has_room { token.as_str().as_bytes() } else { b"" },
             lease_ms.as_bytes(),
             stamp.as_bytes(),
             now.as_bytes(),
@@ -359,10 +347,15 @@ impl CacheBackend for RedisCache {
         ];
         let left = end.saturating_duration_since(Instant::now());
         let answer =
-            self.0.pool.script(keys.slot, &self.0.scripts.lease, &keys.all(), &arguments, left).await;
+            shared.pool.script(keys.slot, &shared.scripts.lease, &keys.all(), &arguments, left).await;
         let mut parts = values::array(answer.map_err(|failure| unread(&failure))?).into_iter();
-        match parts.next().and_then(bytes).as_deref() {
+        let ending = parts.next().and_then(bytes);
+        if ending.as_deref() != Some(b"granted") {
+            shared.leases.remove(tenant, &token);
+        }
+        match ending.as_deref() {
             Some(b"granted") => Ok(LeaseAnswer::Granted(token)),
+            Some(b"full") => Err(CacheError::Overloaded),
             Some(b"value") => {
                 let raw = Raw::of_parts(parts.next(), parts.next(), rules.format);
                 match classify(raw, address, rules, &generation) {
@@ -440,6 +433,7 @@ impl CacheBackend for RedisCache {
             let (names, arguments) = ([keys.lease.as_slice()], [token.as_str().as_bytes()]);
             let given_up = shared.pool.script(keys.slot, &shared.scripts.give_up, &names, &arguments, budget);
             given_up.await.map_err(|failure| unwritten(&failure))?;
+            shared.leases.remove(address.scope().tenant(), &token);
             shared.waiters.changed(address.entry());
             return Ok(());
         }

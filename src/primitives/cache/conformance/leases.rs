@@ -34,7 +34,7 @@ pub(super) async fn one_caller_fills_and_the_others_wait(case: Case) {
     let waiting =
         futures_util::future::join_all((0..8).map(|_| wait(&case, &address, &rules, 5000, LEASE_MS)));
     let filling = async {
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        case.waiting(8).await;
         fill(&case, &address, &token, "filled").await.unwrap();
     };
     let (waited, ()) = futures_util::future::join(waiting, filling).await;
@@ -101,7 +101,7 @@ pub(super) async fn a_lease_given_up_goes_to_one_other(case: Case) {
     let waiting =
         futures_util::future::join_all((0..6).map(|_| wait(&case, &address, &rules, 600, LEASE_MS)));
     let giving_up = async {
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        case.waiting(6).await;
         case.backend.delete(&address, &case.rules(), Some(token.clone()), BUDGET).await.unwrap();
     };
     let (waited, ()) = futures_util::future::join(waiting, giving_up).await;

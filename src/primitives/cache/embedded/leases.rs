@@ -8,12 +8,7 @@ use uuid::Uuid;
 
 use crate::primitives::cache::CacheError;
 use crate::primitives::cache::key::{Address, Scope};
-use crate::primitives::cache::lease::LeaseToken;
-
-/// Leases that a tenant's callers hold at once at the most.
-const MAX_OF_TENANT: usize = 4096;
-/// The same of all tenants.
-const MAX_LEASES: usize = 262_144;
+use crate::primitives::cache::lease::{LeaseToken, MAX_LEASES, MAX_OF_TENANT};
 
 #[derive(Default)]
 pub(super) struct Leases(Mutex<Held>);

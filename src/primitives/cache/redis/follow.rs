@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::{Shared, keys, sweep};
 use crate::pools::redis::{RedisPool, TrackingEvent};
-use crate::primitives::cache::key::Scope;
+use crate::primitives::cache::key::{Address, Scope};
 
 /// How long after tracking was lost a copy may be served as stale. A loss is noticed 1.5 s after the last
 /// answered ping at the latest, so that no deleted value is served 3 s after its end.
@@ -36,6 +36,27 @@ impl Loss {
 
     fn ended(&self) {
         self.0.lock().take();
+    }
+}
+
+/// What a removal changes in this process. Dropping it does so: the call may end in any way, its caller may leave.
+pub(super) enum Removal<'a> {
+    Entry(&'a Shared, &'a Address),
+    Scope(&'a Shared, &'a Scope),
+}
+
+impl Drop for Removal<'_> {
+    fn drop(&mut self) {
+        match self {
+            Self::Entry(shared, address) => {
+                shared.l1.invalidate(address.entry());
+                shared.waiters.changed(address.entry());
+            }
+            Self::Scope(shared, scope) => {
+                shared.generations.void(scope);
+                shared.waiters.scope_changed(scope);
+            }
+        }
     }
 }
 

@@ -188,6 +188,31 @@ async fn a_process_that_does_not_know_a_tenant_asks_what_it_keeps() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tenant_that_holds_all_of_its_leases_still_reads_and_gets_none() {
+    let (cache, _pool) = open().await;
+    let (tenant, rules) = (tenant(), rules(Format::Envelope, 0));
+    let lease = async |key: &str| cache.lease(&address(tenant, key), &rules, 60_000, BUDGET).await;
+    put(&cache, &address(tenant, "there"), "value").await;
+    let mut granted = Vec::new();
+    for at in 0..crate::primitives::cache::lease::MAX_OF_TENANT {
+        match lease(&at.to_string()).await.unwrap() {
+            LeaseAnswer::Granted(token) => granted.push(token),
+            other => panic!("{at}: {other:?}"),
+        }
+    }
+    let refused = lease("more").await;
+    assert!(matches!(refused, Err(CacheError::Overloaded)), "{refused:?}");
+    assert!(matches!(lease("there").await.unwrap(), LeaseAnswer::Found(_)));
+    assert!(matches!(lease("0").await.unwrap(), LeaseAnswer::Held { .. }));
+    let filled = Write { lease: Some(granted[1].clone()), ..write("v", Conditions::default()) };
+    cache.put(&address(tenant, "1"), &rules, filled, BUDGET).await.unwrap();
+    assert!(matches!(lease("more").await.unwrap(), LeaseAnswer::Granted(_)), "a fill makes room");
+    cache.delete(&address(tenant, "2"), &rules, Some(granted[2].clone()), BUDGET).await.unwrap();
+    assert!(matches!(lease("another").await.unwrap(), LeaseAnswer::Granted(_)), "giving up makes room");
+    assert!(matches!(lease("third").await, Err(CacheError::Overloaded)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sweep_that_its_process_did_not_end_is_ended_by_another() {
     let (cache, pool) = open().await;
     let (tenant, rules) = (tenant(), rules(Format::Raw, 0));
