@@ -45,6 +45,15 @@ struct Fleet {
     sidecars: [Sidecar; 2],
 }
 
+/// Ends the threads that go on until then, also where a check fails.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
 /// What one round removes.
 struct Target {
     call: (&'static str, String, Vec<u8>),
@@ -105,8 +114,8 @@ fn write_load(sidecar: &Sidecar, client: usize, over: &AtomicBool, stored: &Atom
     }
 }
 
-/// Reads what was removed until `over`; when each read that had the old value began.
-fn read_until(sidecar: &Sidecar, paths: &[String], over: &AtomicBool) -> Vec<Instant> {
+/// Reads what was removed until `over`, and counts the rounds; when each read that had the old value began.
+fn read_until(sidecar: &Sidecar, paths: &[String], rounds: &AtomicU64, over: &AtomicBool) -> Vec<Instant> {
     let bearer = sidecar.bearer(ACME);
     let headers = [("Authorization", bearer.as_str())];
     let (mut connection, mut old) = (sidecar.client(), Vec::new());
@@ -120,6 +129,7 @@ fn read_until(sidecar: &Sidecar, paths: &[String], over: &AtomicBool) -> Vec<Ins
                 old.push(began);
             }
         }
+        rounds.fetch_add(1, Relaxed);
         std::thread::park_timeout(Duration::from_millis(1));
     }
     old
@@ -204,16 +214,20 @@ impl Fleet {
         }
         self.wait_replicated(&target.decides);
         let (primary, _) = self.nodes_of(&target.decides);
-        let over = AtomicBool::new(false);
+        let (over, reads) = (AtomicBool::new(false), [(); 2].map(|()| AtomicU64::new(0)));
         let (mut removed, old) = (Removed::default(), Mutex::new([Vec::new(), Vec::new()]));
         std::thread::scope(|scope| {
+            let _over = Over(&over);
             for (at, sidecar) in self.sidecars.iter().enumerate() {
-                let (over, paths, old) = (&over, &target.paths, &old);
+                let (over, reads, paths, old) = (&over, &reads[at], &target.paths, &old);
                 scope.spawn(move || {
-                    let seen = read_until(sidecar, paths, over);
+                    let seen = read_until(sidecar, paths, reads, over);
                     old.lock().unwrap()[at] = seen;
                 });
             }
+            wait_until("reads of both", Duration::from_secs(10), || {
+                reads.iter().all(|reads| reads.load(Relaxed) > 0)
+            });
             removed = self.remove(&target, fault);
             self.wait_promoted(primary, &target.decides);
             for (sidecar, path) in (0..2).flat_map(|at| target.paths.iter().map(move |path| (at, path))) {
@@ -223,7 +237,6 @@ impl Fleet {
             }
             let end = removed.acknowledged.unwrap() + BOUND + Duration::from_millis(300);
             wait_until("the contract's bound", BOUND * 2, || Instant::now() > end);
-            over.store(true, Relaxed);
         });
         let acknowledged = removed.acknowledged.unwrap();
         let [mine, others] = old.into_inner().unwrap();
@@ -261,20 +274,15 @@ fn chaos_a_failover_does_not_undo_an_acknowledged_delete_or_invalidation() {
     let fleet = Fleet { cluster, sidecars };
     let (over, stored) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {
+        let _over = Over(&over);
         for client in 0..4 {
             let (over, stored, sidecar) = (&over, &stored, &fleet.sidecars[client % 2]);
             scope.spawn(move || write_load(sidecar, client, over, stored));
         }
-        let rounds = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            for round in 0..size(8, 160) {
-                let fault = FAULTS[usize::try_from(round / 2 % 4).unwrap()];
-                let namespace = if round / 8 % 2 == 0 { "profiles" } else { "scoring" };
-                println!("{}", fleet.round(round, fault, namespace, round % 2 == 1));
-            }
-        }));
-        over.store(true, Relaxed);
-        if let Err(panic) = rounds {
-            std::panic::resume_unwind(panic);
+        for round in 0..size(8, 160) {
+            let fault = FAULTS[usize::try_from(round / 2 % 4).unwrap()];
+            let namespace = if round / 8 % 2 == 0 { "profiles" } else { "scoring" };
+            println!("{}", fleet.round(round, fault, namespace, round % 2 == 1));
         }
     });
     println!("{} writes were stored meanwhile", stored.into_inner());
