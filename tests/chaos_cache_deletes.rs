@@ -147,6 +147,7 @@ impl Fleet {
     /// Removes the target, again and again until that is acknowledged, and takes the primary away at that moment.
     fn remove(&self, target: &Target, fault: Fault) -> Removed {
         let (primary, replica) = self.nodes_of(&target.decides);
+        let (bearer, mut connection) = (self.sidecars[0].bearer(ACME), self.sidecars[0].client());
         if matches!(fault, Fault::Lagging | Fault::CutOff) {
             self.cluster.stop(replica).unwrap();
         }
@@ -167,10 +168,8 @@ impl Fleet {
                 }
                 self.cluster.cont(replica).unwrap();
             });
-            let bearer = self.sidecars[0].bearer(ACME);
             let headers = [("Authorization", bearer.as_str()), ("Content-Type", "application/json")];
             let (method, path, body) = &target.call;
-            let mut connection = self.sidecars[0].client();
             while removed.acknowledged.is_none() {
                 let began = Instant::now();
                 let reply = connection.send(method, path, &headers, body);
