@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::ErrorKind;
 use crate::http::headers::{self, AllowedHosts, Seen};
-use crate::http::listener::Service;
+use crate::http::listener::Services;
 use crate::http::trace::Trace;
 use crate::http::{Problem, Query, Reply};
 use crate::telemetry::{HealthBoard, Registry};
@@ -53,17 +53,17 @@ pub enum Audience {
 }
 
 impl Admin {
-    /// The service of a listener for `audience`.
+    /// The services of a listener for `audience`.
     #[must_use]
-    pub fn service(self: &Arc<Self>, audience: Audience) -> Service {
+    pub fn services(self: &Arc<Self>, audience: Audience) -> Services {
         let admin = Arc::clone(self);
-        Arc::new(move |request, _| {
+        Arc::new(move || {
             let admin = Arc::clone(&admin);
-            Box::pin(async move {
+            Box::new(move |request, _| {
                 let trace = Trace::from_headers(request.headers());
                 let reply =
                     admin.answer(&request, audience).unwrap_or_else(|problem| problem.into_reply(trace.id()));
-                reply.into_response()
+                Box::pin(std::future::ready(reply.into_response()))
             })
         })
     }

@@ -14,9 +14,9 @@ use super::{Addresses, App, cache_db};
 use crate::admin::{Admin, Audience};
 use crate::config::{Limits, Listeners, ProxyConfig, Report};
 use crate::http::headers::AllowedHosts;
-use crate::http::listener::{self, Bound, ConnectionLimits, Server, Service};
+use crate::http::listener::{self, Bound, ConnectionLimits, Server, Services};
 use crate::http::observe::Observer;
-use crate::http::pipeline::{Pipeline, RequestLimits};
+use crate::http::pipeline::{Pipeline, PipelineHandle, RequestLimits};
 use crate::http::table::{RouteError, RouteTable};
 use crate::http::{Load, LoadLimits, Patience, Route, openapi};
 use crate::identity::{Gate, IdentityMetrics};
@@ -117,7 +117,7 @@ impl App {
             observer,
             openapi: description,
         });
-        let servers = Servers::new(&config, api_service(&pipeline), &admin, connections, &metrics, &tasks)?;
+        let servers = Servers::new(&config, api_services(&pipeline), &admin, connections, &metrics, &tasks)?;
         let api = servers.api.clone();
         let addresses = servers.listen(&config.listeners).await?;
         admin.listening.store(true, Relaxed);
@@ -135,11 +135,13 @@ fn load_limits(limits: &Limits) -> LoadLimits {
     }
 }
 
-fn api_service(pipeline: &Arc<Pipeline>) -> Service {
+fn api_services(pipeline: &Arc<Pipeline>) -> Services {
     let pipeline = Arc::clone(pipeline);
-    Arc::new(move |request, connection| {
-        let pipeline = Arc::clone(&pipeline);
-        Box::pin(async move { pipeline.serve(request, &connection).await })
+    Arc::new(move || {
+        let handle = PipelineHandle::new(Arc::clone(&pipeline));
+        Box::new(move |request, connection| {
+            Box::pin(Pipeline::serve(Arc::clone(&handle), request, connection))
+        })
     })
 }
 
@@ -228,7 +230,7 @@ struct Servers {
 impl Servers {
     fn new(
         config: &ProxyConfig,
-        api: Service,
+        api: Services,
         admin: &Arc<Admin>,
         connections: prometheus::IntGauge,
         metrics: &Registry,
@@ -244,8 +246,8 @@ impl Servers {
         });
         Ok(Self {
             api: Server::new(api, limits, connections, tasks.clone()),
-            admin: Server::new(admin.service(Audience::Operator), few, operators.clone(), tasks.clone()),
-            probe: Server::new(admin.service(Audience::Probe), few, operators, tasks.clone()),
+            admin: Server::new(admin.services(Audience::Operator), few, operators.clone(), tasks.clone()),
+            probe: Server::new(admin.services(Audience::Probe), few, operators, tasks.clone()),
             tls: tls.transpose()?,
         })
     }

@@ -148,7 +148,7 @@ pub struct Limits {
     /// replies that are not yet read; one of `body_bytes` always fits. All tenants together have 256 MiB of each.
     #[schemars(range(min = 1_048_576, max = 1_073_741_824))]
     pub tenant_bytes: usize,
-    /// Calls of one tenant at once; more are refused.
+    /// Calls of one tenant that wait at once, for a body or a backend; more are refused.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub tenant_calls: usize,
     /// A call's time where its caller names none, in milliseconds.

@@ -1,19 +1,20 @@
 //! What is on its way through this process at once, of everyone and of one tenant: bytes of bodies and of replies, and
-//! calls. Each route bounds its own body, and nothing else would bound how many there are.
+//! calls that wait. Each route bounds its own body, and nothing else would bound how many there are.
 //!
-//! A tenant's part is counted beside it, so that one whose callers are many or slow leaves the others theirs. A
-//! connection remembers its last tenant's count: a call takes no lock.
+//! A tenant's part is counted beside it, so that one whose callers are many or slow leaves the others theirs. Most
+//! calls are answered at once with little in hand: they are not counted, and only look at their tenant's count, which
+//! their connection remembers. They take no lock and change nothing that another connection's calls change.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 use prometheus::{IntCounter, IntCounterVec};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::Problem;
+use super::{ConnectionState, Problem};
 use crate::error::ErrorKind;
 use crate::identity::TenantId;
 use crate::telemetry::{MetricError, Registry};
@@ -37,9 +38,12 @@ struct TenantLoad {
     replies: AtomicUsize,
 }
 
-/// The count of the tenant that a connection's last call was for.
+/// What a connection remembers: whose counts these are, and the count of the tenant that its last call was for.
 #[derive(Default)]
-pub(super) struct LastTenant(ArcSwapOption<TenantLoad>);
+pub(super) struct ConnectionLoad {
+    load: OnceLock<Arc<Load>>,
+    last: ArcSwapOption<TenantLoad>,
+}
 
 /// Which bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,7 +90,7 @@ impl Refusals {
     }
 }
 
-/// A call under way, counted until this is dropped.
+/// A call that waits, counted until this is dropped.
 pub(super) struct Counted(Arc<TenantLoad>);
 
 impl Drop for Counted {
@@ -97,10 +101,17 @@ impl Drop for Counted {
 
 /// Bytes on their way, counted until this is dropped.
 pub(super) struct Share {
-    load: Arc<Load>,
+    connection: Arc<ConnectionState>,
+    tenant: Option<TenantId>,
+    bytes: Bytes,
+    taken: Option<Taken>,
+}
+
+/// What a share has taken.
+struct Taken {
     of_tenant: Option<Arc<TenantLoad>>,
     bytes: Bytes,
-    taken: usize,
+    count: usize,
     permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -117,35 +128,79 @@ impl Load {
         }))
     }
 
-    /// Counts a call of `tenant` in; 503 where it has too many.
-    pub(super) fn call(&self, tenant: TenantId, last: &LastTenant) -> Result<Counted, Problem> {
-        let of_tenant = match last.0.load_full().filter(|found| found.tenant == tenant) {
-            Some(found) => found,
-            None => {
-                let found = self.tenants.lock().count_of(tenant);
-                last.0.store(Some(Arc::clone(&found)));
-                found
+    /// Takes `more` bytes for what holds `taken`; 503 where its tenant, or all together, have no room for them.
+    fn take(&self, taken: &mut Taken, more: usize) -> Result<(), Problem> {
+        let which = taken.bytes as usize;
+        if let Some(of_tenant) = &taken.of_tenant {
+            let held = taken.bytes.of(of_tenant);
+            let before = held.fetch_add(more, Relaxed);
+            if before.saturating_add(more) > self.limits.tenant_bytes {
+                held.fetch_sub(more, Relaxed);
+                self.refusals.tenant[which].inc();
+                let most = self.limits.tenant_bytes;
+                return Err(Problem::new(
+                    ErrorKind::Overloaded,
+                    format!(
+                        "this tenant has too many bytes on their way (`limits.tenant_bytes`, {most}): send this call again"
+                    ),
+                ));
             }
-        };
-        let before = of_tenant.calls.fetch_add(1, Relaxed);
-        let place = Counted(of_tenant);
-        if before < self.limits.tenant_calls {
-            return Ok(place);
+            taken.count += more;
         }
-        self.refusals.calls.inc();
+        let all = match taken.bytes {
+            Bytes::Bodies => &self.bodies,
+            Bytes::Replies => &self.replies,
+        };
+        let permit =
+            u32::try_from(more).ok().and_then(|count| Arc::clone(all).try_acquire_many_owned(count).ok());
+        let Some(permit) = permit else {
+            self.refusals.all[which].inc();
+            return Err(Problem::new(
+                ErrorKind::Overloaded,
+                "too many bodies are on their way at once: send this call again",
+            ));
+        };
+        match &mut taken.permit {
+            Some(held) => held.merge(permit),
+            None => taken.permit = Some(permit),
+        }
+        Ok(())
+    }
+}
+
+impl ConnectionLoad {
+    /// 503 where `tenant` has as many calls waiting as it may.
+    pub(super) fn admit(&self, load: &Arc<Load>, tenant: TenantId) -> Result<(), Problem> {
+        let load = self.load.get_or_init(|| Arc::clone(load));
+        let most = load.limits.tenant_calls;
+        let waiting = match &*self.last.load() {
+            Some(last) if last.tenant == tenant => last.calls.load(Relaxed),
+            Some(_) | None => self.of(load, tenant).calls.load(Relaxed),
+        };
+        if waiting < most {
+            return Ok(());
+        }
+        load.refusals.calls.inc();
         Err(Problem::new(
             ErrorKind::Overloaded,
-            format!(
-                "this tenant has {} calls on their way (`limits.tenant_calls`): send this one again",
-                self.limits.tenant_calls
-            ),
+            format!("this tenant has {most} calls on their way (`limits.tenant_calls`): send this one again"),
         ))
     }
 
-    /// A share of nothing yet, of the tenant whose call this is; without one of all alone.
-    pub(super) fn share(self: &Arc<Self>, bytes: Bytes, call: Option<&Counted>) -> Share {
-        let of_tenant = call.map(|call| Arc::clone(&call.0));
-        Share { load: Arc::clone(self), of_tenant, bytes, taken: 0, permit: None }
+    /// Counts a call of `tenant` that waits. It was admitted, as a few others may have been at the same time.
+    pub(super) fn count(&self, tenant: TenantId) -> Option<Counted> {
+        let of_tenant = self.of(self.load.get()?, tenant);
+        of_tenant.calls.fetch_add(1, Relaxed);
+        Some(Counted(of_tenant))
+    }
+
+    fn of(&self, load: &Load, tenant: TenantId) -> Arc<TenantLoad> {
+        if let Some(found) = self.last.load_full().filter(|found| found.tenant == tenant) {
+            return found;
+        }
+        let found = load.tenants.lock().count_of(tenant);
+        self.last.store(Some(Arc::clone(&found)));
+        found
     }
 }
 
@@ -175,50 +230,37 @@ impl Bytes {
 }
 
 impl Share {
-    /// Takes `bytes` more; 503 where the tenant or all together have no room for them.
-    pub(super) fn take(&mut self, bytes: usize) -> Result<(), Problem> {
-        let (limits, refusals) = (&self.load.limits, &self.load.refusals);
-        if let Some(of_tenant) = &self.of_tenant {
-            let held = self.bytes.of(of_tenant);
-            let before = held.fetch_add(bytes, Relaxed);
-            if before.saturating_add(bytes) > limits.tenant_bytes {
-                held.fetch_sub(bytes, Relaxed);
-                refusals.tenant[self.bytes as usize].inc();
-                let most = limits.tenant_bytes;
-                return Err(Problem::new(
-                    ErrorKind::Overloaded,
-                    format!(
-                        "this tenant has too many bytes on their way (`limits.tenant_bytes`, {most}): send this call again"
-                    ),
-                ));
-            }
-            self.taken += bytes;
-        }
-        let all = match self.bytes {
-            Bytes::Bodies => &self.load.bodies,
-            Bytes::Replies => &self.load.replies,
+    /// A share of nothing yet, of `tenant`'s; without one of all alone.
+    pub(super) fn new(
+        load: &Arc<Load>,
+        connection: &Arc<ConnectionState>,
+        tenant: Option<TenantId>,
+        bytes: Bytes,
+    ) -> Self {
+        connection.load.load.get_or_init(|| Arc::clone(load));
+        Self { connection: Arc::clone(connection), tenant, bytes, taken: None }
+    }
+
+    /// Takes `more` bytes; 503 where the tenant or all together have no room for them.
+    pub(super) fn take(&mut self, more: usize) -> Result<(), Problem> {
+        let known = &self.connection.load;
+        let Some(load) = known.load.get() else {
+            return Err(Problem::new(ErrorKind::Internal, "a defect: nobody counts what is on its way"));
         };
-        let permit =
-            u32::try_from(bytes).ok().and_then(|count| Arc::clone(all).try_acquire_many_owned(count).ok());
-        let Some(permit) = permit else {
-            refusals.all[self.bytes as usize].inc();
-            return Err(Problem::new(
-                ErrorKind::Overloaded,
-                "too many bodies are on their way at once: send this call again",
-            ));
-        };
-        match &mut self.permit {
-            Some(held) => held.merge(permit),
-            None => self.permit = Some(permit),
-        }
-        Ok(())
+        let taken = self.taken.get_or_insert_with(|| Taken {
+            of_tenant: self.tenant.map(|tenant| known.of(load, tenant)),
+            bytes: self.bytes,
+            count: 0,
+            permit: None,
+        });
+        load.take(taken, more)
     }
 }
 
-impl Drop for Share {
+impl Drop for Taken {
     fn drop(&mut self) {
         if let Some(of_tenant) = &self.of_tenant {
-            self.bytes.of(of_tenant).fetch_sub(self.taken, Relaxed);
+            self.bytes.of(of_tenant).fetch_sub(self.count, Relaxed);
         }
     }
 }
@@ -241,42 +283,46 @@ mod tests {
     #[test]
     fn shares_are_bounded_together_and_by_tenant_and_given_back() {
         let load = load(10, 6, 100);
-        let connection = LastTenant::default();
-        let (a, b) = (load.call(tenant(A), &connection).unwrap(), load.call(tenant(B), &connection).unwrap());
-        let mut first = load.share(Bytes::Bodies, Some(&a));
+        let connection = ConnectionState::new();
+        let share = |tenant, bytes| Share::new(&load, &connection, tenant, bytes);
+        let (a, b) = (Some(tenant(A)), Some(tenant(B)));
+        let mut first = share(a, Bytes::Bodies);
         assert!(first.take(4).is_ok());
         assert!(first.take(2).is_ok());
-        let mut second = load.share(Bytes::Bodies, Some(&a));
+        let mut second = share(a, Bytes::Bodies);
         assert_eq!(second.take(1).unwrap_err().kind(), ErrorKind::Overloaded);
-        assert!(load.share(Bytes::Replies, Some(&a)).take(6).is_ok(), "replies are counted apart");
-        let mut others = load.share(Bytes::Bodies, Some(&b));
+        assert!(share(a, Bytes::Replies).take(6).is_ok(), "replies are counted apart");
+        let mut others = share(b, Bytes::Bodies);
         assert!(others.take(5).is_err(), "of all only four are left");
         assert!(others.take(1).is_ok(), "what was refused is not counted");
         drop((first, second, others));
-        let mut again = load.share(Bytes::Bodies, Some(&b));
+        let mut again = share(b, Bytes::Bodies);
         assert!(again.take(6).is_ok());
-        assert!(load.share(Bytes::Bodies, None).take(4).is_ok(), "without a tenant all alone count");
+        assert!(share(None, Bytes::Bodies).take(4).is_ok(), "without a tenant all alone count");
     }
 
     #[test]
-    fn a_tenant_has_so_many_calls_and_others_have_theirs() {
+    fn a_tenant_has_so_many_waiting_calls_and_others_have_theirs() {
         let load = load(10, 10, 2);
-        let connections = [LastTenant::default(), LastTenant::default()];
-        let mut held: Vec<_> =
-            connections.iter().map(|connection| load.call(tenant(A), connection).unwrap()).collect();
-        assert_eq!(load.call(tenant(A), &connections[0]).err().unwrap().kind(), ErrorKind::Overloaded);
-        assert!(load.call(tenant(B), &connections[0]).is_ok());
+        let connections = [ConnectionLoad::default(), ConnectionLoad::default()];
+        let admit = |at: usize, text| connections[at].admit(&load, tenant(text));
+        let mut held = Vec::new();
+        for (at, connection) in connections.iter().enumerate() {
+            assert!(admit(at, A).is_ok());
+            held.push(connection.count(tenant(A)).unwrap());
+        }
+        assert_eq!(admit(0, A).unwrap_err().kind(), ErrorKind::Overloaded);
+        assert!(admit(0, B).is_ok());
         held.pop();
-        assert!(load.call(tenant(A), &connections[0]).is_ok());
+        assert!(admit(0, A).is_ok());
     }
 
     #[test]
     fn who_has_nothing_on_its_way_is_forgotten() {
         let load = load(10, 10, 2);
         for _ in 0..1000 {
-            let of_one = load
-                .call(TenantId::parse(&uuid::Uuid::new_v4().to_string()).unwrap(), &LastTenant::default());
-            assert!(of_one.is_ok());
+            let one = TenantId::parse(&uuid::Uuid::new_v4().to_string()).unwrap();
+            assert!(ConnectionLoad::default().admit(&load, one).is_ok());
         }
         assert!(load.tenants.lock().counts.len() <= 64);
     }

@@ -13,9 +13,10 @@ use std::task::Waker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-use super::budget::LastTenant;
+use super::budget::ConnectionLoad;
 use super::protocol::Protocol;
 use super::refusal;
+use crate::clock;
 use crate::identity::Recent;
 
 /// How long each part of a connection's life may take.
@@ -33,7 +34,7 @@ pub struct Patience {
 ///
 /// Times are milliseconds since `opened`, plus one, so that zero means "not now".
 pub struct ConnectionState {
-    /// In milliseconds, by the clock of [`coarse_ms`].
+    /// By [`clock::monotonic_ms`].
     opened_ms: u64,
     in_flight: AtomicU32,
     idle_since: AtomicU64,
@@ -49,7 +50,7 @@ pub struct ConnectionState {
     /// Whose token its last requests carried.
     pub(super) recent: Recent,
     /// Whose calls its last one was counted among.
-    pub(super) last_tenant: LastTenant,
+    pub(super) load: ConnectionLoad,
 }
 
 /// A large reply that its peer has not read yet.
@@ -60,13 +61,6 @@ impl Drop for Unread {
         self.0.unread_since.store(self.0.now(), Relaxed);
         self.0.unread.fetch_sub(1, Relaxed);
     }
-}
-
-/// A monotonic clock that is read in a few nanoseconds and a few milliseconds behind: each request reads it twice,
-/// for bounds of seconds.
-fn coarse_ms() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
-    now.tv_sec.unsigned_abs() * 1000 + now.tv_nsec.unsigned_abs() / 1_000_000
 }
 
 /// Why the watchdog wants a connection to end.
@@ -85,7 +79,7 @@ impl ConnectionState {
     #[must_use]
     pub(super) fn new() -> Arc<Self> {
         Arc::new(Self {
-            opened_ms: coarse_ms(),
+            opened_ms: clock::monotonic_ms(),
             in_flight: AtomicU32::new(0),
             idle_since: AtomicU64::new(1),
             head_since: AtomicU64::new(0),
@@ -98,7 +92,7 @@ impl ConnectionState {
             gives_way: AtomicBool::new(false),
             waker: Mutex::new(None),
             recent: Recent::default(),
-            last_tenant: LastTenant::default(),
+            load: ConnectionLoad::default(),
         })
     }
 
@@ -176,7 +170,7 @@ impl ConnectionState {
     }
 
     fn now(&self) -> u64 {
-        coarse_ms() - self.opened_ms + 1
+        clock::monotonic_ms() - self.opened_ms + 1
     }
 
     fn verdict(&self, patience: Patience) -> Verdict {

@@ -36,8 +36,10 @@ use crate::tasks::Tasks;
 
 /// A reply on its way.
 pub type ReplyFuture = Pin<Box<dyn Future<Output = Response<ReplyBody>> + Send>>;
-/// What a listener serves: one reply for each request of a connection, never an error.
-pub type Service = Arc<dyn Fn(Request<Incoming>, Arc<ConnectionState>) -> ReplyFuture + Send + Sync>;
+/// What a connection is served by: one reply for each request, never an error.
+pub type Service = Box<dyn Fn(Request<Incoming>, Arc<ConnectionState>) -> ReplyFuture + Send + Sync>;
+/// What a listener serves: makes each connection its own service.
+pub type Services = Arc<dyn Fn() -> Service + Send + Sync>;
 
 /// Requests at once on one HTTP/2 connection.
 const MAX_STREAMS: u32 = 128;
@@ -58,7 +60,7 @@ pub struct ConnectionLimits {
 /// Serves connections and ends them politely.
 #[derive(Clone)]
 pub struct Server {
-    service: Service,
+    services: Services,
     limits: ConnectionLimits,
     slots: Arc<Semaphore>,
     open: Arc<Mutex<Open>>,
@@ -188,7 +190,7 @@ fn must_be_left_over(path: &Path) -> io::Result<()> {
 impl Server {
     /// A server of `service`; `gauge` counts its open connections.
     #[must_use]
-    pub fn new(service: Service, limits: ConnectionLimits, gauge: IntGauge, tasks: Tasks) -> Self {
+    pub fn new(services: Services, limits: ConnectionLimits, gauge: IntGauge, tasks: Tasks) -> Self {
         // hyper's own head timeout also ends idle connections, so the watchdog does both instead.
         let mut http1 = http1::Builder::new();
         http1.timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(limits.head_bytes.max(8192));
@@ -198,7 +200,7 @@ impl Server {
             .max_header_list_size(u32::try_from(HEAD_BOUNDS * limits.head_bytes).unwrap_or(u32::MAX))
             .max_concurrent_streams(MAX_STREAMS);
         Self {
-            service,
+            services,
             limits,
             slots: Arc::new(Semaphore::new(limits.connections)),
             open: Arc::default(),
@@ -322,12 +324,13 @@ impl Server {
     {
         state.speaks(protocol);
         let io = TokioIo::new(WatchedIo::new(stream, Arc::clone(state)));
+        let serve = (self.services)();
         let service = service_fn(|request| {
             let in_flight = InFlight::begin(state);
             let head_only = request.method() == Method::HEAD;
             let reply = match protocol {
                 Protocol::Http2 if http2_head_bytes(&request) > self.limits.head_bytes => refuse_head(),
-                Protocol::Http1 | Protocol::Http2 => (self.service)(request, Arc::clone(state)),
+                Protocol::Http1 | Protocol::Http2 => serve(request, Arc::clone(state)),
             };
             async move {
                 let mut reply = reply.await;

@@ -25,4 +25,6 @@ pub use connection::{ConnectionState, Patience};
 pub use problem::{FieldError, Problem};
 pub use query::Query;
 pub use reply::{Reply, ReplyBody};
-pub use route::{Content, Docs, Handler, HandlerFuture, Parameter, ReplyDocs, Route, handler};
+pub use route::{
+    Answers, Content, Docs, Handle, Handler, HandlerFuture, Parameter, ReplyDocs, Route, handler,
+};

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use http::{Method, StatusCode};
-use prometheus::{Histogram, HistogramVec, IntGauge};
+use prometheus::IntGauge;
 
 use super::table::RouteTable;
 use super::trace::Trace;
-use crate::telemetry::{MetricError, Registry};
+use crate::telemetry::{Histogram, MetricError, Registry};
 
 /// Upper bounds of the request histogram, in seconds.
 const BOUNDS: &[f64] = &[
@@ -54,9 +54,9 @@ impl Outcome {
 
 /// The HTTP metrics. Each route's children are made at start, so that a request looks nothing up by label.
 pub struct Observer {
-    routes: Vec<[Histogram; 6]>,
+    /// By route, the last row for requests without one, and by outcome.
+    durations: Vec<Histogram>,
     labels: Vec<(&'static str, &'static str)>,
-    unrouted: [Histogram; 6],
     /// Open connections.
     pub connections: IntGauge,
     log_requests: bool,
@@ -79,30 +79,35 @@ pub struct Ended<'a> {
 impl Observer {
     /// Registers the metrics of every route of `table`.
     pub fn new(registry: &Registry, table: &RouteTable, log_requests: bool) -> Result<Self, MetricError> {
-        let durations = registry.histograms(
+        let connections = registry.gauge("outrigger_http_connections_open", "Open API connections.")?;
+        let mut labels: Vec<_> =
+            table.routes().map(|route| (route.action.primitive, route.operation)).collect();
+        labels.push(("none", "none"));
+        let values: Vec<_> = labels
+            .iter()
+            .flat_map(|(primitive, operation)| {
+                Outcome::ALL.map(|outcome| [*primitive, *operation, outcome.label()])
+            })
+            .collect();
+        let durations = registry.call_durations(
             "outrigger_request_duration_seconds",
             "How long requests took, by what they asked for and how they ended.",
-            &["primitive", "operation", "outcome"],
+            ["primitive", "operation", "outcome"],
+            &values,
             BOUNDS,
         )?;
-        let connections = registry.gauge("outrigger_http_connections_open", "Open API connections.")?;
-        let labels: Vec<_> = table.routes().map(|route| (route.action.primitive, route.operation)).collect();
-        let routes =
-            labels.iter().map(|(primitive, operation)| children(&durations, primitive, operation)).collect();
-        let unrouted = children(&durations, "none", "none");
-        Ok(Self { routes, labels, unrouted, connections, log_requests })
+        Ok(Self { durations, labels, connections, log_requests })
     }
 
     /// Reports one ended request.
     pub fn ended(&self, ended: &Ended<'_>) {
         let outcome = Outcome::of(ended.status);
-        let row = ended.route.and_then(|index| self.routes.get(index)).unwrap_or(&self.unrouted);
-        if let Some(histogram) = row.get(outcome as usize) {
-            histogram.observe(ended.took.as_secs_f64());
+        let row = ended.route.unwrap_or(self.labels.len() - 1);
+        if let Some(histogram) = self.durations.get(row * Outcome::ALL.len() + outcome as usize) {
+            histogram.observe(ended.took);
         }
         if self.log_requests {
-            let (primitive, operation) =
-                ended.route.and_then(|index| self.labels.get(index)).copied().unwrap_or(("none", "none"));
+            let (primitive, operation) = self.labels.get(row).copied().unwrap_or(("none", "none"));
             tracing::info!(
                 target: "outrigger::request",
                 primitive,
@@ -116,8 +121,4 @@ impl Observer {
             );
         }
     }
-}
-
-fn children(durations: &HistogramVec, primitive: &str, operation: &str) -> [Histogram; 6] {
-    Outcome::ALL.map(|outcome| durations.with_label_values(&[primitive, operation, outcome.label()]))
 }

@@ -1,21 +1,22 @@
 //! The way of a request, in the order it happens.
 //!
 //! head checks -> path -> deadline -> identity -> route -> idempotency key -> caller (`act_for`) -> verb
-//! -> declared length -> counted among its tenant's -> handler under the deadline -> reply or problem -> seen once.
+//! -> declared length -> its tenant's calls -> handler under the deadline -> reply or problem -> seen once.
 
 use std::future::Future;
-use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
+use tokio::time::Sleep;
 
-use super::budget::{self, Counted, Load};
+use super::budget::{self, Counted, Load, Share};
 use super::headers::{self, AllowedHosts, Seen};
 use super::observe::{Ended, Observer};
 use super::path::ParsedPath;
@@ -23,8 +24,8 @@ use super::table::{Found, RouteTable};
 use super::trace::Trace;
 use super::{Call, ConnectionState, Deadline, HandlerFuture, Problem, Query, Reply, ReplyBody, path};
 use crate::error::ErrorKind;
-use crate::identity::Gate;
-use crate::policy::{Caller, Denied, PolicySource, TenantChoice};
+use crate::identity::{Gate, Principal, TenantId};
+use crate::policy::{Caller, Denied, PolicySource};
 
 /// The bounds of one request.
 #[derive(Debug, Clone, Copy)]
@@ -57,77 +58,162 @@ pub struct Pipeline {
     pub openapi: Bytes,
 }
 
+/// What a request comes to before anything had to wait.
+enum Begun<'p> {
+    Reply(Reply),
+    Work(Work<'p>),
+}
+
+/// An answer in the making, within the call's time.
+struct Work<'p> {
+    reply: HandlerFuture<'p>,
+    deadline: Deadline,
+    timeout: Duration,
+    connection: &'p ConnectionState,
+    tenant: Option<TenantId>,
+    waiting: Option<Waiting>,
+}
+
+/// What a call has that is not answered at once: most are, and need no timer and no place among their tenant's.
+struct Waiting {
+    over: Pin<Box<Sleep>>,
+    _counted: Option<Counted>,
+}
+
+/// What is known of a request once it ends, however it ends.
+#[derive(Default)]
+struct Told {
+    route: Option<usize>,
+    tenant: Option<TenantId>,
+}
+
+/// The pipeline as one connection holds it: its own count of references, so that calls on different processors do
+/// not change the same one.
+pub type PipelineHandle = Arc<Arc<Pipeline>>;
+
 impl Pipeline {
     /// Answers one request. Every error has become a problem document when this returns.
-    pub async fn serve(
-        &self,
+    ///
+    /// What is kept while a call waits is small, and is one allocation that the allocator's fast path serves: an
+    /// `async fn` would keep its arguments twice, and what is not needed any more.
+    #[allow(clippy::manual_async_fn, reason = "an async fn keeps its arguments twice")]
+    pub fn serve(
+        pipeline: PipelineHandle,
         request: Request<Incoming>,
-        connection: &ConnectionState,
-    ) -> Response<ReplyBody> {
-        let began = Instant::now();
-        let trace = Trace::from_headers(request.headers());
-        let method = request.method().clone();
-        let mut route = None;
-        let reply = match caught(self.answer(request, connection, began, &mut route)).await {
-            Ok(reply) => reply,
-            Err(problem) => self
-                .counted(problem.into_reply(trace.id()), None)
-                .unwrap_or_else(|problem| problem.into_reply(trace.id())),
-        };
-        let (status, took) = (reply.status(), began.elapsed());
-        self.observer.ended(&Ended { route, method: &method, status, took, trace: &trace });
-        reply.into_response()
+        connection: Arc<ConnectionState>,
+    ) -> impl Future<Output = Response<ReplyBody>> + Send {
+        async move {
+            let began = Instant::now();
+            let trace = Trace::from_headers(request.headers());
+            let method = request.method().clone();
+            let mut told = Told::default();
+            let begin = || pipeline.begin(request, &connection, began, None, &mut told);
+            let reply = match caught_now(begin) {
+                Ok(Begun::Reply(reply)) => Ok(reply),
+                Ok(Begun::Work(work)) => caught(work).await,
+                Err(problem) => Err(problem),
+            };
+            let reply = reply.unwrap_or_else(|problem| problem.into_reply(trace.id()));
+            let reply = pipeline.counted(reply, &connection, told.tenant);
+            let reply = reply.unwrap_or_else(|problem| problem.into_reply(trace.id()));
+            let (status, took) = (reply.status(), began.elapsed());
+            pipeline.observer.ended(&Ended {
+                route: told.route,
+                method: &method,
+                status,
+                took,
+                trace: &trace,
+            });
+            reply.into_response()
+        }
     }
 
     /// A large reply takes its part of what its tenant and all may, until it is written: its reader may be slow.
-    fn counted(&self, mut reply: Reply, call: Option<&Counted>) -> Result<Reply, Problem> {
+    fn counted(
+        &self,
+        mut reply: Reply,
+        connection: &Arc<ConnectionState>,
+        tenant: Option<TenantId>,
+    ) -> Result<Reply, Problem> {
         if let Some((length, body)) = reply.large_body() {
-            let mut share = self.load.share(budget::Bytes::Replies, call);
+            let mut share = Share::new(&self.load, connection, tenant, budget::Bytes::Replies);
             share.take(length)?;
             body.keep(share);
         }
         Ok(reply)
     }
 
-    async fn answer(
-        &self,
+    /// Everything up to the handler; `known` is whose request it is, once its token was verified.
+    fn begin<'p>(
+        &'p self,
         request: Request<Incoming>,
-        connection: &ConnectionState,
+        connection: &'p Arc<ConnectionState>,
         began: Instant,
-        seen_route: &mut Option<usize>,
-    ) -> Result<Reply, Problem> {
+        known: Option<Arc<Principal>>,
+        told: &'p mut Told,
+    ) -> Result<Begun<'p>, Problem> {
         let (head, body) = request.into_parts();
         let seen = Seen::of(&head.headers);
         headers::check(&head.method, &head.uri, head.version, &seen, &self.hosts)?;
         let parsed = path::parse(head.uri.path(), head.method == Method::POST)?;
         if let Some(reply) = self.public(&head.method, head.uri.path())? {
-            return self.counted(reply, None);
+            return Ok(Begun::Reply(reply));
         }
         let timeout = headers::timeout(&seen, self.limits.timeout, self.limits.max_timeout)?;
         let deadline = Deadline::at(began + timeout);
-        let principal =
-            self.gate.principal(seen.authorization(), &connection.recent, deadline.instant()).await?;
+        let known = match known {
+            Some(principal) => Some(principal),
+            None => self.gate.known(seen.authorization(), &connection.recent)?,
+        };
+        let Some(principal) = known else {
+            drop(parsed);
+            let request = Request::from_parts(head, body);
+            let reply = Box::pin(self.verify_first(request, connection, began, deadline, told));
+            return Ok(Begun::Work(Work {
+                reply,
+                deadline,
+                timeout,
+                connection,
+                tenant: None,
+                waiting: None,
+            }));
+        };
         let Found { index, route, params } = self.route(&head.method, &parsed, head.uri.path())?;
-        *seen_route = Some(index);
+        told.route = Some(index);
         headers::refuse_idempotency_key(&seen)?;
         let policies = self.policies.current();
         let choice = headers::tenant_choice(&seen).map_err(|problem| {
             // Only whom policy lets name a tenant is told how.
             if policies.access().may_act(&principal) { problem } else { Denied::ActFor.into() }
         })?;
-        let tenant = match choice {
-            TenantChoice::FromToken => principal.tenant(),
-            TenantChoice::ActFor(tenant) => Some(tenant),
-        };
         let caller = Caller::new(principal, choice, policies)?;
-        caller.check_verb(route.action)?;
+        let tenant = caller.check_verb(route.action)?;
+        told.tenant = Some(tenant);
         self.check_declared_length(&seen)?;
         let query = Query::parse(head.uri.query())?;
-        let counted = tenant.map(|tenant| self.load.call(tenant, &connection.last_tenant)).transpose()?;
-        let share = self.load.share(budget::Bytes::Bodies, counted.as_ref());
+        connection.load.admit(&self.load, tenant)?;
+        let share = Share::new(&self.load, connection, told.tenant, budget::Bytes::Bodies);
         let (method, headers) = (head.method, head.headers);
         let call = Call { caller, method, params, query, headers, deadline, body, share };
-        self.counted(in_time((route.handler)(call), deadline, timeout).await?, counted.as_ref())
+        let reply = route.handler.handle(Box::new(call));
+        Ok(Begun::Work(Work { reply, deadline, timeout, connection, tenant: Some(tenant), waiting: None }))
+    }
+
+    /// The same for a token that is to be verified, which may wait for keys.
+    async fn verify_first(
+        &self,
+        request: Request<Incoming>,
+        connection: &Arc<ConnectionState>,
+        began: Instant,
+        deadline: Deadline,
+        told: &mut Told,
+    ) -> Result<Reply, Problem> {
+        let authorization = Seen::of(request.headers()).authorization();
+        let principal = self.gate.principal(authorization, &connection.recent, deadline.instant()).await?;
+        match self.begin(request, connection, began, Some(principal), told)? {
+            Begun::Reply(reply) => Ok(reply),
+            Begun::Work(work) => work.await,
+        }
     }
 
     /// The route of a request. Only a POST has a custom verb; another method on one is told so.
@@ -164,38 +250,70 @@ impl Pipeline {
     }
 }
 
-async fn in_time(mut reply: HandlerFuture, deadline: Deadline, timeout: Duration) -> Result<Reply, Problem> {
-    // Most calls are answered at once, and need no timer.
-    if let Poll::Ready(reply) = poll_fn(|context| Poll::Ready(reply.as_mut().poll(context))).await {
-        return reply;
-    }
-    tokio::time::timeout_at(deadline.instant().into(), reply).await.unwrap_or_else(|_| {
-        Err(Problem::new(
+impl Future for Work<'_> {
+    type Output = Result<Reply, Problem>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        if let Poll::Ready(reply) = this.reply.as_mut().poll(context) {
+            return Poll::Ready(reply);
+        }
+        let waiting = this.waiting.get_or_insert_with(|| Waiting {
+            over: Box::pin(tokio::time::sleep_until(this.deadline.instant().into())),
+            _counted: this.tenant.and_then(|tenant| this.connection.load.count(tenant)),
+        });
+        ready!(waiting.over.as_mut().poll(context));
+        Poll::Ready(Err(Problem::new(
             ErrorKind::DeadlineExceeded,
             format!(
                 "the call did not end within {} ms; `Outrigger-Timeout-Ms` sets its time",
-                timeout.as_millis()
+                this.timeout.as_millis()
             ),
-        ))
-    })
+        )))
+    }
 }
 
 /// A handler that panics is a defect of one request: its caller is told so, and the others of its connection go on.
-async fn caught(answer: impl Future<Output = Result<Reply, Problem>>) -> Result<Reply, Problem> {
-    AssertUnwindSafe(answer).catch_unwind().await.unwrap_or_else(|_| {
-        tracing::error!("a defect: a handler panicked");
-        Err(Problem::new(ErrorKind::Internal, "a defect of Outrigger: its log says more"))
-    })
+fn caught(
+    answer: impl Future<Output = Result<Reply, Problem>>,
+) -> impl Future<Output = Result<Reply, Problem>> {
+    AssertUnwindSafe(answer).catch_unwind().map(|caught| caught.unwrap_or_else(|_| Err(defect())))
+}
+
+/// The same for what does not wait.
+fn caught_now<T>(answer: impl FnOnce() -> Result<T, Problem>) -> Result<T, Problem> {
+    std::panic::catch_unwind(AssertUnwindSafe(answer)).unwrap_or_else(|_| Err(defect()))
+}
+
+fn defect() -> Problem {
+    tracing::error!("a defect: a handler panicked");
+    Problem::new(ErrorKind::Internal, "a defect of Outrigger: its log says more")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn future_bytes<A, B, C, F, R>(_: F) -> usize
+    where
+        F: Fn(A, B, C) -> R,
+    {
+        size_of::<R>()
+    }
+
+    #[test]
+    fn a_call_is_kept_in_what_the_allocator_serves_fast() {
+        let bytes = future_bytes(Pipeline::serve);
+        assert!(bytes <= 1024, "{bytes}");
+    }
+
     #[tokio::test]
     async fn a_panic_is_a_problem_of_its_own_request() {
-        let problem = caught(async { panic!("as a test of it") }).await.unwrap_err();
-        assert_eq!(problem.kind(), ErrorKind::Internal);
-        assert!(!problem.detail().contains("as a test"), "{}", problem.detail());
+        let waiting = caught(async { panic!("as a test of it") }).await.unwrap_err();
+        let at_once = caught_now::<()>(|| panic!("as a test of it")).unwrap_err();
+        for problem in [waiting, at_once] {
+            assert_eq!(problem.kind(), ErrorKind::Internal);
+            assert!(!problem.detail().contains("as a test"), "{}", problem.detail());
+        }
     }
 }

@@ -11,9 +11,15 @@ use super::{Call, Problem, Reply};
 use crate::policy::Action;
 
 /// What a handler returns.
-pub type HandlerFuture = Pin<Box<dyn Future<Output = Result<Reply, Problem>> + Send>>;
+pub type HandlerFuture<'a> = Pin<Box<dyn Future<Output = Result<Reply, Problem>> + Send + 'a>>;
 /// A route's handler.
-pub type Handler = Arc<dyn Fn(Call) -> HandlerFuture + Send + Sync>;
+pub type Handler = Arc<dyn Handle>;
+
+/// Answers the calls of a route. The call is boxed: what is moved and kept on the way is a pointer.
+pub trait Handle: Send + Sync {
+    /// The answer to one call.
+    fn handle(&self, call: Box<Call>) -> HandlerFuture<'_>;
+}
 
 /// One route.
 #[derive(Clone)]
@@ -80,13 +86,49 @@ pub struct ReplyDocs {
     pub content: Option<Content>,
 }
 
+/// An async function from a state and a call to a reply.
+pub trait Answers<'a, S>: Send + Sync {
+    /// Its future.
+    type Future: Future<Output = Result<Reply, Problem>> + Send + 'a;
+
+    /// Calls it.
+    fn answer(&self, state: &'a S, call: Box<Call>) -> Self::Future;
+}
+
+impl<'a, S: 'a, F, Fut> Answers<'a, S> for F
+where
+    F: Fn(&'a S, Box<Call>) -> Fut + Send + Sync,
+    Fut: Future<Output = Result<Reply, Problem>> + Send + 'a,
+{
+    type Future = Fut;
+
+    fn answer(&self, state: &'a S, call: Box<Call>) -> Fut {
+        self(state, call)
+    }
+}
+
+/// A function with its state. Calls borrow the state: a count of references that every call changes would move
+/// between the processors with each.
+struct Bound<S, F> {
+    state: Arc<S>,
+    function: F,
+}
+
+impl<S, F> Handle for Bound<S, F>
+where
+    S: Send + Sync,
+    F: for<'a> Answers<'a, S>,
+{
+    fn handle(&self, call: Box<Call>) -> HandlerFuture<'_> {
+        Box::pin(self.function.answer(&self.state, call))
+    }
+}
+
 /// Makes a [`Handler`] of an async function and the state it needs.
-pub fn handler<S, F, Fut>(state: &Arc<S>, function: F) -> Handler
+pub fn handler<S, F>(state: &Arc<S>, function: F) -> Handler
 where
     S: Send + Sync + 'static,
-    F: Fn(Arc<S>, Call) -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = Result<Reply, Problem>> + Send + 'static,
+    F: for<'a> Answers<'a, S> + 'static,
 {
-    let state = Arc::clone(state);
-    Arc::new(move |call| Box::pin(function(Arc::clone(&state), call)))
+    Arc::new(Bound { state: Arc::clone(state), function })
 }

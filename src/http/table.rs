@@ -152,7 +152,7 @@ mod tests {
 
     use super::super::path::parse;
     use super::*;
-    use crate::http::{Docs, Reply};
+    use crate::http::{Call, Docs, Reply, handler};
     use crate::policy::Action;
 
     fn route(method: Method, pattern: &'static str) -> Route {
@@ -162,8 +162,12 @@ mod tests {
             action: Action::new("cache", "read"),
             operation: pattern,
             docs: Docs::default(),
-            handler: Arc::new(|_| Box::pin(async { Ok(Reply::no_content()) })),
+            handler: handler(&Arc::new(()), nothing),
         }
+    }
+
+    async fn nothing(_: &(), _: Box<Call>) -> Result<Reply, Problem> {
+        Ok(Reply::no_content())
     }
 
     fn table() -> RouteTable {

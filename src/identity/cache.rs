@@ -69,6 +69,12 @@ impl Entry {
         self.principal
     }
 
+    /// The same with a count of references of its own: on one that all connections of a token share, each call's
+    /// count would move between the processors.
+    pub(super) fn apart(&self) -> Self {
+        Self { principal: Arc::new((*self.principal).clone()), ..self.clone() }
+    }
+
     /// Whom the token speaks for, while it is accepted: at `now_ms`, with the keys in force.
     pub(super) fn principal(&self, now_ms: i64, generation: Generation) -> Option<Arc<Principal>> {
         (now_ms < self.until_ms && self.generation == generation).then(|| Arc::clone(&self.principal))

@@ -17,6 +17,7 @@ use super::keys::{Key, KeySet};
 use super::metrics::IdentityMetrics;
 use super::recent::Recent;
 use super::refusal::Refusal;
+use crate::clock;
 use crate::config;
 use crate::error::ErrorKind;
 use crate::tasks::Tasks;
@@ -122,28 +123,39 @@ impl Gate {
         Ok(Self { issuers, cache, metrics: metrics.clone() })
     }
 
-    /// The principal of a request's one `Authorization` header; `recent` is its connection's. It waits only for
-    /// keys, until `deadline` at the most.
+    /// The principal of a request's one `Authorization` header, if its token was verified before; `recent` is its
+    /// connection's.
+    pub fn known(
+        &self,
+        authorization: Option<&HeaderValue>,
+        recent: &Recent,
+    ) -> Result<Option<Arc<Principal>>, AuthError> {
+        let token = bearer(authorization).map_err(|refusal| self.refuse(refusal))?;
+        let now_ms = i64::try_from(clock::since_1970_ms()).unwrap_or(i64::MAX);
+        if let Some(principal) = recent.get(token, now_ms, self.cache.generation()) {
+            self.metrics.cached();
+            return Ok(Some(principal));
+        }
+        let digest = Digest::of(token);
+        let Some((entry, principal)) = self.cache.get(&digest, now_ms) else { return Ok(None) };
+        self.metrics.cached();
+        recent.note(token, digest, entry);
+        Ok(Some(principal))
+    }
+
+    /// The same, verified where it was not. It waits only for keys, until `deadline` at the most.
     pub async fn principal(
         &self,
         authorization: Option<&HeaderValue>,
         recent: &Recent,
         deadline: Instant,
     ) -> Result<Arc<Principal>, AuthError> {
+        if let Some(principal) = self.known(authorization, recent)? {
+            return Ok(principal);
+        }
         let token = bearer(authorization).map_err(|refusal| self.refuse(refusal))?;
-        let now_ms = now_ms();
-        if let Some(principal) = recent.get(token, now_ms, self.cache.generation()) {
-            self.metrics.cached.inc();
-            return Ok(principal);
-        }
-        let digest = Digest::of(token);
-        if let Some((entry, principal)) = self.cache.get(&digest, now_ms) {
-            self.metrics.cached.inc();
-            recent.note(token, digest, entry);
-            return Ok(principal);
-        }
-        // Boxed, so that a call whose token is in the cache does not carry the room for this.
-        Box::pin(self.verify(token, digest, deadline)).await.map_err(|refusal| self.refuse(refusal))
+        let verified = self.verify(token, Digest::of(token), deadline).await;
+        verified.map_err(|refusal| self.refuse(refusal))
     }
 
     async fn verify(
@@ -161,7 +173,7 @@ impl Gate {
         let issuer = issuer.ok_or(Refusal::UnknownIssuer)?;
         let (keys, generation) = issuer.keys.having(jws::key_id(&parsed.header)?, deadline).await?;
         let verified = verify_with(&parsed, &keys, &issuer.rules, now_ms())?;
-        self.metrics.verified.inc();
+        self.metrics.verified();
         Ok(self.cache.insert(digest, verified, generation).into_principal())
     }
 

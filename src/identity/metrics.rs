@@ -1,17 +1,21 @@
 //! What identity counts.
 
-use prometheus::{IntCounter, IntCounterVec, IntGaugeVec};
+use std::sync::Arc;
+
+use prometheus::{IntCounterVec, IntGaugeVec};
 
 use super::refusal::Refusal;
-use crate::telemetry::{MetricError, Registry};
+use crate::telemetry::{Counter, MetricError, Registry};
+
+const CACHED: usize = 0;
+const VERIFIED: usize = 1;
+const REFUSED: usize = 2;
 
 /// What identity counts. Labels are outcomes and the issuers' names of the configuration, never a token's.
 #[derive(Clone)]
 pub struct IdentityMetrics {
-    pub(super) cached: IntCounter,
-    pub(super) verified: IntCounter,
-    /// By `Refusal as usize`.
-    refused: Box<[IntCounter]>,
+    /// By [`CACHED`], [`VERIFIED`], and from [`REFUSED`] on each refusal by `Refusal as usize`.
+    tokens: Arc<[Counter]>,
     pub(super) fetches: IntCounterVec,
     pub(super) last_success: IntGaugeVec,
     pub(super) usable_keys: IntGaugeVec,
@@ -21,18 +25,19 @@ pub struct IdentityMetrics {
 impl IdentityMetrics {
     /// Registers them.
     pub fn new(registry: &Registry) -> Result<Self, MetricError> {
-        let tokens = registry.counters(
+        let outcomes: [_; 2 + Refusal::ALL.len()] = std::array::from_fn(|at| match at {
+            CACHED => ["cached"],
+            VERIFIED => ["verified"],
+            _ => [Refusal::ALL[at - REFUSED].label()],
+        });
+        let tokens = registry.calls(
             "outrigger_identity_tokens_total",
             "Tokens looked at: found in the cache, verified, or why refused.",
-            &["outcome"],
+            ["outcome"],
+            outcomes,
         )?;
         Ok(Self {
-            cached: tokens.with_label_values(&["cached"]),
-            verified: tokens.with_label_values(&["verified"]),
-            refused: Refusal::ALL
-                .iter()
-                .map(|refusal| tokens.with_label_values(&[refusal.label()]))
-                .collect(),
+            tokens: tokens.into(),
             fetches: registry.counters(
                 "outrigger_identity_key_fetches_total",
                 "Readings of an issuer's key set: changed, unchanged or failed.",
@@ -56,8 +61,20 @@ impl IdentityMetrics {
         })
     }
 
+    pub(super) fn cached(&self) {
+        self.count(CACHED);
+    }
+
+    pub(super) fn verified(&self) {
+        self.count(VERIFIED);
+    }
+
     pub(super) fn refused(&self, refusal: Refusal) {
-        if let Some(counter) = self.refused.get(refusal as usize) {
+        self.count(REFUSED + refusal as usize);
+    }
+
+    fn count(&self, outcome: usize) {
+        if let Some(counter) = self.tokens.get(outcome) {
             counter.inc();
         }
     }

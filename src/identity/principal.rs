@@ -46,18 +46,12 @@ impl fmt::Debug for TenantId {
 
 /// The claims of a verified token, as the issuer's claim mapping names them.
 ///
-/// Built only in `identity`, from a token whose every check passed.
+/// Built only in `identity`, from a token whose every check passed. A clone shares the claims.
 #[derive(Debug, Clone)]
-pub struct Principal {
-    issuer: Arc<str>,
-    subject: Arc<str>,
-    tenant: Option<TenantId>,
-    scopes: Box<[Box<str>]>,
-    roles: Box<[Box<str>]>,
-    tier: Option<Box<str>>,
-}
+pub struct Principal(Arc<Claims>);
 
 /// The parts of a [`Principal`], named, for the one place that makes it.
+#[derive(Debug)]
 pub(in crate::identity) struct Claims {
     pub(in crate::identity) issuer: Arc<str>,
     pub(in crate::identity) subject: Arc<str>,
@@ -69,43 +63,42 @@ pub(in crate::identity) struct Claims {
 
 impl Principal {
     pub(in crate::identity) fn from_verified(claims: Claims) -> Self {
-        let Claims { issuer, subject, tenant, scopes, roles, tier } = claims;
-        Self { issuer, subject, tenant, scopes, roles, tier }
+        Self(Arc::new(claims))
     }
 
     /// The name that the configuration gives the issuer (not its URL).
     #[must_use]
     pub fn issuer(&self) -> &str {
-        &self.issuer
+        &self.0.issuer
     }
 
     /// The subject claim.
     #[must_use]
     pub fn subject(&self) -> &Arc<str> {
-        &self.subject
+        &self.0.subject
     }
 
     /// The tenant claim; a service token has none.
     #[must_use]
     pub fn tenant(&self) -> Option<TenantId> {
-        self.tenant
+        self.0.tenant
     }
 
     /// The scopes, in the token's order.
     #[must_use]
     pub fn scopes(&self) -> &[Box<str>] {
-        &self.scopes
+        &self.0.scopes
     }
 
     /// The roles, in the token's order.
     #[must_use]
     pub fn roles(&self) -> &[Box<str>] {
-        &self.roles
+        &self.0.roles
     }
 
     /// The tier claim, where the token has one.
     #[must_use]
     pub fn tier(&self) -> Option<&str> {
-        self.tier.as_deref()
+        self.0.tier.as_deref()
     }
 }

@@ -41,7 +41,7 @@ impl Recent {
         let mut last = self.0.lock();
         let again = matches!(&*last, Last::Once(held) if *held == digest);
         *last = if again && token.len() <= MAX_BYTES {
-            Last::Held { token: Box::from(token), entry }
+            Last::Held { token: Box::from(token), entry: entry.apart() }
         } else {
             Last::Once(digest)
         };

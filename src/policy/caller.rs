@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::{Action, Policies};
+use super::{Action, InForce, Policies};
 use crate::identity::{Principal, TenantId};
 use crate::names::Name;
 
@@ -42,11 +42,10 @@ pub enum TenantChoice {
 }
 
 /// A principal, the tenant it speaks for, and the policies in force when its request came.
-#[derive(Clone)]
 pub struct Caller {
     principal: Arc<Principal>,
     tenant: Option<TenantId>,
-    policies: Arc<Policies>,
+    policies: InForce,
 }
 
 impl Caller {
@@ -54,8 +53,9 @@ impl Caller {
     pub fn new(
         principal: Arc<Principal>,
         choice: TenantChoice,
-        policies: Arc<Policies>,
+        policies: impl Into<InForce>,
     ) -> Result<Self, Denied> {
+        let policies = policies.into();
         let tenant = match choice {
             TenantChoice::FromToken => principal.tenant(),
             TenantChoice::ActFor(tenant) if policies.access().may_act_for(&principal, tenant) => Some(tenant),
@@ -64,13 +64,11 @@ impl Caller {
         Ok(Self { principal, tenant, policies })
     }
 
-    /// Whether `action` can be allowed on any name: asked before the body is read.
-    pub fn check_verb(&self, action: Action) -> Result<(), Denied> {
-        if self.tenant.is_none() {
-            return Err(Denied::NoTenant);
-        }
+    /// Whether `action` can be allowed on any name, and in which tenant: asked before the body is read.
+    pub fn check_verb(&self, action: Action) -> Result<TenantId, Denied> {
+        let tenant = self.tenant.ok_or(Denied::NoTenant)?;
         if self.policies.access().allows_somewhere(&self.principal, action) {
-            Ok(())
+            Ok(tenant)
         } else {
             Err(Denied::Action(action))
         }
@@ -87,7 +85,7 @@ impl Caller {
 
     /// The policies in force for this request.
     #[must_use]
-    pub fn policies(&self) -> &Arc<Policies> {
+    pub fn policies(&self) -> &Policies {
         &self.policies
     }
 }

@@ -1,9 +1,10 @@
 //! The policies in force: one immutable value, swapped whole.
 
 use std::any::{Any, TypeId};
+use std::ops::Deref;
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use schemars::{Schema, SchemaGenerator};
 use serde_json::Value;
 
@@ -67,6 +68,25 @@ impl Policies {
     }
 }
 
+/// The policies that were in force when a request came, for as long as it takes.
+///
+/// Most of these count no reference, so that requests on different processors do not change one count.
+pub struct InForce(Guard<Arc<Policies>>);
+
+impl Deref for InForce {
+    type Target = Policies;
+
+    fn deref(&self) -> &Policies {
+        &self.0
+    }
+}
+
+impl From<Arc<Policies>> for InForce {
+    fn from(policies: Arc<Policies>) -> Self {
+        Self(Guard::from_inner(policies))
+    }
+}
+
 /// Where a request finds the policies in force.
 #[derive(Clone)]
 pub struct PolicySource(Arc<ArcSwap<Policies>>);
@@ -80,8 +100,8 @@ impl PolicySource {
 
     /// The policies in force now.
     #[must_use]
-    pub fn current(&self) -> Arc<Policies> {
-        self.0.load_full()
+    pub fn current(&self) -> InForce {
+        InForce(self.0.load())
     }
 
     /// Puts `policies` in force for every request that comes from now on.

@@ -7,6 +7,8 @@ use prometheus::{
     TextEncoder,
 };
 
+use super::sharded::{self, Counter, Family};
+
 /// The process's metrics. Names are `outrigger_<primitive>_<noun>_<unit>`; labels are of closed lists, never a tenant.
 #[derive(Clone, Default)]
 pub struct Registry(prometheus::Registry);
@@ -60,6 +62,33 @@ impl Registry {
         bounds: &[f64],
     ) -> Result<HistogramVec, MetricError> {
         self.add(HistogramVec::new(HistogramOpts::new(name, help).buckets(bounds.to_vec()), labels)?)
+    }
+
+    /// A counter for each of `values`, for what every call counts.
+    pub fn calls<const L: usize, const N: usize>(
+        &self,
+        name: &str,
+        help: &str,
+        labels: [&str; L],
+        values: [[&str; L]; N],
+    ) -> Result<[Counter; N], MetricError> {
+        let (family, counters) = Family::counters(&Opts::new(name, help), labels, values)?;
+        self.add(family)?;
+        Ok(counters)
+    }
+
+    /// A histogram of durations for each of `values`, with these upper bounds in seconds, for what every call counts.
+    pub fn call_durations<const L: usize>(
+        &self,
+        name: &str,
+        help: &str,
+        labels: [&str; L],
+        values: &[[&str; L]],
+        bounds: &[f64],
+    ) -> Result<Vec<sharded::Histogram>, MetricError> {
+        let (family, histograms) = Family::histograms(&Opts::new(name, help), labels, values, bounds)?;
+        self.add(family)?;
+        Ok(histograms)
     }
 
     /// Every metric in Prometheus's text format.

@@ -2,9 +2,11 @@
 
 mod health;
 mod metrics;
+mod sharded;
 
 pub use health::{BackendHealth, BackendReport, BackendState, HealthBoard};
 pub use metrics::{MetricError, Registry};
+pub use sharded::{Counter, Histogram};
 
 /// A time in RFC 3339, UTC, to the millisecond.
 #[must_use]

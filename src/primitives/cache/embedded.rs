@@ -27,6 +27,7 @@ use super::metrics::CacheMetrics;
 use super::pending::Pending;
 use super::policy::Namespace;
 use super::{CacheBackend, CacheError, Found, LeaseAnswer, Lookup, Stored, Tier, Write, cost, now_ms};
+use crate::clock;
 use crate::store::sqlite::{Sqlite, StoreError};
 use crate::tasks::Tasks;
 
@@ -168,7 +169,7 @@ fn stored(row: Row, rules: &Namespace, generation: Arc<Generation>, now: u64) ->
 #[async_trait]
 impl CacheBackend for EmbeddedCache {
     fn cached(&self, address: &Address) -> Option<Found> {
-        let stored = self.shared.l1.get(address.entry(), now_ms())?;
+        let stored = self.shared.l1.get(address.entry(), clock::since_1970_ms())?;
         Some(Found { stored, tier: Tier::L1 })
     }
 

@@ -3,16 +3,16 @@
 use prometheus::{IntCounter, IntCounterVec, IntGauge};
 
 use super::Tier;
-use crate::telemetry::{MetricError, Registry};
+use crate::telemetry::{Counter, MetricError, Registry};
 
 /// The cache's metrics.
 #[derive(Clone)]
 pub(super) struct CacheMetrics {
-    l1_hits: IntCounter,
-    l2_hits: IntCounter,
-    stale_hits: IntCounter,
-    pub(super) misses: IntCounter,
-    pub(super) lookups_failed: IntCounter,
+    l1_hits: Counter,
+    l2_hits: Counter,
+    stale_hits: Counter,
+    pub(super) misses: Counter,
+    pub(super) lookups_failed: Counter,
     pub(super) writes_stored: IntCounter,
     pub(super) writes_refused: IntCounter,
     pub(super) writes_failed: IntCounter,
@@ -31,16 +31,22 @@ pub(super) struct CacheMetrics {
 impl CacheMetrics {
     pub(super) fn new(registry: &Registry) -> Result<Self, MetricError> {
         let labelled = |name: &str, help: &str| registry.counters(name, help, &["outcome"]);
-        let lookups = labelled("outrigger_cache_lookups_total", "Reads, by where the value came from.")?;
+        let lookups = registry.calls(
+            "outrigger_cache_lookups_total",
+            "Reads, by where the value came from.",
+            ["outcome"],
+            [["l1"], ["l2"], ["stale"], ["miss"], ["failed"]],
+        )?;
+        let [l1_hits, l2_hits, stale_hits, misses, lookups_failed] = lookups;
         let writes = labelled("outrigger_cache_writes_total", "Writes, by how they ended.")?;
         let leases = labelled("outrigger_cache_leases_total", "Fill leases, by what became of them.")?;
         let child = |family: &IntCounterVec, outcome: &str| family.with_label_values(&[outcome]);
         Ok(Self {
-            l1_hits: child(&lookups, "l1"),
-            l2_hits: child(&lookups, "l2"),
-            stale_hits: child(&lookups, "stale"),
-            misses: child(&lookups, "miss"),
-            lookups_failed: child(&lookups, "failed"),
+            l1_hits,
+            l2_hits,
+            stale_hits,
+            misses,
+            lookups_failed,
             writes_stored: child(&writes, "stored"),
             writes_refused: child(&writes, "refused"),
             writes_failed: child(&writes, "failed"),

@@ -36,6 +36,7 @@ use super::policy::{Format, Namespace};
 use super::{
     CacheBackend, CacheError, ENTRY_BYTES, Found, LeaseAnswer, Lookup, Stored, Tier, Write, cost, now_ms,
 };
+use crate::clock;
 use crate::pools::redis::{RedisFailure, RedisPool, Slot};
 use crate::tasks::Tasks;
 
@@ -304,7 +305,7 @@ impl CacheBackend for RedisCache {
         if !self.0.pool.tracking_is_current() {
             return None;
         }
-        let stored = self.0.l1.get(address.entry(), now_ms())?;
+        let stored = self.0.l1.get(address.entry(), clock::since_1970_ms())?;
         Some(Found { stored, tier: Tier::L1 })
     }
 

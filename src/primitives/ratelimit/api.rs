@@ -64,14 +64,14 @@ pub(super) fn routes(source: Arc<dyn TokenSource>, metrics: RateLimitMetrics) ->
     }]
 }
 
-async fn check(state: Arc<State>, mut call: Call) -> Result<Reply, Problem> {
+async fn check(state: &State, mut call: Box<Call>) -> Result<Reply, Problem> {
     json::require_json(&call.headers)?;
     let body = call.bytes(MAX_BODY_BYTES).await?;
     // Borrowed from the body; a text with escapes needs a copy, and an error the second reading that explains it.
     if let Ok(request) = serde_json::from_slice::<CheckRequest<&str>>(&body) {
-        return decide(&state, &call.caller, &request).await;
+        return decide(state, &call.caller, &request).await;
     }
-    decide(&state, &call.caller, &json::parse::<CheckRequest<String>>(&body)?).await
+    decide(state, &call.caller, &json::parse::<CheckRequest<String>>(&body)?).await
 }
 
 async fn decide<S: AsRef<str>>(

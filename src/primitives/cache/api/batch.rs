@@ -1,6 +1,5 @@
 //! `:batchGet` and `:batchPut`: several keys of one namespace in one call, each with its own answer.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
@@ -140,7 +139,7 @@ impl Failure {
     }
 }
 
-pub(super) async fn get(api: Arc<Api>, mut call: Call) -> Result<Reply, Problem> {
+pub(super) async fn get(api: &Api, mut call: Box<Call>) -> Result<Reply, Problem> {
     call.query.expect_only(&[])?;
     let place = Place::of(&call, READ)?;
     let request: BatchGetRequest = call.json(MAX_GET_BYTES).await?;
@@ -219,7 +218,7 @@ impl Api {
     }
 }
 
-pub(super) async fn put(api: Arc<Api>, mut call: Call) -> Result<Reply, Problem> {
+pub(super) async fn put(api: &Api, mut call: Box<Call>) -> Result<Reply, Problem> {
     call.query.expect_only(&[])?;
     let place = Place::of(&call, WRITE)?;
     let request: BatchPutRequest = call.json(MAX_BATCH_BYTES).await?;

@@ -1,37 +1,38 @@
 //! `GET` and `HEAD` of one value.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::header::{AGE, ETAG, HeaderValue};
 use http::{Method, StatusCode};
 
 use super::{Api, OUTRIGGER_CACHE, OUTRIGGER_FILL_LEASE, Place, version};
+use crate::clock;
 use crate::error::ErrorKind;
 use crate::http::{Call, Problem, Reply};
 use crate::primitives::cache::etag::{Conditions, MalformedCondition, Verdict};
 use crate::primitives::cache::key::Address;
 use crate::primitives::cache::lease::{self, LeaseToken, Read};
-use crate::primitives::cache::{Found, Lookup, READ, Tier, now_ms};
+use crate::primitives::cache::{Found, Lookup, READ, Tier};
 
 /// The longest wait that a caller may ask for.
 const MAX_WAIT_MS: u64 = 60_000;
 /// What is left of a call's time for its reply when a wait ends.
 const REPLY_MARGIN: Duration = Duration::from_millis(50);
 
-pub(super) async fn get(api: Arc<Api>, call: Call) -> Result<Reply, Problem> {
+pub(super) async fn get(api: &Api, call: Box<Call>) -> Result<Reply, Problem> {
     call.query.expect_only(&["version", "wait_ms"])?;
     let place = Place::of(&call, READ)?;
     let address = place.address(&call.key_param("key")?, version(&call)?);
     let conditions = conditions(&call)?;
     let until = wait_until(&call)?;
     if let Some(found) = api.backend.cached(&address) {
-        return reply(&api, &found, &conditions);
+        return reply(api, &found, &conditions);
     }
-    match look_up(&api, &call, &place, &address, until).await {
-        Ok(Read::Found(found)) => reply(&api, &found, &conditions),
-        Ok(Read::Fill(token)) => Err(miss(&api, &conditions, Some(&token))),
-        Ok(Read::Wait) => Err(miss(&api, &conditions, None)),
+    // Boxed, so that a hit does not carry the room for it.
+    match Box::pin(look_up(api, &call, &place, &address, until)).await {
+        Ok(Read::Found(found)) => reply(api, &found, &conditions),
+        Ok(Read::Fill(token)) => Err(miss(api, &conditions, Some(&token))),
+        Ok(Read::Wait) => Err(miss(api, &conditions, None)),
         Err(problem) => {
             api.metrics.lookups_failed.inc();
             Err(problem)
@@ -97,7 +98,7 @@ fn reply(api: &Api, found: &Found, conditions: &Conditions) -> Result<Reply, Pro
             ));
         }
     };
-    let age = now_ms().saturating_sub(stored.written_at_ms) / 1000;
+    let age = clock::since_1970_ms().saturating_sub(stored.written_at_ms) / 1000;
     let tier = match found.tier {
         Tier::L1 => HeaderValue::from_static("l1"),
         Tier::L2 => HeaderValue::from_static("l2"),

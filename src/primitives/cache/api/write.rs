@@ -1,7 +1,5 @@
 //! `PUT`, `DELETE` and `:invalidate`.
 
-use std::sync::Arc;
-
 use http::StatusCode;
 use http::header::{
     CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_MATCH, IF_NONE_MATCH,
@@ -30,7 +28,7 @@ pub(super) struct InvalidateRequest {
     version: Option<String>,
 }
 
-pub(super) async fn put(api: Arc<Api>, mut call: Call) -> Result<Reply, Problem> {
+pub(super) async fn put(api: &Api, mut call: Box<Call>) -> Result<Reply, Problem> {
     call.query.expect_only(&["version", "ttl_ms"])?;
     let place = Place::of(&call, WRITE)?;
     let address = place.address(&call.key_param("key")?, version(&call)?);
@@ -74,7 +72,7 @@ impl Api {
     }
 }
 
-pub(super) async fn delete(api: Arc<Api>, call: Call) -> Result<Reply, Problem> {
+pub(super) async fn delete(api: &Api, call: Box<Call>) -> Result<Reply, Problem> {
     call.query.expect_only(&["version"])?;
     if call.headers.contains_key(IF_MATCH) || call.headers.contains_key(IF_NONE_MATCH) {
         return Err(Problem::new(
@@ -95,7 +93,7 @@ pub(super) async fn delete(api: Arc<Api>, call: Call) -> Result<Reply, Problem> 
     Ok(Reply::no_content())
 }
 
-pub(super) async fn invalidate(api: Arc<Api>, mut call: Call) -> Result<Reply, Problem> {
+pub(super) async fn invalidate(api: &Api, mut call: Box<Call>) -> Result<Reply, Problem> {
     call.query.expect_only(&[])?;
     let place = Place::of(&call, INVALIDATE)?;
     let request: InvalidateRequest = call.json(MAX_INVALIDATE_BYTES).await?;
