@@ -48,7 +48,10 @@ impl fmt::Debug for TenantId {
 ///
 /// Built only in `identity`, from a token whose every check passed. A clone shares the claims.
 #[derive(Debug, Clone)]
-pub struct Principal(Arc<Claims>);
+pub struct Principal {
+    tenant: Option<TenantId>,
+    claims: Arc<Claims>,
+}
 
 /// The parts of a [`Principal`], named, for the one place that makes it.
 #[derive(Debug)]
@@ -63,42 +66,42 @@ pub(in crate::identity) struct Claims {
 
 impl Principal {
     pub(in crate::identity) fn from_verified(claims: Claims) -> Self {
-        Self(Arc::new(claims))
+        Self { tenant: claims.tenant, claims: Arc::new(claims) }
     }
 
     /// The name that the configuration gives the issuer (not its URL).
     #[must_use]
     pub fn issuer(&self) -> &str {
-        &self.0.issuer
+        &self.claims.issuer
     }
 
     /// The subject claim.
     #[must_use]
     pub fn subject(&self) -> &Arc<str> {
-        &self.0.subject
+        &self.claims.subject
     }
 
     /// The tenant claim; a service token has none.
     #[must_use]
     pub fn tenant(&self) -> Option<TenantId> {
-        self.0.tenant
+        self.tenant
     }
 
     /// The scopes, in the token's order.
     #[must_use]
     pub fn scopes(&self) -> &[Box<str>] {
-        &self.0.scopes
+        &self.claims.scopes
     }
 
     /// The roles, in the token's order.
     #[must_use]
     pub fn roles(&self) -> &[Box<str>] {
-        &self.0.roles
+        &self.claims.roles
     }
 
     /// The tier claim, where the token has one.
     #[must_use]
     pub fn tier(&self) -> Option<&str> {
-        self.0.tier.as_deref()
+        self.claims.tier.as_deref()
     }
 }

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use outrigger::identity::{Principal, TenantId};
-use outrigger::policy::{Caller, Policies};
+use outrigger::policy::{Caller, InForce};
 
-pub fn forge(principal: Arc<Principal>, tenant: TenantId, policies: Arc<Policies>) -> Caller {
+pub fn forge(principal: Arc<Principal>, tenant: TenantId, policies: InForce) -> Caller {
     Caller { principal, tenant: Some(tenant), policies }
 }
