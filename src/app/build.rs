@@ -221,9 +221,9 @@ fn request_limits(limits: &Limits) -> RequestLimits {
 
 /// The servers of one process.
 struct Servers {
-    api: Server,
-    admin: Server,
-    probe: Server,
+    api: Arc<Server>,
+    admin: Arc<Server>,
+    probe: Arc<Server>,
     tls: Option<TlsAcceptor>,
 }
 

@@ -30,7 +30,7 @@ pub struct App {
     tasks: Tasks,
     drain_bound: Duration,
     /// Asked, at the end, what it has not finished.
-    api: Server,
+    api: Arc<Server>,
 }
 
 /// The addresses bound, with real ports where the configuration says 0.

@@ -57,13 +57,12 @@ pub struct ConnectionLimits {
     pub patience: Patience,
 }
 
-/// Serves connections and ends them politely.
-#[derive(Clone)]
+/// Serves connections and ends them politely. Shared, since each connection keeps it.
 pub struct Server {
     services: Services,
     limits: ConnectionLimits,
     slots: Arc<Semaphore>,
-    open: Arc<Mutex<Open>>,
+    open: Mutex<Open>,
     gauge: IntGauge,
     tasks: Tasks,
     http1: http1::Builder,
@@ -190,7 +189,7 @@ fn must_be_left_over(path: &Path) -> io::Result<()> {
 impl Server {
     /// A server of `service`; `gauge` counts its open connections.
     #[must_use]
-    pub fn new(services: Services, limits: ConnectionLimits, gauge: IntGauge, tasks: Tasks) -> Self {
+    pub fn new(services: Services, limits: ConnectionLimits, gauge: IntGauge, tasks: Tasks) -> Arc<Self> {
         // hyper's own head timeout also ends idle connections, so the watchdog does both instead.
         let mut http1 = http1::Builder::new();
         http1.timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(limits.head_bytes.max(8192));
@@ -199,16 +198,16 @@ impl Server {
             .timer(TokioTimer::new())
             .max_header_list_size(u32::try_from(HEAD_BOUNDS * limits.head_bytes).unwrap_or(u32::MAX))
             .max_concurrent_streams(MAX_STREAMS);
-        Self {
+        Arc::new(Self {
             services,
             limits,
             slots: Arc::new(Semaphore::new(limits.connections)),
-            open: Arc::default(),
+            open: Mutex::default(),
             gauge,
             tasks,
             http1,
             http2,
-        }
+        })
     }
 
     /// Requests that have no reply yet, or a large one that is not read yet.
@@ -218,8 +217,8 @@ impl Server {
     }
 
     /// Accepts from `bound` until the process begins to stop.
-    pub fn listen(&self, bound: Bound) {
-        let server = self.clone();
+    pub fn listen(self: &Arc<Self>, bound: Bound) {
+        let server = Arc::clone(self);
         self.tasks.spawn("accept", async move {
             let stopping = server.tasks.stopping().clone();
             tokio::select! {
@@ -233,7 +232,7 @@ impl Server {
         });
     }
 
-    async fn accept_from(&self, bound: &Bound) {
+    async fn accept_from(self: &Arc<Self>, bound: &Bound) {
         loop {
             let Some(slot) = self.slot().await else { return };
             let accepted = match bound {
@@ -272,8 +271,13 @@ impl Server {
         }
     }
 
-    fn start_tls(&self, stream: tokio::net::TcpStream, acceptor: TlsAcceptor, slot: OwnedSemaphorePermit) {
-        let server = self.clone();
+    fn start_tls(
+        self: &Arc<Self>,
+        stream: tokio::net::TcpStream,
+        acceptor: TlsAcceptor,
+        slot: OwnedSemaphorePermit,
+    ) {
+        let server = Arc::clone(self);
         self.tasks.spawn("handshake", async move {
             match tokio::time::timeout(server.limits.patience.head, acceptor.accept(stream)).await {
                 Ok(Ok(stream)) => {
@@ -289,21 +293,21 @@ impl Server {
     }
 
     /// Counts a connection in; what drains them all finds it from now on.
-    fn enter(&self, slot: OwnedSemaphorePermit) -> Entered {
+    fn enter(self: &Arc<Self>, slot: OwnedSemaphorePermit) -> Entered {
         let state = ConnectionState::new();
         let number = self.open.lock().add(&state);
         if self.tasks.stopping().is_cancelled() {
             state.drain();
         }
         self.gauge.inc();
-        Entered { state, number, open: Arc::clone(&self.open), gauge: self.gauge.clone(), _slot: slot }
+        Entered { state, number, server: Arc::clone(self), _slot: slot }
     }
 
-    fn start<S>(&self, stream: S, slot: OwnedSemaphorePermit)
+    fn start<S>(self: &Arc<Self>, stream: S, slot: OwnedSemaphorePermit)
     where
         S: Peek + AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let server = self.clone();
+        let server = Arc::clone(self);
         let entered = self.enter(slot);
         self.tasks.spawn("connection", async move {
             let first = tokio::select! {
@@ -393,15 +397,14 @@ fn without_body(reply: Response<ReplyBody>) -> Response<ReplyBody> {
 struct Entered {
     state: Arc<ConnectionState>,
     number: u64,
-    open: Arc<Mutex<Open>>,
-    gauge: IntGauge,
+    server: Arc<Server>,
     _slot: OwnedSemaphorePermit,
 }
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        self.open.lock().connections.remove(&self.number);
-        self.gauge.dec();
+        self.server.open.lock().connections.remove(&self.number);
+        self.server.gauge.dec();
     }
 }
 
