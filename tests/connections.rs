@@ -150,3 +150,20 @@ fn a_head_over_its_bound_is_a_problem_document_over_http2_too_and_its_connection
     connection.get(13, "/v1/cache/scoring/absent", &bearer);
     assert!(connection.next_data().is_some());
 }
+
+/// Most clients write a body whole before they read, and take a connection that breaks meanwhile for the answer.
+#[test]
+fn who_sends_a_body_that_is_refused_can_send_it_all_and_reads_why() {
+    let sidecar = Sidecar::dev();
+    let bearer = sidecar.bearer(ACME);
+    let body = vec![b'x'; 24 << 20];
+    for (bearer, status, code) in
+        [("Bearer nonsense", 401, "unauthenticated"), (bearer.as_str(), 413, "too_large")]
+    {
+        for mut client in [sidecar.client(), sidecar.socket_client()] {
+            let reply = client.send("PUT", "/v1/cache/profiles/large", &[("Authorization", bearer)], &body);
+            reply.problem(status, code);
+            assert!(client.is_closed(), "what follows a body that nobody read is no request");
+        }
+    }
+}

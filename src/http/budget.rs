@@ -241,6 +241,11 @@ impl Share {
         Self { connection: Arc::clone(connection), tenant, bytes, taken: None }
     }
 
+    /// Whose call it is.
+    pub(super) fn connection(&self) -> &ConnectionState {
+        &self.connection
+    }
+
     /// Takes `more` bytes; 503 where the tenant or all together have no room for them.
     pub(super) fn take(&mut self, more: usize) -> Result<(), Problem> {
         let known = &self.connection.load;

@@ -121,6 +121,7 @@ impl Call {
                 }
             }
         }
+        self.share.connection().body_is_unread(false);
         Ok(rest.map_or(first, BytesMut::freeze))
     }
 

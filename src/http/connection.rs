@@ -44,6 +44,7 @@ pub struct ConnectionState {
     unread: AtomicU32,
     unread_since: AtomicU64,
     http2: AtomicBool,
+    body_unread: AtomicBool,
     draining: AtomicBool,
     gives_way: AtomicBool,
     waker: Mutex<Option<Waker>>,
@@ -62,6 +63,9 @@ impl Drop for Unread {
         self.0.unread.fetch_sub(1, Relaxed);
     }
 }
+
+/// Reads of a refused body in a row, before other connections have their turn.
+const READS_A_POLL: usize = 32;
 
 /// Why the watchdog wants a connection to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,6 +92,7 @@ impl ConnectionState {
             unread: AtomicU32::new(0),
             unread_since: AtomicU64::new(0),
             http2: AtomicBool::new(false),
+            body_unread: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             gives_way: AtomicBool::new(false),
             waker: Mutex::new(None),
@@ -123,6 +128,11 @@ impl ConnectionState {
         if self.in_flight.fetch_sub(1, Relaxed) == 1 {
             self.idle_since.store(self.now(), Relaxed);
         }
+    }
+
+    /// Whether a request has a body that was not read to its end yet.
+    pub(super) fn body_is_unread(&self, is_unread: bool) {
+        self.body_unread.store(is_unread, Relaxed);
     }
 
     /// Notes a large reply, unread until what this returns is dropped. Each one that is read gives the others time.
@@ -281,12 +291,13 @@ pub(super) struct WatchedIo<S> {
     stream: S,
     state: Arc<ConnectionState>,
     substitute: Option<refusal::Substitute>,
+    shut: bool,
 }
 
 impl<S> WatchedIo<S> {
     /// Watches `stream` for `state`.
     pub(super) fn new(stream: S, state: Arc<ConnectionState>) -> Self {
-        Self { stream, state, substitute: None }
+        Self { stream, state, substitute: None, shut: false }
     }
 
     fn note_write<T>(&self, result: &Poll<T>) {
@@ -343,7 +354,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for WatchedIo<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for WatchedIo<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WatchedIo<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -384,6 +395,31 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for WatchedIo<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        if !self.shut {
+            ready!(Pin::new(&mut self.stream).poll_shutdown(context))?;
+            self.shut = true;
+            self.state.finish_since.store(self.state.now(), Relaxed);
+        }
+        if !self.state.body_unread.load(Relaxed) || self.state.http2.load(Relaxed) {
+            return Poll::Ready(Ok(()));
+        }
+        self.poll_discard(context).map(Ok)
+    }
+}
+
+impl<S: AsyncRead + Unpin> WatchedIo<S> {
+    /// Reads what a peer still sends of a body that was refused, until it ends, breaks or the watchdog cuts it: to
+    /// close on bytes that nobody read is a reset, which can reach the peer before it has read why.
+    fn poll_discard(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let mut bytes = [0; 16 * 1024];
+        for _ in 0..READS_A_POLL {
+            let mut buffer = ReadBuf::new(&mut bytes);
+            let read = ready!(Pin::new(&mut self.stream).poll_read(context, &mut buffer));
+            if read.is_err() || buffer.filled().is_empty() {
+                return Poll::Ready(());
+            }
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
     }
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use http::{Method, Request, Response};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use tokio::time::Sleep;
 
 use super::budget::{self, Counted, Load, Share};
@@ -107,6 +107,7 @@ impl Pipeline {
             let trace = Trace::from_headers(request.headers());
             let method = request.method().clone();
             let mut told = Told::default();
+            connection.body_is_unread(!request.body().is_end_stream());
             let begin = || pipeline.begin(request, &connection, began, None, &mut told);
             let reply = match caught_now(begin) {
                 Ok(Begun::Reply(reply)) => Ok(reply),
