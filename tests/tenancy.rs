@@ -316,7 +316,7 @@ impl Drop for StopOnDrop<'_> {
 fn chaos_no_tenant_sees_another_s_data_beside_failovers() {
     let cluster = rig::RedisCluster::start(rig::Options::default()).unwrap();
     let sidecar = Sidecar::on_redis(&cluster.addresses());
-    let operations = size(18_000, 300_000);
+    let operations = size(18_000, 1_000_000);
     let (done, over) = (AtomicU64::new(0), AtomicBool::new(false));
     let failovers = std::thread::scope(|scope| {
         let (cluster, done, over) = (&cluster, &done, &over);
