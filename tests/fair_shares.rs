@@ -8,6 +8,7 @@ mod support;
 use std::time::Duration;
 
 use support::client::Client;
+use support::http2::Http2;
 use support::sidecar::{ACME, GLOBEX, Sidecar, embedded_config};
 use support::wait_until;
 
@@ -109,6 +110,35 @@ fn replies_that_one_tenant_does_not_read_leave_the_others_theirs() {
     assert_eq!(overloads(&sidecar, "replies"), 0);
     drop(held);
     wait_until("room again", Duration::from_secs(20), || get(&acme).status == 200);
+}
+
+#[test]
+fn callers_without_a_token_that_read_nothing_leave_every_tenant_its_replies() {
+    let sidecar = sidecar("");
+    let globex = sidecar.bearer(GLOBEX);
+    assert_eq!(put(&sidecar, &globex, "large").status, 204);
+    let get = || sidecar.client().send("GET", "/v1/cache/profiles/large", &[("Authorization", &globex)], b"");
+    let length = sidecar.client().send("GET", "/openapi.json", &[], b"").body.len();
+    // More than all large replies together may take, were these counted among them.
+    let streams = 1..=127_u8;
+    let connections = 256 * 1024 * 1024 / length / streams.len() + 8;
+    let held: Vec<Http2> = (0..connections)
+        .map(|_| {
+            let mut client = Http2::open(&sidecar);
+            for stream in streams.clone() {
+                client.get_with(2 * (stream - 1) + 1, "/openapi.json", &[]);
+            }
+            client.ping();
+            while client.next_frame().unwrap() != (6, 1) {}
+            client
+        })
+        .collect();
+    for _ in 0..20 {
+        let reply = get();
+        assert_eq!(reply.status, 200, "{}", reply.text());
+    }
+    assert_eq!(overloads(&sidecar, "replies"), 0);
+    drop(held);
 }
 
 #[test]

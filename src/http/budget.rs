@@ -102,14 +102,14 @@ impl Drop for Counted {
 /// Bytes on their way, counted until this is dropped.
 pub(super) struct Share {
     connection: Arc<ConnectionState>,
-    tenant: Option<TenantId>,
+    tenant: TenantId,
     bytes: Bytes,
     taken: Option<Taken>,
 }
 
 /// What a share has taken.
 struct Taken {
-    of_tenant: Option<Arc<TenantLoad>>,
+    of_tenant: Arc<TenantLoad>,
     bytes: Bytes,
     count: usize,
     permit: Option<OwnedSemaphorePermit>,
@@ -131,22 +131,20 @@ impl Load {
     /// Takes `more` bytes for what holds `taken`; 503 where its tenant, or all together, have no room for them.
     fn take(&self, taken: &mut Taken, more: usize) -> Result<(), Problem> {
         let which = taken.bytes as usize;
-        if let Some(of_tenant) = &taken.of_tenant {
-            let held = taken.bytes.of(of_tenant);
-            let before = held.fetch_add(more, Relaxed);
-            if before.saturating_add(more) > self.limits.tenant_bytes {
-                held.fetch_sub(more, Relaxed);
-                self.refusals.tenant[which].inc();
-                let most = self.limits.tenant_bytes;
-                return Err(Problem::new(
-                    ErrorKind::Overloaded,
-                    format!(
-                        "this tenant has too many bytes on their way (`limits.tenant_bytes`, {most}): send this call again"
-                    ),
-                ));
-            }
-            taken.count += more;
+        let held = taken.bytes.of(&taken.of_tenant);
+        let before = held.fetch_add(more, Relaxed);
+        if before.saturating_add(more) > self.limits.tenant_bytes {
+            held.fetch_sub(more, Relaxed);
+            self.refusals.tenant[which].inc();
+            let most = self.limits.tenant_bytes;
+            return Err(Problem::new(
+                ErrorKind::Overloaded,
+                format!(
+                    "this tenant has too many bytes on their way (`limits.tenant_bytes`, {most}): send this call again"
+                ),
+            ));
         }
+        taken.count += more;
         let all = match taken.bytes {
             Bytes::Bodies => &self.bodies,
             Bytes::Replies => &self.replies,
@@ -230,11 +228,11 @@ impl Bytes {
 }
 
 impl Share {
-    /// A share of nothing yet, of `tenant`'s; without one of all alone.
+    /// A share of nothing yet, of `tenant`'s.
     pub(super) fn new(
         load: &Arc<Load>,
         connection: &Arc<ConnectionState>,
-        tenant: Option<TenantId>,
+        tenant: TenantId,
         bytes: Bytes,
     ) -> Self {
         connection.load.load.get_or_init(|| Arc::clone(load));
@@ -253,7 +251,7 @@ impl Share {
             return Err(Problem::new(ErrorKind::Internal, "a defect: nobody counts what is on its way"));
         };
         let taken = self.taken.get_or_insert_with(|| Taken {
-            of_tenant: self.tenant.map(|tenant| known.of(load, tenant)),
+            of_tenant: known.of(load, self.tenant),
             bytes: self.bytes,
             count: 0,
             permit: None,
@@ -264,9 +262,7 @@ impl Share {
 
 impl Drop for Taken {
     fn drop(&mut self) {
-        if let Some(of_tenant) = &self.of_tenant {
-            self.bytes.of(of_tenant).fetch_sub(self.count, Relaxed);
-        }
+        self.bytes.of(&self.of_tenant).fetch_sub(self.count, Relaxed);
     }
 }
 
@@ -290,7 +286,7 @@ mod tests {
         let load = load(10, 6, 100);
         let connection = ConnectionState::new();
         let share = |tenant, bytes| Share::new(&load, &connection, tenant, bytes);
-        let (a, b) = (Some(tenant(A)), Some(tenant(B)));
+        let (a, b) = (tenant(A), tenant(B));
         let mut first = share(a, Bytes::Bodies);
         assert!(first.take(4).is_ok());
         assert!(first.take(2).is_ok());
@@ -303,7 +299,6 @@ mod tests {
         drop((first, second, others));
         let mut again = share(b, Bytes::Bodies);
         assert!(again.take(6).is_ok());
-        assert!(share(None, Bytes::Bodies).take(4).is_ok(), "without a tenant all alone count");
     }
 
     #[test]

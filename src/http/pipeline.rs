@@ -129,14 +129,15 @@ impl Pipeline {
         }
     }
 
-    /// A large reply takes its part of what its tenant and all may, until it is written: its reader may be slow.
+    /// A large reply takes its part of what its tenant and all may, until it is written: its reader may be slow. What
+    /// has no tenant is the same bytes for everyone, and whoever has no token could take every tenant's part with it.
     fn counted(
         &self,
         mut reply: Reply,
         connection: &Arc<ConnectionState>,
         tenant: Option<TenantId>,
     ) -> Result<Reply, Problem> {
-        if let Some((length, body)) = reply.large_body() {
+        if let (Some(tenant), Some((length, body))) = (tenant, reply.large_body()) {
             let mut share = Share::new(&self.load, connection, tenant, budget::Bytes::Replies);
             share.take(length)?;
             body.keep(share);
@@ -193,7 +194,7 @@ impl Pipeline {
         self.check_declared_length(&seen)?;
         let query = Query::parse(head.uri.query())?;
         connection.load.admit(&self.load, tenant)?;
-        let share = Share::new(&self.load, connection, told.tenant, budget::Bytes::Bodies);
+        let share = Share::new(&self.load, connection, tenant, budget::Bytes::Bodies);
         let (method, headers) = (head.method, head.headers);
         let call = Call { caller, method, params, query, headers, deadline, body, share };
         let reply = route.handler.handle(Box::new(call));
