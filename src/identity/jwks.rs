@@ -163,7 +163,9 @@ impl KeyStore {
             failures = if result.is_ok() { 0 } else { failures.saturating_add(1) };
             match result {
                 Ok((document, keys)) => self.succeed(document, keys),
-                Err(ReadError::Document(error @ KeySetError::Empty)) => self.revoke(&error),
+                Err(ReadError::Document(error @ (KeySetError::Empty | KeySetError::NoUsableKey(_)))) => {
+                    self.revoke(&error);
+                }
                 Err(error) => self.fail(&error),
             }
             self.end_reading();
@@ -244,12 +246,13 @@ impl KeyStore {
         }
     }
 
-    /// An empty set is the issuer's word that no key of it is good any more: nothing is kept.
+    /// A whole set without one key that verifies is the issuer's word that those before are not good any more.
     fn revoke(&self, why: &KeySetError) {
         self.state.lock().failure = Some(why.to_string());
         let dropped = self.drop_keys();
         if dropped {
-            tracing::error!(issuer = &*self.issuer, "the key set is empty now: no key is used any more");
+            let issuer = &*self.issuer;
+            tracing::error!(issuer, %why, "the key set has no usable key now: none is used any more");
         }
         let outcome = if dropped { "changed" } else { "unchanged" };
         self.metrics.fetches.with_label_values(&[&*self.issuer, outcome]).inc();

@@ -54,6 +54,7 @@ pub(super) enum KeySetError {
     Empty,
     #[error("two of its keys have one `kid`")]
     DoubledKeyId,
+    /// Well-formed, and what it lists is for other uses, unknown or too weak.
     #[error("none of its keys can verify tokens{}", .0.iter().map(|skipped| format!("; {skipped}")).collect::<String>())]
     NoUsableKey(Vec<Skipped>),
 }

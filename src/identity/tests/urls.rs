@@ -127,6 +127,29 @@ async fn ready(bench: &Bench) {
 }
 
 #[tokio::test]
+async fn a_set_that_lists_only_keys_for_other_uses_takes_the_key_before_back() {
+    let old = Signer::es256("old");
+    let server = Server::start(Manner::Answer(key_set(&[&old]))).await;
+    let bench = Bench::new(
+        &identity(server.source()),
+        Some(Timing { refresh: Duration::from_millis(50), ..timing() }),
+    );
+    ready(&bench).await;
+    let token = old.good();
+    assert!(bench.ask(&token).await.is_ok());
+    let mut encrypts = Signer::es256("encrypts");
+    encrypts.jwk["use"] = serde_json::json!("enc");
+    server.set(Manner::Answer(key_set(&[&encrypts])));
+    let before = server.requests();
+    until("two more readings", || async { server.requests() > before + 1 }).await;
+    assert_eq!(bench.ask(&token).await.err(), Some(Refusal::KeysUnavailable));
+    assert!(bench.gate.ready().is_err());
+    server.set(Manner::Answer(key_set(&[&encrypts, &old])));
+    ready(&bench).await;
+    assert!(bench.ask(&token).await.is_ok());
+}
+
+#[tokio::test]
 async fn a_rotation_is_picked_up_by_one_reading_that_all_callers_share() {
     let (old, new) = (Signer::es256("old"), Signer::es256("new"));
     let server = Server::start(Manner::Answer(key_set(&[&old]))).await;
