@@ -147,6 +147,8 @@ struct Known {
     invalidated: HashMap<Scope, u64>,
     /// The count when invalidations were last forgotten: what was read before may have missed one.
     forgotten: u64,
+    /// The count when everything was last voided.
+    lost: u64,
 }
 
 /// The moment before a generation was read.
@@ -161,8 +163,8 @@ impl Generations {
         ReadBegan(self.0.read().voided)
     }
 
-    /// Remembers what was read since `began`; where something was invalidated meanwhile, it is void from
-    /// the start, good for the one call that read it.
+    /// Remembers what was read since `began`; where the scope was invalidated meanwhile, it is void from the start, good
+    /// for the one call that read it. What others invalidate is nothing to it: who does so often would empty their L1.
     pub(super) fn learn(
         &self,
         scope: &Scope,
@@ -171,7 +173,7 @@ impl Generations {
     ) -> Arc<Generation> {
         generation.read_at = began.0;
         let mut known = self.0.write();
-        if known.voided != began.0 {
+        if began.0 < known.invalidated_at(scope).max(known.lost) {
             generation.void.store(true, Relaxed);
             return Arc::new(generation);
         }
@@ -206,20 +208,24 @@ impl Generations {
 
     /// Whether the scope was, or may have been, invalidated since `generation` was read.
     pub(super) fn is_invalidated(&self, scope: &Scope, generation: &Generation) -> bool {
-        let known = self.0.read();
-        let at = known.invalidated.get(scope).copied().unwrap_or_default().max(known.forgotten);
-        generation.read_at < at
+        generation.read_at < self.0.read().invalidated_at(scope)
     }
 
     /// Forgets everything.
     pub(super) fn void_all(&self) {
         let mut known = self.0.write();
         known.voided += 1;
+        known.lost = known.voided;
         known.forget_all();
     }
 }
 
 impl Known {
+    /// The count when the scope was last invalidated, or may have been.
+    fn invalidated_at(&self, scope: &Scope) -> u64 {
+        self.invalidated.get(scope).copied().unwrap_or_default().max(self.forgotten)
+    }
+
     fn forget_all(&mut self) {
         for (_, generation) in self.scopes.drain() {
             generation.void.store(true, Relaxed);
@@ -243,6 +249,26 @@ mod tests {
         assert!(!learnt.is_void() && generations.get(&scope).is_some());
         generations.void_all();
         assert!(learnt.is_void() && generations.get(&scope).is_none());
+    }
+
+    #[test]
+    fn another_scope_s_invalidation_lets_a_generation_be_remembered() {
+        let (generations, scope) = (Generations::default(), Scope::for_test(1, "profiles"));
+        let began = generations.begin_read();
+        generations.void(&Scope::for_test(2, "profiles"));
+        assert!(!generations.learn(&scope, Generation::default(), &began).is_void());
+        assert!(generations.get(&scope).is_some());
+        let began = generations.begin_read();
+        generations.void_all();
+        assert!(generations.learn(&scope, Generation::default(), &began).is_void());
+        let began = generations.begin_read();
+        for tenant in 0..=MAX_SCOPES as u128 {
+            generations.void(&Scope::for_test(tenant + 2, "profiles"));
+        }
+        assert!(
+            generations.learn(&scope, Generation::default(), &began).is_void(),
+            "it may be among the forgotten"
+        );
     }
 
     #[test]
