@@ -350,3 +350,48 @@ fn chaos_a_full_redis_takes_removals() {
         assert_eq!(invalidated.status, 204, "{namespace}: {invalidated:?}");
     }
 }
+
+/// What another system wrote has no stamp: only the sweep tells it from what it writes afterwards.
+#[test]
+fn chaos_what_a_sweep_removed_and_a_failover_brings_back_is_not_read() {
+    let cluster = RedisCluster::start(Options::default()).unwrap();
+    let sidecars = [(); 2].map(|()| Sidecar::on_redis(&cluster.addresses()));
+    let fleet = Fleet { cluster, sidecars };
+    let generation = format!("outrigger:cache-generation:{ACME}:scoring");
+    let decides = fleet.nodes_of(&generation).0;
+    let entry = |at: usize| format!("cache:{ACME}:scoring:theirs-{at}:-");
+    let at = (0..).find(|at| fleet.nodes_of(&entry(*at)).0 != decides).unwrap();
+    let (entry, path) = (entry(at), format!("/v1/cache/scoring/theirs-{at}"));
+    let (primary, replica) = fleet.nodes_of(&entry);
+    fleet.cluster.cli_at(primary, &["SET", &entry, "\"old\"", "PX", "600000"]).unwrap();
+    fleet.wait_replicated(&entry);
+    assert_eq!(fleet.send(0, "GET", &path, b"").status, 200);
+    fleet.cluster.stop(replica).unwrap();
+    let (held, filler) = (Instant::now(), format!("filler:{{{entry}}}"));
+    let script = "redis.call('SET', KEYS[1], string.rep('x', ARGV[1]), 'PX', 60000) return 1";
+    fleet.cluster.cli_at(primary, &["EVAL", script, "1", &filler, BACKLOG_BYTES]).unwrap();
+    wait_until("an acknowledged invalidation", BOUND, || {
+        fleet.send(0, "POST", "/v1/cache/scoring:invalidate", b"{}").status == 204
+    });
+    wait_until("the sweep to remove it", BOUND, || {
+        fleet.cluster.cli_at(primary, &["EXISTS", &entry]).unwrap().trim() == "0"
+    });
+    wait_until("the replica's time", HELD * 2, || held.elapsed() >= HELD);
+    fleet.cluster.kill(primary).unwrap();
+    fleet.cluster.cont(replica).unwrap();
+    fleet.wait_promoted(primary, &entry);
+    let new = fleet.cluster.primary_of(fleet.cluster.slot_of(&entry).unwrap()).unwrap();
+    assert_eq!(fleet.cluster.cli_at(new, &["EXISTS", &entry]).unwrap().trim(), "1", "nothing came back");
+    let promoted = Instant::now();
+    wait_until("three seconds of reads", BOUND * 2, || {
+        for sidecar in 0..2 {
+            let reply = fleet.send(sidecar, "GET", &path, b"");
+            assert!([404, 503].contains(&reply.status), "an acknowledged invalidation is undone: {reply:?}");
+        }
+        promoted.elapsed() > BOUND
+    });
+    wait_until("another sweep to remove it", Duration::from_secs(40), || {
+        fleet.send(1, "GET", &path, b"");
+        fleet.cluster.cli_at(new, &["EXISTS", &entry]).unwrap().trim() == "0"
+    });
+}

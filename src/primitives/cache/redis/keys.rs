@@ -1,5 +1,6 @@
 //! The keys beside the entries: `outrigger:cache-…`, so that nothing else begins with `cache:`.
 
+use compact_str::format_compact;
 use smallvec::SmallVec;
 
 use crate::pools::redis::Slot;
@@ -26,6 +27,21 @@ pub(super) fn generation(scope: &Scope) -> Buffer {
 pub(super) fn sweep(scope: &Scope) -> Buffer {
     let mut key = Buffer::from_slice(b"outrigger:cache-sweep:");
     scope.write_to(&mut key);
+    key
+}
+
+/// `outrigger:cache-sweep-end:<number>`: a key of this slot.
+pub(super) fn sweep_end(slot: Slot) -> Buffer {
+    let prefix = b"outrigger:cache-sweep-end:";
+    let mut key = Buffer::from_slice(prefix);
+    // One in 16384 is: a few milliseconds, once a sweep for each primary.
+    for number in 0_u32.. {
+        key.truncate(prefix.len());
+        key.extend(format_compact!("{number}").bytes());
+        if Slot::of(&key) == slot {
+            break;
+        }
+    }
     key
 }
 
@@ -74,6 +90,14 @@ fn beside(prefix: &[u8], entry: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_slot_has_a_key_that_ends_a_sweep() {
+        for number in [0, 1, 5461, 16_383] {
+            let slot = Slot::at(number).unwrap();
+            assert_eq!(Slot::of(&sweep_end(slot)), slot);
+        }
+    }
 
     #[test]
     fn what_is_beside_an_entry_is_in_its_slot() {

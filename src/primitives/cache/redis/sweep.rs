@@ -30,8 +30,13 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// What a sweep says about itself holds so long, and is said anew this often.
 const CLAIM_MS: u64 = 15_000;
 const CLAIM_EVERY: Duration = Duration::from_secs(5);
+/// How long a sweep waits for the replicas to have what it removed. A sweep that did not see it is begun again.
+const CONFIRMED_WITHIN: Duration = Duration::from_secs(5);
 /// Scopes of which that is remembered.
 const MAX_UNFINISHED: usize = 1024;
+
+/// A primary: a slot of it that stands for it, its host and its port.
+type Primary = (Slot, Vec<u8>, i64);
 
 /// What is to be swept.
 pub(super) struct Sweeps {
@@ -159,14 +164,31 @@ impl Shared {
         let generation = self.ask(scope, false, self.pool.command_timeout()).await?;
         for _ in 0..ROUNDS {
             let shape = self.shape().await?;
-            for first in &shape {
-                self.sweep_node(*first, scope, wanted, &generation).await?;
+            for (slot, ..) in &shape {
+                self.sweep_node(*slot, scope, wanted, &generation).await?;
+            }
+            if wanted.format == Format::Raw && !self.is_confirmed(&shape).await? {
+                return Ok(());
             }
             if self.shape().await? == shape {
                 return self.settle(scope, wanted, &generation).await;
             }
         }
         Ok(())
+    }
+
+    /// Whether every replica that could take over has what was removed until now: also what a sweep removed that did
+    /// not come so far. A value without a stamp that a failover brought back after the end would be taken for new.
+    async fn is_confirmed(&self, shape: &[Primary]) -> Result<bool, CacheError> {
+        for (slot, ..) in shape {
+            let key = keys::sweep_end(*slot);
+            let script = &self.scripts.confirm;
+            let written = self.pool.confirmed_script(*slot, script, &[&key], &[], CONFIRMED_WITHIN).await;
+            if !written.map_err(|failure| unread(&failure))?.is_confirmed {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Says that what was to be swept when the sweep began is swept: what has no stamp is from after it.
@@ -196,8 +218,8 @@ impl Shared {
         settled.map(drop).map_err(|failure| unread(&failure))
     }
 
-    /// A slot of each primary, which stands for the node.
-    async fn shape(&self) -> Result<Vec<Slot>, CacheError> {
+    /// The primaries, by their slots. One that took another's place is another: it may lack what was removed there.
+    async fn shape(&self) -> Result<Vec<Primary>, CacheError> {
         let mut command = redis::cmd("CLUSTER");
         command.arg("SLOTS");
         let answer = self.pool.command(Slot::of(b""), &command, self.pool.command_timeout()).await;
@@ -212,9 +234,11 @@ impl Shared {
                 *slot = first.min(*slot);
             }
         }
-        let mut slots: Vec<u16> = nodes.into_values().collect();
-        slots.sort_unstable();
-        Ok(slots.into_iter().filter_map(Slot::at).collect())
+        let mut primaries: Vec<_> =
+            nodes.into_iter().map(|((host, port), slot)| (slot, host, port)).collect();
+        primaries.sort_unstable();
+        let primaries = primaries.into_iter();
+        Ok(primaries.filter_map(|(slot, host, port)| Some((Slot::at(slot)?, host, port))).collect())
     }
 
     async fn sweep_node(

@@ -23,6 +23,7 @@ pub(super) struct Scripts {
     pub(super) sweep: Script,
     pub(super) renew: Script,
     pub(super) settle: Script,
+    pub(super) confirm: Script,
     pub(super) bytes: Script,
 }
 
@@ -40,6 +41,7 @@ impl Scripts {
             sweep: Script::new(concat!(include_str!("current.lua"), include_str!("sweep.lua"))),
             renew: Script::new(concat!("#!lua flags=allow-oom\n", include_str!("renew.lua"))),
             settle: Script::new(include_str!("settle.lua")),
+            confirm: Script::new(concat!("#!lua flags=allow-oom\n", include_str!("confirm.lua"))),
             bytes: Script::new(include_str!("bytes.lua")),
         }
     }
