@@ -57,6 +57,7 @@ struct Shared {
     loss: Loss,
     tally: Tally,
     writes: Arc<Pending>,
+    removals: Arc<Pending>,
     sweeps: Sweeps,
     leases: Leases,
     tasks: Tasks,
@@ -87,6 +88,7 @@ impl RedisCache {
             loss: Loss::default(),
             tally: Tally::default(),
             writes: Arc::default(),
+            removals: Arc::default(),
             sweeps: Sweeps::default(),
             leases: Leases::default(),
             tasks: tasks.clone(),
@@ -438,10 +440,12 @@ impl CacheBackend for RedisCache {
             shared.waiters.changed(address.entry());
             return Ok(());
         }
+        // What replicas are slow to confirm waits in one queue for each node, which is all tenants'.
+        let (_place, left) = shared.enter_removal(address.scope(), budget).await?;
         let format = [values::name(rules.format)];
         let removal = Removal::Entry(shared, address);
         let script = &shared.scripts.delete;
-        let deleted = shared.pool.confirmed_script(keys.slot, script, &keys.all(), &format, budget).await;
+        let deleted = shared.pool.confirmed_script(keys.slot, script, &keys.all(), &format, left).await;
         drop(removal);
         let deleted = deleted.map_err(|failure| unwritten(&failure))?;
         let mut parts = values::array(deleted.answer).into_iter();
@@ -458,6 +462,7 @@ impl CacheBackend for RedisCache {
         budget: Duration,
     ) -> Result<(), CacheError> {
         let shared = &self.0;
+        let (_place, left) = shared.enter_removal(scope, budget).await?;
         shared.metrics.invalidations.inc();
         let key = keys::generation(scope);
         let field = version.map_or_else(|| "all".to_owned(), |version| format!("v:{version}"));
@@ -469,7 +474,7 @@ impl CacheBackend for RedisCache {
         let arguments: [&[u8]; 3] = [field.as_bytes(), &token, most.as_bytes()];
         let (slot, script) = (Slot::of(&key), &shared.scripts.renew);
         let removal = Removal::Scope(shared, scope);
-        let renewed = shared.pool.confirmed_script(slot, script, &[&key], &arguments, budget).await;
+        let renewed = shared.pool.confirmed_script(slot, script, &[&key], &arguments, left).await;
         drop(removal);
         let renewed = renewed.map_err(|failure| unwritten(&failure))?;
         sweep::request(shared, scope, rules, version);

@@ -10,7 +10,10 @@ use crate::telemetry::{HealthBoard, Registry};
 
 /// A process's backend on the shared cluster, with its pool connected and its tracking current.
 pub(super) async fn open() -> (Arc<RedisCache>, Arc<RedisPool>) {
-    let nodes = rig::shared_redis_nodes();
+    open_on(&rig::shared_redis_nodes()).await
+}
+
+async fn open_on(nodes: &[String]) -> (Arc<RedisCache>, Arc<RedisPool>) {
     let instance: RedisInstance = serde_json::from_value(serde_json::json!({"nodes": nodes})).unwrap();
     let (registry, tasks) = (Registry::default(), Tasks::default());
     let health = HealthBoard::default().add("redis.test", false);
@@ -252,6 +255,43 @@ async fn a_sweep_that_its_process_did_not_end_is_ended_by_another() {
     while !is_found(&cache, &address, &rules).await {
         assert!(Instant::now() < end, "their next value is not read");
     }
+}
+
+/// What a stopped replica cannot confirm is unknown; what is unavailable was not even sent.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn removals_of_one_tenant_leave_the_others_room_behind_a_stopped_replica() {
+    let cluster =
+        rig::RedisCluster::start(rig::Options { cluster_node_timeout_ms: 10_000, ..Default::default() })
+            .unwrap();
+    let (cache, _pool) = open_on(&cluster.addresses()).await;
+    let primary = |address: &Address| {
+        let slot = cluster.slot_of(std::str::from_utf8(address.entry()).unwrap()).unwrap();
+        cluster.primary_of(slot).unwrap()
+    };
+    let (theirs, rules) = (address(tenant(), "k"), rules(Format::Envelope, 0));
+    let budget = Duration::from_secs(1);
+    let many = tenant();
+    let many = (0..).map(|at| address(many, &format!("{at}"))).find(|many| primary(many) == primary(&theirs));
+    let many = Arc::new(many.unwrap());
+    cache.delete(&theirs, &rules, None, budget).await.unwrap();
+    cluster.stop(cluster.replica_of(primary(&theirs)).unwrap()).unwrap();
+    let mut flood = tokio::task::JoinSet::new();
+    let began = Instant::now();
+    for _ in 0..3000 {
+        let (cache, many) = (Arc::clone(&cache), Arc::clone(&many));
+        let rules = self::rules(Format::Envelope, 0);
+        flood.spawn(async move {
+            while began.elapsed() < Duration::from_secs(5) {
+                assert!(cache.delete(&many, &rules, None, budget).await.is_err());
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+    }
+    for _ in 0..4 {
+        let deleted = cache.delete(&theirs, &rules, None, budget).await;
+        assert!(matches!(deleted, Err(CacheError::Unknown)), "{deleted:?}");
+    }
+    flood.join_all().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
