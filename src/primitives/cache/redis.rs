@@ -351,6 +351,10 @@ impl CacheBackend for RedisCache {
         let left = end.saturating_duration_since(Instant::now());
         let answer =
             shared.pool.script(keys.slot, &shared.scripts.lease, &keys.all(), &arguments, left).await;
+        // It was not given; one whose answer is lost may have been.
+        if matches!(&answer, Err(RedisFailure::Unavailable(_) | RedisFailure::Refused(_))) {
+            shared.leases.remove(tenant, &token);
+        }
         let mut parts = values::array(answer.map_err(|failure| unread(&failure))?).into_iter();
         let ending = parts.next().and_then(bytes);
         if ending.as_deref() != Some(b"granted") {

@@ -295,6 +295,21 @@ async fn removals_of_one_tenant_leave_the_others_room_behind_a_stopped_replica()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_that_redis_refused_does_not_count() {
+    let (cache, pool) = open().await;
+    let (tenant, rules) = (tenant(), rules(Format::Envelope, 0));
+    let (bad, good) = (address(tenant, "bad"), address(tenant, "good"));
+    let lease = keys::Keys::of(bad.entry()).lease;
+    let mut plant = redis::cmd("LPUSH");
+    plant.arg(&lease).arg("x");
+    pool.command(Slot::of(&lease), &plant, BUDGET).await.unwrap();
+    for _ in 0..=crate::primitives::cache::lease::MAX_OF_TENANT {
+        assert!(cache.lease(&bad, &rules, 60_000, BUDGET).await.is_err());
+    }
+    assert!(matches!(cache.lease(&good, &rules, 60_000, BUDGET).await.unwrap(), LeaseAnswer::Granted(_)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_that_another_system_made_a_list_is_a_miss_and_can_be_overwritten() {
     let (cache, pool) = open().await;
     for format in [Format::Envelope, Format::Raw] {
