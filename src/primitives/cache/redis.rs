@@ -6,6 +6,7 @@
 mod follow;
 mod keys;
 mod leases;
+mod places;
 mod sweep;
 mod tally;
 mod values;
@@ -21,6 +22,7 @@ use redis::Value;
 use self::follow::{Loss, Removal};
 use self::keys::Keys;
 use self::leases::Leases;
+use self::places::Places;
 use self::sweep::Sweeps;
 use self::tally::{Ending, Tally};
 use self::values::{Old, Raw, Scripts, bytes, condition, flag, integer};
@@ -31,7 +33,6 @@ use super::key::{Address, Scope};
 use super::l1::L1;
 use super::lease::{LeaseToken, Waiters};
 use super::metrics::CacheMetrics;
-use super::pending::Pending;
 use super::policy::{Format, Namespace};
 use super::{
     CacheBackend, CacheError, ENTRY_BYTES, Found, LeaseAnswer, Lookup, Stored, Tier, Write, cost, now_ms,
@@ -56,8 +57,7 @@ struct Shared {
     scripts: Scripts,
     loss: Loss,
     tally: Tally,
-    writes: Arc<Pending>,
-    removals: Arc<Pending>,
+    places: Places,
     sweeps: Sweeps,
     leases: Leases,
     tasks: Tasks,
@@ -87,8 +87,7 @@ impl RedisCache {
             scripts: Scripts::new(),
             loss: Loss::default(),
             tally: Tally::default(),
-            writes: Arc::default(),
-            removals: Arc::default(),
+            places: Places::default(),
             sweeps: Sweeps::default(),
             leases: Leases::default(),
             tasks: tasks.clone(),
@@ -152,6 +151,7 @@ impl Shared {
 
     /// One command on one slot; together with the generation where that is not known.
     async fn load(&self, address: &Address, rules: &Namespace, budget: Duration) -> Result<Held, CacheError> {
+        let (_place, budget) = self.enter_read(address.scope(), rules, budget).await?;
         let fill = self.l1.begin_fill(address.entry());
         let slot = Slot::of(address.entry());
         let command = values::read_command(address.entry(), rules.format);
@@ -331,6 +331,7 @@ impl CacheBackend for RedisCache {
         lease_ms: u64,
         budget: Duration,
     ) -> Result<LeaseAnswer, CacheError> {
+        let (_place, budget) = self.0.enter_read(address.scope(), rules, budget).await?;
         let end = Instant::now() + budget;
         // Asked anew: a lease under an old generation would be void from the start.
         let generation = self.0.ask(address.scope(), true, budget).await?;
@@ -397,7 +398,7 @@ impl CacheBackend for RedisCache {
         let (shared, scope, end) = (&*self.0, address.scope(), Instant::now() + budget);
         let left = || end.saturating_duration_since(Instant::now());
         // A few connections are all tenants': megabytes in front of its pings make a node look dead.
-        let _place = shared.writes.enter(scope.tenant(), write.body.len(), left()).await?;
+        let _place = shared.places.writes.enter(scope.tenant(), write.body.len(), left()).await?;
         shared.learn_bytes(scope, left()).await;
         // A condition is judged by the generation of now: under an old one a valid value looks absent, and
         // `If-None-Match: *` would overwrite it.

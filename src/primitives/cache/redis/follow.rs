@@ -9,9 +9,7 @@ use tokio::time::Instant;
 
 use super::{Shared, keys, sweep};
 use crate::pools::redis::{RedisPool, TrackingEvent};
-use crate::primitives::cache::CacheError;
 use crate::primitives::cache::key::{Address, Scope};
-use crate::primitives::cache::pending::Place;
 
 /// How long after tracking was lost a copy may be served as stale. A loss is noticed 1.5 s after the last
 /// answered ping at the latest, so that no deleted value is served 3 s after its end.
@@ -99,17 +97,6 @@ pub(super) fn start(shared: &Arc<Shared>) {
 }
 
 impl Shared {
-    /// A place among the tenant's removals that are under way, and what is left of the budget then.
-    pub(super) async fn enter_removal(
-        &self,
-        scope: &Scope,
-        budget: Duration,
-    ) -> Result<(Place, Duration), CacheError> {
-        let end = Instant::now() + budget;
-        let place = self.removals.enter(scope.tenant(), 0, budget).await?;
-        Ok((place, end.saturating_duration_since(Instant::now())))
-    }
-
     fn changed(&self, changed: &[Box<[u8]>]) {
         for key in changed {
             if key.starts_with(keys::ENTRIES.as_bytes()) {

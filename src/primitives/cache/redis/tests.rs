@@ -294,6 +294,46 @@ async fn removals_of_one_tenant_leave_the_others_room_behind_a_stopped_replica()
     flood.join_all().await;
 }
 
+/// How large a value is, is known once it is there: it is their number that is bounded.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_reads_of_one_tenant_leave_the_others_theirs() {
+    let cluster = rig::RedisCluster::start(rig::Options::default()).unwrap();
+    let (cache, _pool) = open_on(&cluster.addresses()).await;
+    let (many, theirs) = (tenant(), tenant());
+    let rules = || Namespace { l1_ttl_ms: 0, ..self::rules(Format::Envelope, 0) };
+    let primary = |address: &Address| {
+        let slot = cluster.slot_of(std::str::from_utf8(address.entry()).unwrap()).unwrap();
+        cluster.primary_of(slot).unwrap()
+    };
+    let theirs = address(theirs, "k");
+    let large =
+        (0..).map(|at| address(many, &at.to_string())).find(|large| primary(large) == primary(&theirs));
+    let large = Arc::new(large.unwrap());
+    put(&cache, &theirs, "small").await;
+    put(&cache, &large, &"x".repeat(1 << 20)).await;
+    let mut flood = tokio::task::JoinSet::new();
+    let began = Instant::now();
+    for _ in 0..1000 {
+        let (cache, large, rules) = (Arc::clone(&cache), Arc::clone(&large), rules());
+        flood.spawn(async move {
+            while began.elapsed() < Duration::from_secs(3) {
+                drop(cache.lookup(&large, &rules, BUDGET).await);
+            }
+        });
+    }
+    let (mut worst, mut count) = (Duration::ZERO, 0);
+    while began.elapsed() < Duration::from_secs(3) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        let asked = Instant::now();
+        let found = cache.lookup(&theirs, &rules(), Duration::from_secs(1)).await;
+        assert!(matches!(found, Ok(Lookup::Found(_))), "{found:?} after {:?}", asked.elapsed());
+        worst = worst.max(asked.elapsed());
+        count += 1;
+    }
+    println!("{count} reads of another tenant, the worst {worst:?}");
+    flood.join_all().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lease_that_redis_refused_does_not_count() {
     let (cache, pool) = open().await;
