@@ -9,7 +9,7 @@ use std::process::Command;
 
 use serde_json::Value;
 use support::configuration::GOOD;
-use support::sidecar::{BINARY, write_config};
+use support::sidecar::{BINARY, embedded_config, write_config};
 
 #[test]
 fn check_reports_configuration_and_policies_together() {
@@ -97,5 +97,27 @@ fn check_recommends_eviction_for_an_instance_of_the_cache_alone_and_does_not_fai
             text.lines().find(|line| line.starts_with("redis.main: warning: maxmemory-policy is noeviction"));
         assert_eq!(line.is_some(), warned, "{sections}\n{text}");
         assert!(line.is_none_or(|line| line.contains("`maxmemory-policy allkeys-lru`")), "{text}");
+    }
+}
+
+#[test]
+fn check_warns_where_one_tenant_may_take_what_all_have() {
+    for (limits, warned) in [
+        ("", None),
+        ("limits: {tenant_bytes: 268435455}", None),
+        ("limits: {tenant_bytes: 268435456}", Some("limits.tenant_bytes")),
+        ("limits: {body_bytes: 536870912}", Some("limits.tenant_bytes")),
+        ("limits: {cache_db_bytes: 1073741825}", None),
+        ("limits: {cache_db_bytes: 1073741824}", Some("limits.cache_db_bytes")),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let config = embedded_config(directory.path(), limits);
+        let output = Command::new(BINARY).args(["check", "--config"]).arg(&config).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{text}");
+        let found = text.lines().find_map(|line| Some(line.split_once(": warning: one tenant may")?.0));
+        let found =
+            found.or_else(|| text.lines().find_map(|line| Some(line.split_once(": warning: `cache.db`")?.0)));
+        assert_eq!(found, warned, "{limits}\n{text}");
     }
 }

@@ -173,6 +173,12 @@ const MEANING_MISTAKES: &[Mistake] = &[
         "a PEM file",
     ),
     (
+        "{file: jwks.json}",
+        "{url: 'http://localhost/', ca_file: /dev/null}",
+        &["7:49 a server without TLS proves nothing by it", "7:49 this file holds no PEM"],
+        "an `https://` URL",
+    ),
+    (
         "    - name: dev",
         "    - {name: dev, issuer: outrigger-dev, audience: a, jwks: {url: 'http://localhost/'}}\n    - name: dev",
         &["5:13 the same as issuer 1's", "6:15 the same as issuer 1's"],

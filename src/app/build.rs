@@ -26,10 +26,6 @@ use crate::primitives::{self, BuildError, Resources};
 use crate::tasks::Tasks;
 use crate::telemetry::{HealthBoard, MetricError, Registry};
 
-/// What the bodies, and likewise the replies, that are on their way take together at the most; one of the largest
-/// always fits.
-const BODIES_BYTES: usize = 256 * 1024 * 1024;
-
 /// Why a process cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -127,10 +123,9 @@ impl App {
 }
 
 fn load_limits(limits: &Limits) -> LoadLimits {
-    let largest = usize::try_from(limits.body_bytes).unwrap_or(usize::MAX);
     LoadLimits {
-        bytes: BODIES_BYTES.max(largest),
-        tenant_bytes: limits.tenant_bytes.max(largest),
+        bytes: limits.all_bytes(),
+        tenant_bytes: limits.one_tenant_bytes(),
         tenant_calls: limits.tenant_calls,
     }
 }

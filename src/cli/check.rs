@@ -12,8 +12,8 @@ use serde_json::Value;
 use super::probe::{self, Tried};
 use super::{FOUND_PROBLEMS, runtime};
 use crate::config::{Document, Findings, Inspection, ProxyConfig, Report, pointer_step};
-use crate::policy::PolicyLoader;
-use crate::primitives;
+use crate::policy::{Policies, PolicyLoader};
+use crate::primitives::{self, cache};
 
 /// How long one backend may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -74,6 +74,9 @@ fn check_policies(inspection: &Inspection, outcome: &mut Outcome) {
     }
     match loader.check(1) {
         Ok(checked) => {
+            if let Some(config) = &inspection.config {
+                outcome.lines.extend(shares(config, &checked.policies));
+            }
             let kinds = checked.kinds.join(", ");
             outcome.lines.push(format!("{}: valid: {kinds}", directory.display()));
             if !checked.has_access() {
@@ -83,6 +86,29 @@ fn check_policies(inspection: &Inspection, outcome: &mut Outcome) {
         }
         Err(report) => outcome.report.append(report),
     }
+}
+
+/// Warns where one tenant may take what all have together.
+fn shares(config: &ProxyConfig, policies: &Policies) -> Vec<String> {
+    let (limits, mut warnings) = (&config.limits, Vec::new());
+    if limits.one_tenant_bytes() >= limits.all_bytes() {
+        warnings.push(format!(
+            "limits.tenant_bytes: warning: one tenant may have {} bytes on their way, and all together {}: it can leave \
+             the others none",
+            limits.one_tenant_bytes(),
+            limits.all_bytes()
+        ));
+    }
+    let backend = config.section("cache").and_then(|section| section.get("backend")?.as_str());
+    let share = cache::largest_share(policies).filter(|share| *share >= limits.cache_db_bytes);
+    if let (Some("embedded"), Some(share)) = (backend, share) {
+        warnings.push(format!(
+            "limits.cache_db_bytes: warning: `cache.db` holds {} bytes, and the cache's policy lets one tenant keep \
+             {share}: it can leave the others none",
+            limits.cache_db_bytes
+        ));
+    }
+    warnings
 }
 
 /// Tries every issuer's keys and every Redis instance, all at the same time.

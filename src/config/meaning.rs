@@ -98,6 +98,11 @@ fn issuers(value: &Value, base: &Path, findings: &mut Findings) {
                 "an `https://` URL, or `http://` on loopback: keys that anyone can replace prove nothing";
             findings.add(format!("{at}/jwks/url"), "not a URL that keys may come from", expected);
         }
+        let plain = issuer.pointer("/jwks/url").and_then(Value::as_str);
+        if issuer.pointer("/jwks/ca_file").is_some() && plain.is_some_and(|url| url.starts_with("http://")) {
+            let expected = "an `https://` URL, or no `ca_file`";
+            findings.add(format!("{at}/jwks/ca_file"), "a server without TLS proves nothing by it", expected);
+        }
         readable(value, &format!("{at}/jwks/ca_file"), base, findings);
     }
 }

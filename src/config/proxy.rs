@@ -194,6 +194,28 @@ impl Default for Limits {
     }
 }
 
+/// What the bodies, and likewise the replies, that are on their way take together at the most; one of the largest
+/// always fits.
+const ALL_BYTES: usize = 256 * 1024 * 1024;
+
+impl Limits {
+    fn largest_body(&self) -> usize {
+        usize::try_from(self.body_bytes).unwrap_or(usize::MAX)
+    }
+
+    /// What all tenants together may have on their way, in bytes.
+    #[must_use]
+    pub fn all_bytes(&self) -> usize {
+        ALL_BYTES.max(self.largest_body())
+    }
+
+    /// The same of one tenant.
+    #[must_use]
+    pub fn one_tenant_bytes(&self) -> usize {
+        self.tenant_bytes.max(self.largest_body())
+    }
+}
+
 /// What is logged.
 #[derive(Debug, Clone, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]

@@ -36,6 +36,7 @@ use self::generation::Generation;
 use self::key::{Address, Scope};
 use self::lease::{LeaseToken, Waiters};
 use self::policy::Namespace;
+pub use self::policy::largest_share;
 use crate::error::ErrorKind;
 use crate::http::Route;
 use crate::policy::{Action, Kind};

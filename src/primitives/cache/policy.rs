@@ -155,6 +155,13 @@ impl CachePolicy {
     }
 }
 
+/// The most that a tenant of any tier may keep, in bytes.
+#[must_use]
+pub fn largest_share(policies: &Policies) -> Option<u64> {
+    let policy = policies.get::<CachePolicy>()?;
+    policy.tiers.values().copied().chain([policy.max_bytes_per_tenant]).max()
+}
+
 /// The schema of the policy kind.
 pub(super) fn schema(generator: &mut SchemaGenerator) -> Schema {
     CacheDocument::json_schema(generator)
