@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use support::http2::Http2;
-use support::sidecar::{ACME, Sidecar};
+use support::sidecar::{ACME, GLOBEX, Sidecar, embedded_config};
 use support::wait_until;
 
 #[test]
@@ -165,5 +165,25 @@ fn who_sends_a_body_that_is_refused_can_send_it_all_and_reads_why() {
             reply.problem(status, code);
             assert!(client.is_closed(), "what follows a body that nobody read is no request");
         }
+    }
+}
+
+#[test]
+fn tenants_that_share_an_http2_connection_read_their_own() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = embedded_config(directory.path(), "");
+    let sidecar = Sidecar::serve_in(directory, &config);
+    let bearers = [ACME, GLOBEX].map(|tenant| sidecar.bearer(tenant));
+    let path = "/v1/cache/profiles/shared";
+    for (bearer, value) in bearers.iter().zip(["of acme", "of globex"]) {
+        let headers = [("Authorization", bearer.as_str())];
+        assert_eq!(sidecar.client().send("PUT", path, &headers, value.as_bytes()).status, 204);
+    }
+    let mut connection = Http2::open(&sidecar);
+    // One's twice in a row, so that the connection remembers its token when the other's comes.
+    for (number, whose) in [0, 0, 1, 0, 1, 1, 1, 0, 0, 0, 1, 0].into_iter().enumerate() {
+        connection.get(u8::try_from(2 * number + 1).unwrap(), path, &bearers[whose]);
+        let expected: &[u8] = if whose == 0 { b"of acme" } else { b"of globex" };
+        assert_eq!(connection.next_data().unwrap(), expected, "call {number}");
     }
 }
