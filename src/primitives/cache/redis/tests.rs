@@ -259,7 +259,7 @@ async fn a_sweep_that_its_process_did_not_end_is_ended_by_another() {
 
 /// What a stopped replica cannot confirm is unknown; what is unavailable was not even sent.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn removals_of_one_tenant_leave_the_others_room_behind_a_stopped_replica() {
+async fn chaos_removals_of_one_tenant_leave_the_others_room_behind_a_stopped_replica() {
     let cluster =
         rig::RedisCluster::start(rig::Options { cluster_node_timeout_ms: 10_000, ..Default::default() })
             .unwrap();
@@ -296,7 +296,7 @@ async fn removals_of_one_tenant_leave_the_others_room_behind_a_stopped_replica()
 
 /// How large a value is, is known once it is there: it is their number that is bounded.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn large_reads_of_one_tenant_leave_the_others_theirs() {
+async fn chaos_large_reads_of_one_tenant_leave_the_others_theirs() {
     let cluster = rig::RedisCluster::start(rig::Options::default()).unwrap();
     let (cache, _pool) = open_on(&cluster.addresses()).await;
     let (many, theirs) = (tenant(), tenant());
