@@ -181,13 +181,16 @@ impl Session<'_> {
                     () = tokio::time::sleep(if is_stopping { LINGER } else { IDLE }) => return,
                 }
             }
+            // A write whose caller has left already is not begun, and not waited for. It takes no place of another either:
+            // behind a slow replica most may be such.
+            batch.retain(|job| !job.ran.is_closed());
             while batch.len() < MAX_BATCH
                 && let Ok(job) = jobs.try_recv()
             {
-                batch.push(job);
+                if !job.ran.is_closed() {
+                    batch.push(job);
+                }
             }
-            // A write whose caller has left already is not begun, and not waited for.
-            batch.retain(|job| !job.ran.is_closed());
             self.pending.retain(|write| !write.confirmed.is_closed());
             if self.round(batch).await.is_none() {
                 return;

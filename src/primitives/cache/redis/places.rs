@@ -21,13 +21,16 @@ pub(super) struct Places {
 }
 
 impl Shared {
-    /// A place among the tenant's removals, and what is left of the budget then.
+    /// A place among the tenant's removals, and what is left of the budget then: half of it at the least, since one whose
+    /// time is over leaves its place, and what it sent still waits.
     pub(super) async fn enter_removal(
         &self,
         scope: &Scope,
         budget: Duration,
     ) -> Result<(Place, Duration), CacheError> {
-        enter(&self.places.removals, scope, 0, budget).await
+        let end = Instant::now() + budget;
+        let (place, _) = enter(&self.places.removals, scope, 0, budget / 2).await?;
+        Ok((place, end.saturating_duration_since(Instant::now())))
     }
 
     /// The same among its reads.
