@@ -9,16 +9,21 @@
 //! One file per kind of server (`redis.rs`); `process.rs` holds what every kind needs.
 
 mod certificate;
+mod family;
+mod fleet;
 mod ports;
 mod process;
+mod recorded;
 mod redis;
 mod redis_shared;
 mod shared;
+mod user;
 
 pub use certificate::Certificate;
+pub use fleet::NodeState;
 pub use process::Error;
 pub use redis::config::{Acl, OUTRIGGER_RULES, Options};
 pub use redis::migration::SlotMigration;
-pub use redis::topology::{Node, NodeState, Role};
+pub use redis::topology::{Node, Role};
 pub use redis::{NODES, RedisCluster};
 pub use shared::{down, env_lines, shared_redis_nodes, status, up, workspace_root};

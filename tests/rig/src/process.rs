@@ -8,10 +8,13 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 use std::{fmt, fs, io, thread};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
-/// How long an ended process may take to be gone.
-const END_DEADLINE: Duration = Duration::from_secs(10);
+use crate::family::{Member, children_of, send};
+use crate::user::User;
+
+/// How long an ended process may take to be gone. Kafka, told to save its data, takes 7 s.
+pub(crate) const END_DEADLINE: Duration = Duration::from_secs(20);
 
 /// Why a server could not be started, reached or changed; the text names the log's last lines where there is a log.
 #[derive(Clone)]
@@ -38,13 +41,19 @@ impl fmt::Debug for Error {
 
 impl std::error::Error for Error {}
 
-/// A program with its arguments, where its output goes, and whether it is to outlive this process.
+/// A program with its arguments, where its output goes, and how it lives and ends.
 #[derive(Clone, Debug)]
 pub(crate) struct Program {
     pub(crate) name: String,
     pub(crate) path: String,
     pub(crate) arguments: Vec<String>,
     pub(crate) log: PathBuf,
+    /// None: whoever runs the tests.
+    pub(crate) user: Option<User>,
+    /// Ends it with what it acknowledged on disk.
+    pub(crate) end: Signal,
+    /// Ends it when nobody needs its data any more.
+    pub(crate) discard: Signal,
     /// In a process group of its own, so that Ctrl-C in the terminal does not reach it.
     pub(crate) outlives_us: bool,
 }
@@ -54,7 +63,10 @@ pub(crate) struct Program {
 pub(crate) struct Process {
     child: Child,
     name: String,
-    paused: bool,
+    end: Signal,
+    discard: Signal,
+    /// The children that were stopped with it, while it is stopped.
+    paused: Option<Vec<Member>>,
 }
 
 impl Process {
@@ -68,17 +80,36 @@ impl Process {
         let log_too = log.try_clone().map_err(|error| failed("cannot share its log", error))?;
         let mut command = Command::new(&program.path);
         command.args(&program.arguments).stdin(Stdio::null()).stdout(log).stderr(log_too);
+        if let Some(user) = program.user {
+            user.runs(&mut command);
+        }
         if program.outlives_us {
             command.process_group(0);
         }
         let child = command.spawn().map_err(|error| {
             failed(&format!("cannot start {} (run scripts/setup test)", program.path), error)
         })?;
-        Ok(Self { child, name: program.name.clone(), paused: false })
+        let (name, end, discard) = (program.name.clone(), program.end, program.discard);
+        Ok(Self { child, name, end, discard, paused: None })
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    pub(crate) fn discard(&self) -> Signal {
+        self.discard
+    }
+
+    /// What must be killed where nobody can wait for it: the process itself, since its children notice; and its
+    /// children where they are stopped and notice nothing.
+    pub(crate) fn pids(&self) -> impl Iterator<Item = u32> {
+        let stopped = self.paused.iter().flatten().map(|child| child.pid);
+        std::iter::once(self.pid()).chain(stopped)
     }
 
     /// False once it has ended; collects its exit status.
@@ -87,30 +118,54 @@ impl Process {
     }
 
     pub(crate) fn is_paused(&self) -> bool {
-        self.paused
+        self.paused.is_some()
     }
 
+    /// SIGSTOP, for its children too. It first: a stopped process makes no more of them.
     pub(crate) fn pause(&mut self) -> Result<(), Error> {
-        send(self.pid(), Signal::STOP, &self.name)?;
-        self.paused = true;
+        self.send(Signal::STOP)?;
+        let children = children_of(self.pid());
+        children.iter().try_for_each(|child| child.signal(Signal::STOP))?;
+        self.paused = Some(children);
         Ok(())
     }
 
     pub(crate) fn resume(&mut self) -> Result<(), Error> {
-        send(self.pid(), Signal::CONT, &self.name)?;
-        self.paused = false;
-        Ok(())
+        let children = self.paused.take().unwrap_or_default();
+        children.into_iter().try_for_each(|child| child.signal(Signal::CONT))?;
+        self.send(Signal::CONT)
     }
 
-    /// SIGKILL, and waits for its end.
+    /// Tells it to read its configuration again.
+    pub(crate) fn reload(&mut self) -> Result<(), Error> {
+        self.send(Signal::HUP)
+    }
+
+    /// SIGKILL, for its children too, and waits for its end.
     pub(crate) fn kill(mut self) -> Result<(), Error> {
+        if self.is_running() {
+            self.pause()?;
+        }
+        let children = self.paused.take().unwrap_or_default();
+        children.into_iter().try_for_each(|child| child.signal(Signal::KILL))?;
         let ended = self.child.kill().and_then(|()| self.child.wait());
         ended.map(|_| ()).map_err(|error| Error::new(format!("{}: cannot kill it: {error}", self.name)))
     }
 
-    /// SIGTERM, so that it saves what it holds; SIGKILL when it takes too long.
-    pub(crate) fn terminate(mut self) -> Result<(), Error> {
-        if self.paused || send(self.pid(), Signal::TERM, &self.name).is_err() {
+    /// Lets it save what it holds; SIGKILL when that takes too long.
+    pub(crate) fn terminate(self) -> Result<(), Error> {
+        let signal = self.end;
+        self.end_by(signal)
+    }
+
+    /// Ends it without its data.
+    pub(crate) fn throw_away(self) -> Result<(), Error> {
+        let signal = self.discard;
+        self.end_by(signal)
+    }
+
+    fn end_by(mut self, signal: Signal) -> Result<(), Error> {
+        if signal == Signal::KILL || self.is_paused() || self.send(signal).is_err() {
             return self.kill();
         }
         let give_up = Instant::now() + END_DEADLINE;
@@ -122,110 +177,9 @@ impl Process {
         }
         Ok(())
     }
-}
 
-fn send(pid: u32, signal: Signal, name: &str) -> Result<(), Error> {
-    i32::try_from(pid)
-        .ok()
-        .and_then(Pid::from_raw)
-        .ok_or_else(|| Error::new(format!("{name}: {pid} is no process id")))
-        .and_then(|pid| {
-            kill_process(pid, signal).map_err(|error| Error::new(format!("{name}: {signal:?}: {error}")))
-        })
-}
-
-/// A process that outlives the one that started it, as recorded on disk. The start time makes sure that a
-/// process id that was given to something else since is never taken for ours.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Recorded {
-    name: String,
-    pid: u32,
-    started_ticks: u64,
-}
-
-impl Recorded {
-    pub(crate) fn of(name: &str, pid: u32) -> Result<Self, Error> {
-        match process_stat(pid) {
-            Some((_, started_ticks)) => Ok(Self { name: name.to_owned(), pid, started_ticks }),
-            None => Err(Error::new(format!("{name}: process {pid} ended right after its start"))),
-        }
-    }
-
-    pub(crate) fn parse(line: &str) -> Option<Self> {
-        let mut words = line.split_whitespace();
-        let (name, pid, ticks) = (words.next()?, words.next()?, words.next()?);
-        Some(Self { name: name.to_owned(), pid: pid.parse().ok()?, started_ticks: ticks.parse().ok()? })
-    }
-
-    pub(crate) fn line(&self) -> String {
-        format!("{} {} {}", self.name, self.pid, self.started_ticks)
-    }
-
-    pub(crate) fn name(&self) -> &str {
-        &self.name
-    }
-
-    pub(crate) fn pid(&self) -> u32 {
-        self.pid
-    }
-
-    /// A zombie (its parent has not collected it yet) counts as ended, though signalling it would succeed.
-    pub(crate) fn is_running(&self) -> bool {
-        process_stat(self.pid)
-            .is_some_and(|(state, started)| started == self.started_ticks && !matches!(state, 'Z' | 'X'))
-    }
-
-    pub(crate) fn kill(&self) -> Result<(), Error> {
-        if !self.is_running() {
-            return Ok(());
-        }
-        send(self.pid, Signal::KILL, &self.name)?;
-        wait_until(&format!("the end of {}", self.line()), END_DEADLINE, String::new, || {
-            if self.is_running() { Err("still running".to_owned()) } else { Ok(()) }
-        })
-    }
-}
-
-/// State letter and start time (clock ticks since boot) of a process: fields 3 and 22 of proc(5).
-fn process_stat(pid: u32) -> Option<(char, u64)> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The second field is the program's name in parentheses, and may itself hold spaces and parentheses.
-    let mut fields = text.get(text.rfind(')')? + 1..)?.split_whitespace();
-    let state = fields.next()?.chars().next()?;
-    Some((state, fields.nth(18)?.parse().ok()?))
-}
-
-/// Ends processes when this one ends in whatever way, also by SIGKILL, where no destructor runs: a shell that
-/// holds the other end of a pipe. The last line that it read is what it kills.
-#[derive(Debug)]
-pub(crate) struct Watchdog(Child);
-
-impl Watchdog {
-    pub(crate) fn start() -> Result<Self, Error> {
-        let script = "pids=; while read -r line; do pids=$line; done; [ -z \"$pids\" ] || kill -9 $pids";
-        Command::new("sh")
-            .args(["-c", script])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .map(Self)
-            .map_err(|error| Error::new(format!("cannot start a shell: {error}")))
-    }
-
-    /// From now on these, and no others.
-    pub(crate) fn watch(&mut self, pids: impl Iterator<Item = u32>) -> Result<(), Error> {
-        let line: Vec<String> = pids.map(|pid| pid.to_string()).collect();
-        let Some(pipe) = self.0.stdin.as_mut() else { return Ok(()) };
-        io::Write::write_all(pipe, format!("{}\n", line.join(" ")).as_bytes())
-            .map_err(|error| Error::new(format!("the watchdog is gone: {error}")))
-    }
-}
-
-impl Drop for Watchdog {
-    fn drop(&mut self) {
-        drop(self.0.stdin.take());
-        self.0.wait().ok();
+    fn send(&self, signal: Signal) -> Result<(), Error> {
+        send(self.pid(), signal).map_err(|error| Error::new(format!("{}: {error}", self.name)))
     }
 }
 
@@ -263,7 +217,7 @@ pub(crate) fn run(mut command: Command, deadline: Duration) -> Result<Output, Er
     match receiver.recv_timeout(deadline) {
         Ok(output) => output.map_err(|error| Error::new(format!("{shown}: {error}"))),
         Err(_) => {
-            send(pid, Signal::KILL, &shown)?;
+            send(pid, Signal::KILL)?;
             Err(Error::new(format!("{shown} gave no answer in {deadline:?}")))
         }
     }
@@ -283,52 +237,20 @@ pub(crate) fn pause(duration: Duration) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn sleeper(log: &Path) -> Program {
+    pub(crate) fn sleeper(log: &Path) -> Program {
         Program {
             name: "sleeper".to_owned(),
             path: "sleep".to_owned(),
             arguments: vec!["60".to_owned()],
             log: log.to_owned(),
+            user: None,
+            end: Signal::TERM,
+            discard: Signal::KILL,
             outlives_us: false,
         }
-    }
-
-    #[test]
-    fn a_recorded_process_is_told_from_a_zombie_and_from_a_reused_id() {
-        let log = std::env::temp_dir().join(format!("rig-process-{}", std::process::id()));
-        let mut process = Process::start(&sleeper(&log)).unwrap();
-        let recorded = Recorded::of("sleeper", process.pid()).unwrap();
-        assert!(recorded.is_running());
-        assert_eq!(Recorded::parse(&recorded.line()), Some(recorded.clone()));
-        let reused = Recorded { started_ticks: recorded.started_ticks + 1, ..recorded.clone() };
-        assert!(!reused.is_running());
-        reused.kill().unwrap();
-        assert!(process.is_running(), "a process that is not ours must not be killed");
-        recorded.kill().unwrap();
-        assert!(!recorded.is_running(), "the uncollected child is a zombie, and counts as ended");
-        assert!(!process.is_running());
-        fs::remove_file(log).unwrap();
-    }
-
-    #[test]
-    fn the_watchdog_ends_what_it_watches_last() {
-        let log = std::env::temp_dir().join(format!("rig-watchdog-{}", std::process::id()));
-        let mut first = Process::start(&sleeper(&log)).unwrap();
-        let mut second = Process::start(&sleeper(&log)).unwrap();
-        let mut watchdog = Watchdog::start().unwrap();
-        watchdog.watch([first.pid(), second.pid()].into_iter()).unwrap();
-        watchdog.watch([second.pid()].into_iter()).unwrap();
-        drop(watchdog);
-        wait_until("the end of the second", END_DEADLINE, String::new, || {
-            if second.is_running() { Err(String::new()) } else { Ok(()) }
-        })
-        .unwrap();
-        assert!(first.is_running());
-        first.kill().unwrap();
-        fs::remove_file(log).unwrap();
     }
 
     #[test]

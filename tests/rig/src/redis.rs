@@ -6,17 +6,20 @@ pub(crate) mod topology;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use std::{fs, thread};
 
+use rustix::process::Signal;
+
 use crate::certificate::Certificate;
+use crate::fleet::{Fleet, NodeState};
 use crate::ports::Ports;
-use crate::process::{Error, Process, Program, Recorded, Watchdog, log_tail, run, wait_until};
+use crate::process::{Error, Program, log_tail, run, wait_until};
+use crate::recorded::Recorded;
 use crate::shared::workspace_root;
 use config::{ADMINISTRATOR, ADMINISTRATOR_PASSWORD, Options};
 use migration::SlotMigration;
-use topology::{Node, NodeState, Role, Seen};
+use topology::{Node, Role, Seen};
 
 /// Nodes of a cluster.
 pub const NODES: usize = 6;
@@ -38,45 +41,26 @@ pub struct RedisCluster {
     remove_folder: bool,
     ports: Ports,
     certificate: Option<Certificate>,
-    running: Mutex<Running>,
-}
-
-#[derive(Debug)]
-struct Running {
-    processes: [Option<Process>; NODES],
-    /// None once the servers are to outlive this process.
-    watchdog: Option<Watchdog>,
+    fleet: Fleet,
 }
 
 impl RedisCluster {
     /// Starts six servers, makes them a cluster and waits until it is ready: `cluster_state:ok` on all six and
     /// every replica linked to its primary, since a failover before that can lose its candidate.
     pub fn start(options: Options) -> Result<Self, Error> {
-        let cluster = Self::prepare(options, Some(Watchdog::start()?))?;
+        let cluster = Self::prepare(options, false)?;
         cluster.create()?;
         Ok(cluster)
     }
 
     /// Like [`start`](Self::start), but the servers outlive this process; returns how to recognise them.
     pub(crate) fn start_outliving(options: Options) -> Result<Vec<Recorded>, Error> {
-        let cluster = Self::prepare(options, None)?;
+        let cluster = Self::prepare(options, true)?;
         cluster.create()?;
-        let mut running = cluster.lock();
-        let recorded: Result<Vec<_>, _> = running
-            .processes
-            .iter()
-            .zip(cluster.ports.iter())
-            .filter_map(|(process, port)| {
-                Some(Recorded::of(&format!("redis-{port}"), process.as_ref()?.pid()))
-            })
-            .collect();
-        if recorded.is_ok() {
-            running.processes = Default::default();
-        }
-        recorded
+        cluster.fleet.release()
     }
 
-    fn prepare(options: Options, watchdog: Option<Watchdog>) -> Result<Self, Error> {
+    fn prepare(options: Options, outlives_us: bool) -> Result<Self, Error> {
         let count = u16::try_from(NODES).unwrap_or(u16::MAX);
         let ports = match options.first_port {
             Some(first) => Ports::fixed(first, count)?,
@@ -91,8 +75,8 @@ impl RedisCluster {
         for port in ports.iter() {
             write_node_folder(&options, certificate.as_ref(), port, &folder.join(port.to_string()))?;
         }
-        let running = Mutex::new(Running { processes: Default::default(), watchdog });
-        Ok(Self { options, folder, remove_folder, ports, certificate, running })
+        let fleet = Fleet::new(NODES, outlives_us)?;
+        Ok(Self { options, folder, remove_folder, ports, certificate, fleet })
     }
 
     fn create(&self) -> Result<(), Error> {
@@ -135,7 +119,8 @@ impl RedisCluster {
     /// All six, by index, as the newest view among those that run has them.
     pub fn nodes(&self) -> Result<Vec<Node>, Error> {
         let views = self
-            .running_indexes()
+            .fleet
+            .running()
             .into_iter()
             .filter_map(|index| self.cli_at(index, &["CLUSTER", "NODES"]).ok())
             .map(|text| topology::parse(&text))
@@ -149,27 +134,16 @@ impl RedisCluster {
             .iter()
             .find(|seen| seen.port == port)
             .ok_or_else(|| Error::new(format!("the cluster does not know the node on port {port}")))?;
-        let (pid, state) = self.process_state(index);
         Ok(Node {
             index,
             address: format!("127.0.0.1:{port}"),
-            pid,
+            pid: self.fleet.pid(index),
             role: if seen.is_primary { Role::Primary } else { Role::Replica },
-            state,
+            state: self.fleet.state(index),
             id: seen.id.clone(),
             primary_id: seen.primary_id.clone(),
             slots: seen.slots.clone(),
         })
-    }
-
-    fn process_state(&self, index: usize) -> (Option<u32>, NodeState) {
-        let mut running = self.lock();
-        let process = running.processes.get_mut(index).and_then(Option::as_mut);
-        let Some(process) = process.and_then(|process| process.is_running().then_some(process)) else {
-            return (None, NodeState::Down);
-        };
-        let state = if process.is_paused() { NodeState::Stopped } else { NodeState::Running };
-        (Some(process.pid()), state)
     }
 
     /// The index of the node that owns the slot.
@@ -195,23 +169,22 @@ impl RedisCluster {
 
     /// SIGKILL. Returns when it is gone; its peers notice after `cluster_node_timeout_ms`.
     pub fn kill(&self, index: usize) -> Result<(), Error> {
-        self.take(index)?.kill()?;
-        self.watch_again()
+        self.fleet.kill(index)
     }
 
     /// SIGSTOP: it keeps its connections and answers nothing.
     pub fn stop(&self, index: usize) -> Result<(), Error> {
-        self.with_process(index, Process::pause)
+        self.fleet.stop(index)
     }
 
     /// SIGCONT, after [`stop`](Self::stop).
     pub fn cont(&self, index: usize) -> Result<(), Error> {
-        self.with_process(index, Process::resume)
+        self.fleet.cont(index)
     }
 
     /// Starts a node that is down, with its data, or kills and starts it; returns when it answers.
     pub fn restart(&self, index: usize) -> Result<(), Error> {
-        if self.process_state(index).0.is_some() {
+        if self.fleet.pid(index).is_some() {
             self.kill(index)?;
         }
         self.start_process(index)?;
@@ -220,13 +193,7 @@ impl RedisCluster {
 
     /// Ends all six: SIGTERM, so that what they acknowledged is on disk.
     pub fn shutdown_all(&self) -> Result<(), Error> {
-        let taken: Vec<Process> = self.lock().processes.iter_mut().filter_map(Option::take).collect();
-        thread::scope(|scope| {
-            let ends: Vec<_> = taken.into_iter().map(|process| scope.spawn(|| process.terminate())).collect();
-            ends.into_iter()
-                .try_for_each(|end| end.join().unwrap_or_else(|_| Err(Error::new("a thread panicked"))))
-        })?;
-        self.watch_again()
+        self.fleet.terminate_all()
     }
 
     /// Starts every node that is down, with its data, and waits until the cluster is ready again.
@@ -275,13 +242,13 @@ impl RedisCluster {
     }
 
     fn on_all(&self, words: &[&str]) -> Result<(), Error> {
-        self.running_indexes().into_iter().try_for_each(|index| self.cli_at(index, words).map(drop))
+        self.fleet.running().into_iter().try_for_each(|index| self.cli_at(index, words).map(drop))
     }
 
     /// Runs a command through the first node that runs, following redirections; its reply as `redis-cli` prints it
     /// to a pipe. An error reply is an error.
     pub fn cli(&self, words: &[&str]) -> Result<String, Error> {
-        let index = self.running_indexes().into_iter().next();
+        let index = self.fleet.running().into_iter().next();
         let index = index.ok_or_else(|| Error::new("no node of the cluster runs"))?;
         self.redis_cli(index, &["-c"], words)
     }
@@ -324,7 +291,7 @@ impl RedisCluster {
             "a ready cluster",
             READY_DEADLINE,
             || self.logs(),
-            || self.running_indexes().into_iter().try_for_each(|index| self.check(index)),
+            || self.fleet.running().into_iter().try_for_each(|index| self.check(index)),
         )
     }
 
@@ -333,7 +300,7 @@ impl RedisCluster {
         if !ask(&["CLUSTER", "INFO"])?.contains("cluster_state:ok") {
             return Err(format!("node {index}: the cluster is not ok"));
         }
-        let running = self.running_indexes();
+        let running = self.fleet.running();
         let runs = |seen: &Seen| {
             self.ports.iter().position(|port| port == seen.port).is_some_and(|i| running.contains(&i))
         };
@@ -371,12 +338,8 @@ impl RedisCluster {
         Ok(self.nodes()?.into_iter().filter(is_wanted).map(|node| node.index).collect())
     }
 
-    fn running_indexes(&self) -> Vec<usize> {
-        (0..NODES).filter(|index| self.process_state(*index).1 == NodeState::Running).collect()
-    }
-
     fn start_processes(&self) -> Result<(), Error> {
-        let down: Vec<usize> = (0..NODES).filter(|index| self.process_state(*index).0.is_none()).collect();
+        let down = self.fleet.down();
         down.iter().try_for_each(|index| self.start_process(*index))?;
         down.into_iter().try_for_each(|index| self.wait_answers(index))
     }
@@ -384,19 +347,17 @@ impl RedisCluster {
     fn start_process(&self, index: usize) -> Result<(), Error> {
         let port = self.port(index);
         let folder = self.folder.join(port.to_string());
-        let mut running = self.lock();
-        let process = Process::start(&Program {
+        let program = Program {
             name: format!("redis-{port}"),
             path: "redis-server".to_owned(),
             arguments: vec![folder.join("redis.conf").display().to_string()],
             log: folder.join("log"),
-            outlives_us: running.watchdog.is_none(),
-        })?;
-        if let Some(place) = running.processes.get_mut(index) {
-            *place = Some(process);
-        }
-        drop(running);
-        self.watch_again()
+            user: None,
+            end: Signal::TERM,
+            discard: Signal::KILL,
+            outlives_us: false,
+        };
+        self.fleet.start(index, program)
     }
 
     fn wait_answers(&self, index: usize) -> Result<(), Error> {
@@ -407,49 +368,20 @@ impl RedisCluster {
             START_DEADLINE,
             || log_tail(&log, LOG_LINES),
             || {
-                if self.process_state(index).0.is_none() {
+                if self.fleet.pid(index).is_none() {
                     return Err("it ended".to_owned());
                 }
                 self.cli_at(index, &["PING"]).map(drop).map_err(|error| error.to_string())
             },
         )
     }
-
-    fn take(&self, index: usize) -> Result<Process, Error> {
-        let taken = self.lock().processes.get_mut(index).and_then(Option::take);
-        taken.ok_or_else(|| Error::new(format!("node {index} is not running")))
-    }
-
-    fn with_process(
-        &self,
-        index: usize,
-        act: impl Fn(&mut Process) -> Result<(), Error>,
-    ) -> Result<(), Error> {
-        match self.lock().processes.get_mut(index).and_then(Option::as_mut) {
-            Some(process) => act(process),
-            None => Err(Error::new(format!("node {index} is not running"))),
-        }
-    }
-
-    fn watch_again(&self) -> Result<(), Error> {
-        let mut running = self.lock();
-        let pids: Vec<u32> = running.processes.iter().flatten().map(Process::pid).collect();
-        running.watchdog.as_mut().map_or(Ok(()), |watchdog| watchdog.watch(pids.into_iter()))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Running> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Drop for RedisCluster {
     fn drop(&mut self) {
-        for process in self.lock().processes.iter_mut().filter_map(Option::take) {
-            if let Err(error) = process.kill() {
-                eprintln!("rig: {error}");
-            }
+        if let Err(error) = self.fleet.throw_away() {
+            eprintln!("rig: {error}");
         }
-        self.watch_again().ok();
         if !self.remove_folder {
             return;
         }

@@ -4,7 +4,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::process::{Error, Recorded, run, wait_until};
+use crate::process::{Error, run, wait_until};
+use crate::recorded::Recorded;
 use crate::redis::config::Options;
 use crate::redis::{NODES, RedisCluster};
 

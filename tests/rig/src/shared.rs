@@ -8,7 +8,8 @@ use std::fs::{self, File};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 
-use crate::process::{Error, Recorded};
+use crate::process::Error;
+use crate::recorded::Recorded;
 use crate::redis_shared;
 
 const FOLDER: &str = ".rig";
@@ -70,7 +71,7 @@ fn end_all(folder: &Path) -> Result<usize, Error> {
     remove(&folder.join(ENV))?;
     let recorded = recorded(folder);
     let running = recorded.iter().filter(|server| server.is_running()).count();
-    recorded.iter().try_for_each(Recorded::kill)?;
+    recorded.iter().try_for_each(Recorded::end)?;
     remove(&folder.join(SERVERS))?;
     Ok(running)
 }

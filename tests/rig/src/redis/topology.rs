@@ -1,5 +1,7 @@
 //! A cluster's shape, read from `CLUSTER NODES`.
 
+use crate::fleet::NodeState;
+
 /// What a node is to its shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -7,17 +9,6 @@ pub enum Role {
     Primary,
     /// Follows a primary.
     Replica,
-}
-
-/// What the rig did with a node's process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NodeState {
-    /// Runs.
-    Running,
-    /// Stopped by SIGSTOP: accepts connections and never answers.
-    Stopped,
-    /// Not there.
-    Down,
 }
 
 /// One of the six, as its peers see it.
