@@ -8,10 +8,13 @@
 //!
 //! One file per kind of server (`redis.rs`); `process.rs` holds what every kind needs.
 
+mod cache;
 mod certificate;
 mod family;
 mod fleet;
+mod pgbouncer;
 mod ports;
+mod postgres;
 mod process;
 mod recorded;
 mod redis;
@@ -21,6 +24,11 @@ mod user;
 
 pub use certificate::Certificate;
 pub use fleet::NodeState;
+pub use pgbouncer::{PgBouncer, PgBouncerOptions};
+pub use postgres::PostgresCluster;
+pub use postgres::access::{PostgresAccess, PostgresRole};
+pub use postgres::config::PostgresOptions;
+pub use postgres::database::Database;
 pub use process::Error;
 pub use redis::config::{Acl, OUTRIGGER_RULES, Options};
 pub use redis::migration::SlotMigration;

@@ -326,7 +326,7 @@ impl RedisCluster {
     }
 
     pub(crate) fn port(&self, index: usize) -> u16 {
-        self.ports.iter().nth(index).unwrap_or(0)
+        self.ports.port(index)
     }
 
     pub(crate) fn has_acl(&self) -> bool {

@@ -4,19 +4,18 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use crate::ports::shared_first;
 use crate::process::{Error, run, wait_until};
 use crate::recorded::Recorded;
 use crate::redis::config::Options;
 use crate::redis::{NODES, RedisCluster};
 
-/// Ports 17001 to 17006, unless this variable names another first one.
 const PORT_VARIABLE: &str = "RIG_REDIS_PORT";
-const FIRST_PORT: u16 = 17_001;
 
 pub(crate) fn start(folder: &Path) -> Result<Vec<Recorded>, Error> {
     let options = Options {
         base_dir: Some(folder.join("redis")),
-        first_port: Some(first_port()?),
+        first_port: Some(shared_first(PORT_VARIABLE, 0)?),
         ..Options::default()
     };
     RedisCluster::start_outliving(options)
@@ -24,14 +23,14 @@ pub(crate) fn start(folder: &Path) -> Result<Vec<Recorded>, Error> {
 
 /// The line of `.rig/env`.
 pub(crate) fn env_lines() -> Result<Vec<String>, Error> {
-    let first = usize::from(first_port()?);
+    let first = usize::from(shared_first(PORT_VARIABLE, 0)?);
     let nodes: Vec<String> = (first..first + NODES).map(|port| format!("127.0.0.1:{port}")).collect();
     Ok(vec![format!("REDIS_NODES={}", nodes.join(","))])
 }
 
 /// Whether all six say that the cluster is ok; a failover that is under way is waited for.
 pub(crate) fn check() -> Result<(), Error> {
-    let first = usize::from(first_port()?);
+    let first = usize::from(shared_first(PORT_VARIABLE, 0)?);
     wait_until("the shared Redis Cluster", Duration::from_secs(5), String::new, || {
         (first..first + NODES).try_for_each(|port| {
             let mut command = Command::new("redis-cli");
@@ -44,11 +43,4 @@ pub(crate) fn check() -> Result<(), Error> {
                 .ok_or_else(|| format!("port {port}: {}", text.lines().next().unwrap_or("no reply")))
         })
     })
-}
-
-fn first_port() -> Result<u16, Error> {
-    match std::env::var(PORT_VARIABLE) {
-        Ok(text) => text.parse().map_err(|_| Error::new(format!("{PORT_VARIABLE}={text}: not a port"))),
-        Err(_) => Ok(FIRST_PORT),
-    }
 }

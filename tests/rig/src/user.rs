@@ -1,6 +1,7 @@
 //! Another user to run a server as: PostgreSQL and PgBouncer refuse root.
 
 use std::fs;
+use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
@@ -34,6 +35,16 @@ impl User {
     /// The command runs as this user. Its home is `/`: libpq looks for files in root's, and stops when it may not.
     pub(crate) fn runs(self, command: &mut Command) {
         command.uid(self.uid).gid(self.gid).env("HOME", "/").current_dir("/");
+    }
+
+    pub(crate) fn uid(self) -> u32 {
+        self.uid
+    }
+
+    /// Gives it a file or an empty folder.
+    pub(crate) fn takes_only(self, path: &Path) -> Result<(), Error> {
+        chown(path, Some(self.uid), Some(self.gid))
+            .map_err(|error| Error::new(format!("{}: {error}", path.display())))
     }
 
     /// Gives it a folder with all that is in it.
