@@ -17,6 +17,7 @@ pub(crate) struct Member {
 struct Stat {
     state: char,
     parent: u32,
+    threads: u32,
     started_ticks: u64,
 }
 
@@ -25,10 +26,11 @@ impl Member {
         stat(pid).map(|stat| Self { pid, started_ticks: stat.started_ticks })
     }
 
-    /// A zombie (its parent has not collected it yet) counts as ended, though signalling it would succeed.
+    /// A zombie (its parent has not collected it yet) counts as ended, though signalling it would succeed; but not
+    /// while other threads of it end, which still hold its ports.
     pub(crate) fn is_running(self) -> bool {
-        stat(self.pid)
-            .is_some_and(|stat| stat.started_ticks == self.started_ticks && !matches!(stat.state, 'Z' | 'X'))
+        let has_ended = |stat: &Stat| matches!(stat.state, 'Z' | 'X') && stat.threads <= 1;
+        stat(self.pid).is_some_and(|stat| stat.started_ticks == self.started_ticks && !has_ended(&stat))
     }
 
     /// Sends it where the process still runs.
@@ -59,12 +61,13 @@ pub(crate) fn send(pid: u32, signal: Signal) -> Result<(), Error> {
         .and_then(|pid| kill_process(pid, signal).map_err(|error| Error::new(format!("{signal:?}: {error}"))))
 }
 
-/// Fields 3 (state), 4 (parent) and 22 (start time) of proc(5).
+/// Fields 3 (state), 4 (parent), 20 (threads) and 22 (start time) of proc(5).
 fn stat(pid: u32) -> Option<Stat> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The second field is the program's name in parentheses, and may itself hold spaces and parentheses.
     let mut fields = text.get(text.rfind(')')? + 1..)?.split_whitespace();
     let state = fields.next()?.chars().next()?;
     let parent = fields.next()?.parse().ok()?;
-    Some(Stat { state, parent, started_ticks: fields.nth(17)?.parse().ok()? })
+    let threads = fields.nth(15)?.parse().ok()?;
+    Some(Stat { state, parent, threads, started_ticks: fields.nth(1)?.parse().ok()? })
 }

@@ -68,6 +68,13 @@ impl Fleet {
         self.indexes(NodeState::Down)
     }
 
+    /// One that nobody ended, and that is gone all the same.
+    pub(crate) fn ended_by_itself(&self) -> Option<usize> {
+        let mut running = self.lock();
+        let mut places = running.processes.iter_mut();
+        places.position(|place| place.as_mut().is_some_and(|process| !process.is_running()))
+    }
+
     fn indexes(&self, wanted: NodeState) -> Vec<usize> {
         let places = self.lock().processes.len();
         (0..places).filter(|index| self.state(*index) == wanted).collect()

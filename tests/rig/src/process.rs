@@ -154,21 +154,25 @@ impl Process {
 
     /// Lets it save what it holds; SIGKILL when that takes too long.
     pub(crate) fn terminate(self) -> Result<(), Error> {
+        self.terminate_within(END_DEADLINE)
+    }
+
+    pub(crate) fn terminate_within(self, deadline: Duration) -> Result<(), Error> {
         let signal = self.end;
-        self.end_by(signal)
+        self.end_by(signal, deadline)
     }
 
     /// Ends it without its data.
     pub(crate) fn throw_away(self) -> Result<(), Error> {
         let signal = self.discard;
-        self.end_by(signal)
+        self.end_by(signal, END_DEADLINE)
     }
 
-    fn end_by(mut self, signal: Signal) -> Result<(), Error> {
+    fn end_by(mut self, signal: Signal, deadline: Duration) -> Result<(), Error> {
         if signal == Signal::KILL || self.is_paused() || self.send(signal).is_err() {
             return self.kill();
         }
-        let give_up = Instant::now() + END_DEADLINE;
+        let give_up = Instant::now() + deadline;
         while self.is_running() {
             if Instant::now() > give_up {
                 return self.kill();

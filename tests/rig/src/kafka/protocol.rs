@@ -1,0 +1,172 @@
+//! Two requests of Kafka's protocol, as a broker answers them without any client library: which brokers it counts as
+//! alive (DescribeCluster), and who leads the metadata quorum (DescribeQuorum). Shapes: kafka.apache.org/protocol, and
+//! KIP-700 and KIP-595, in the "flexible" encoding of KIP-482.
+
+use std::io::{self, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+const DESCRIBE_QUORUM: i16 = 55;
+const DESCRIBE_CLUSTER: i16 = 60;
+const METADATA_TOPIC: &str = "__cluster_metadata";
+const TIMEOUT: Duration = Duration::from_secs(2);
+/// Far above any reply of a few brokers.
+const MAX_REPLY_BYTES: usize = 1 << 20;
+
+/// The ids of the brokers that this one counts as alive, in ascending order.
+pub(crate) fn alive_brokers(port: u16) -> Result<Vec<i32>, String> {
+    // Without authorized operations; no tagged fields.
+    let reply = exchange(port, DESCRIBE_CLUSTER, &[0, 0])?;
+    let mut reply = Reply(&reply);
+    reply.skip(4)?; // throttle time
+    reply.no_error()?;
+    reply.compact_bytes()?; // error message
+    reply.compact_bytes()?; // cluster id
+    reply.skip(4)?; // some broker, where a controller is asked for
+    let mut ids = Vec::new();
+    for _ in 0..reply.length()? {
+        ids.push(reply.i32()?);
+        reply.compact_bytes()?; // host
+        reply.skip(4)?; // port
+        reply.compact_bytes()?; // rack
+        reply.tagged_fields()?;
+    }
+    ids.sort_unstable();
+    Ok(ids)
+}
+
+/// The id of the controller that leads the metadata quorum.
+pub(crate) fn quorum_leader(port: u16) -> Result<i32, String> {
+    // One topic with one partition, 0; each level ends in "no tagged fields".
+    let mut body = vec![2];
+    put_string(&mut body, METADATA_TOPIC);
+    body.extend([2, 0, 0, 0, 0, 0, 0, 0]);
+    let reply = exchange(port, DESCRIBE_QUORUM, &body)?;
+    let mut reply = Reply(&reply);
+    reply.no_error()?;
+    reply.length()?; // topics
+    reply.compact_bytes()?; // its name
+    reply.length()?; // partitions
+    reply.skip(4)?; // its number
+    reply.no_error()?;
+    reply.i32()
+}
+
+/// Version 0 of a request and the body of its reply.
+fn exchange(port: u16, key: i16, body: &[u8]) -> Result<Vec<u8>, String> {
+    let failed = |error: io::Error| format!("port {port}: {error}");
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let mut stream = TcpStream::connect_timeout(&address, TIMEOUT).map_err(failed)?;
+    stream.set_read_timeout(Some(TIMEOUT)).map_err(failed)?;
+    stream.write_all(&request(key, body)).map_err(failed)?;
+    let mut length = [0; 4];
+    stream.read_exact(&mut length).map_err(failed)?;
+    let length = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
+    if length > MAX_REPLY_BYTES {
+        return Err(format!("port {port}: a reply of {length} bytes"));
+    }
+    let mut reply = vec![0; length];
+    stream.read_exact(&mut reply).map_err(failed)?;
+    let mut header = Reply(&reply);
+    header.skip(4)?; // correlation id
+    header.tagged_fields()?;
+    Ok(header.0.to_vec())
+}
+
+/// Length; key, version, correlation id, client id, no tagged fields; body.
+fn request(key: i16, body: &[u8]) -> Vec<u8> {
+    let client = b"rig";
+    let mut text = Vec::new();
+    text.extend(key.to_be_bytes());
+    text.extend([0, 0]);
+    text.extend([0, 0, 0, 1]);
+    text.extend([0, 3]);
+    text.extend(client);
+    text.push(0);
+    text.extend(body);
+    let length = u32::try_from(text.len()).unwrap_or(0);
+    [length.to_be_bytes().to_vec(), text].concat()
+}
+
+/// Of fewer than 127 bytes: the length, plus one, is then a single byte.
+fn put_string(body: &mut Vec<u8>, text: &str) {
+    body.push(u8::try_from(text.len() + 1).unwrap_or(0));
+    body.extend(text.as_bytes());
+}
+
+/// What is left of a reply.
+struct Reply<'a>(&'a [u8]);
+
+impl Reply<'_> {
+    fn take<const N: usize>(&mut self) -> Result<[u8; N], String> {
+        let (head, rest) = self.0.split_first_chunk::<N>().ok_or("a reply is cut short")?;
+        self.0 = rest;
+        Ok(*head)
+    }
+
+    fn skip(&mut self, count: usize) -> Result<(), String> {
+        self.0 = self.0.get(count..).ok_or("a reply is cut short")?;
+        Ok(())
+    }
+
+    fn i32(&mut self) -> Result<i32, String> {
+        self.take().map(i32::from_be_bytes)
+    }
+
+    fn no_error(&mut self) -> Result<(), String> {
+        match self.take().map(i16::from_be_bytes)? {
+            0 => Ok(()),
+            code => Err(format!("error {code}")),
+        }
+    }
+
+    /// Seven bits a byte, the lowest first.
+    fn varint(&mut self) -> Result<usize, String> {
+        let mut value = 0;
+        for shift in (0..35).step_by(7) {
+            let [byte] = self.take()?;
+            value |= usize::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return Ok(value);
+            }
+        }
+        Err("a number without end".to_owned())
+    }
+
+    /// Of a compact array or string: one less than what is sent; 0 of an absent one.
+    fn length(&mut self) -> Result<usize, String> {
+        self.varint().map(|length| length.saturating_sub(1))
+    }
+
+    fn compact_bytes(&mut self) -> Result<(), String> {
+        let length = self.length()?;
+        self.skip(length)
+    }
+
+    fn tagged_fields(&mut self) -> Result<(), String> {
+        for _ in 0..self.varint()? {
+            self.varint()?;
+            let length = self.varint()?;
+            self.skip(length)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_and_strings_are_read_as_kip_482_has_them() {
+        assert_eq!(Reply(&[0x05]).varint(), Ok(5));
+        assert_eq!(Reply(&[0xac, 0x02]).varint(), Ok(300));
+        assert!(Reply(&[0xff; 6]).varint().is_err());
+        let mut reply = Reply(&[3, b'a', b'b', 0, 1, 9, 2, 7, 7, 42]);
+        reply.compact_bytes().unwrap();
+        reply.compact_bytes().unwrap();
+        reply.tagged_fields().unwrap();
+        assert_eq!(reply.0, [42]);
+        assert!(reply.i32().is_err());
+    }
+}
