@@ -65,10 +65,15 @@ impl Certificate {
                 return Err(Error::new(format!("openssl {line}: {text}")));
             }
         }
-        Ok(Self {
+        Ok(Self::of(folder))
+    }
+
+    /// Those that are in `folder`.
+    pub(crate) fn of(folder: &Path) -> Self {
+        Self {
             authority: folder.join("ca.crt"),
             certificate: folder.join("server.crt"),
             key: folder.join("server.key"),
-        })
+        }
     }
 }

@@ -78,10 +78,14 @@ impl PgBouncer {
         Self::create(servers, server, options, port, Some(ports), Path::new(&link))
     }
 
-    /// On a port that the caller holds; it outlives this process.
-    pub(crate) fn start_outliving(servers: &PostgresAccess, port: u16) -> Result<Vec<Recorded>, Error> {
+    /// On a port that the caller holds; it outlives this process, once it is [released](Self::release).
+    pub(crate) fn start_outliving(servers: &PostgresAccess, port: u16) -> Result<Self, Error> {
         let options = PgBouncerOptions { port: Some(port), ..PgBouncerOptions::default() };
-        Self::create(servers, 0, options, port, None, Path::new("pgbouncer"))?.fleet.release()
+        Self::create(servers, 0, options, port, None, Path::new("pgbouncer"))
+    }
+
+    pub(crate) fn release(&self) -> Result<Vec<Recorded>, Error> {
+        self.fleet.release()
     }
 
     fn create(

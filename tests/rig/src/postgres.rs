@@ -21,7 +21,7 @@ use crate::fleet::{Fleet, NodeState, at_once};
 use crate::ports::Ports;
 use crate::process::{Error, Program, log_tail, run, wait_until};
 use crate::recorded::Recorded;
-use crate::user::User;
+use crate::user::{User, succeed};
 use access::{PostgresAccess, PostgresRole};
 use config::{NodeSettings, PostgresOptions, node_name};
 use database::Database;
@@ -64,18 +64,19 @@ impl PostgresCluster {
         };
         let link = format!("own/{}-{}", std::process::id(), ports.first);
         let cluster = Self::prepare(options, ports, Path::new(&link), false)?;
-        cluster.create()?;
+        cluster.start_all()?;
         Ok(cluster)
     }
 
-    /// Like [`start`](Self::start), but the servers outlive this process; says how to recognise them.
-    pub(crate) fn start_outliving(
-        options: PostgresOptions,
-        first: u16,
-    ) -> Result<(PostgresAccess, Vec<Recorded>), Error> {
+    /// Like [`start`](Self::start), but the servers outlive this process, once they are [released](Self::release).
+    pub(crate) fn start_outliving(options: PostgresOptions, first: u16) -> Result<Self, Error> {
         let cluster = Self::prepare(options, Ports::fixed(first, PORTS)?, Path::new("postgres"), true)?;
-        cluster.create()?;
-        Ok((cluster.access.clone(), cluster.fleet.release()?))
+        cluster.start_all()?;
+        Ok(cluster)
+    }
+
+    pub(crate) fn release(&self) -> Result<Vec<Recorded>, Error> {
+        self.fleet.release()
     }
 
     fn prepare(
@@ -99,10 +100,6 @@ impl PostgresCluster {
         cluster.follow(1, 0)?;
         cluster.user.map_or(Ok(()), |user| user.takes(&cluster.folder.path))?;
         Ok(cluster)
-    }
-
-    fn create(&self) -> Result<(), Error> {
-        self.start_all()
     }
 
     /// Addresses, certificate, connection strings.
@@ -183,6 +180,7 @@ impl PostgresCluster {
         if self.fleet.pid(standby).is_some() {
             self.kill(standby)?;
         }
+        self.forget_shared_memory(standby)?;
         let data = self.data(standby);
         fs::remove_dir_all(&data).map_err(|error| Error::new(format!("{}: {error}", data.display())))?;
         self.base_backup(primary, &data)?;
@@ -275,6 +273,18 @@ impl PostgresCluster {
         output.status.success().then_some(()).ok_or_else(failed)
     }
 
+    /// A killed server leaves a piece of shared memory (56 bytes; a machine has room for 4096 of them), and takes it
+    /// again when it starts. Not one whose data is removed: its number is in `postmaster.pid`, seventh line.
+    fn forget_shared_memory(&self, index: usize) -> Result<(), Error> {
+        let text = fs::read_to_string(self.data(index).join("postmaster.pid")).unwrap_or_default();
+        let Some(id) = text.lines().nth(6).and_then(|line| line.split_whitespace().nth(1)) else {
+            return Ok(());
+        };
+        let mut command = Command::new("ipcrm");
+        command.args(["-m", id]);
+        succeed(command)
+    }
+
     fn follow(&self, index: usize, primary: usize) -> Result<(), Error> {
         let signal = self.data(index).join("standby.signal");
         fs::write(&signal, "").map_err(|error| Error::new(format!("{}: {error}", signal.display())))?;
@@ -307,11 +317,13 @@ impl PostgresCluster {
 
 impl Drop for PostgresCluster {
     fn drop(&mut self) {
-        if let Err(error) = self.fleet.throw_away() {
-            eprintln!("rig: {error}");
-        }
+        let ended = self.fleet.throw_away();
         if !self.remove_folder {
             return;
+        }
+        let forgotten = (0..SERVERS).try_for_each(|index| self.forget_shared_memory(index));
+        if let Err(error) = ended.and(forgotten) {
+            eprintln!("rig: {error}");
         }
         if thread::panicking() {
             eprintln!("rig: the servers' logs are kept in {}", self.folder.path.display());
@@ -322,8 +334,13 @@ impl Drop for PostgresCluster {
 }
 
 /// The name of the folder of the servers with these ports; only one pair can have them.
-pub(crate) fn folder_name(first_port: u16) -> String {
+fn folder_name(first_port: u16) -> String {
     format!("postgres-{first_port}")
+}
+
+/// Where the servers with these ports have their files.
+pub(crate) fn shared_folder(first_port: u16) -> Result<PathBuf, Error> {
+    Folder::place(&folder_name(first_port), User::instead_of_root(USER)?)
 }
 
 pub(crate) fn check_synchronous(access: &PostgresAccess, primary: usize) -> Result<(), String> {

@@ -1,61 +1,69 @@
-//! The servers that `make servers` leaves running, and how the tests find them.
+//! The servers that the tests share: `make servers` starts them all and leaves them running; a test that asks for a
+//! kind which is not up starts that kind, and leaves it running too.
 //!
 //! They are children of a process that is gone, so nothing collects them: what is theirs is written down in
-//! `.rig/servers` (name, process id, start time), and `down` ends exactly what is written there. Their addresses
-//! are in `.rig/env`, as shell lines.
+//! `.rig/servers` (name, process id, start time, signal), and `down` ends exactly what is written there. Their
+//! addresses are in `.rig/env`, as shell lines.
 
 use std::fs::{self, File};
-use std::net::TcpStream;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
+use crate::fleet::at_once;
 use crate::process::Error;
 use crate::recorded::Recorded;
-use crate::redis_shared;
+use crate::{kafka_shared, postgres_shared, redis_shared};
 
 const FOLDER: &str = ".rig";
 const ENV: &str = "env";
 const SERVERS: &str = "servers";
 
-/// Starts every shared server, or finds that they are up and well. Their earlier data goes. Returns what to tell
-/// the user.
-pub fn up() -> Result<String, Error> {
-    let folder = workspace_root()?.join(FOLDER);
-    fs::create_dir_all(&folder).map_err(|error| failed(&folder, &error))?;
-    let _lock = lock(&folder)?;
-    let wanted = redis_shared::env_lines()?;
-    let recorded = recorded(&folder);
-    if !recorded.is_empty() {
-        let found = fs::read_to_string(folder.join(ENV)).unwrap_or_default();
-        let is_running = recorded.iter().all(Recorded::is_running) && found.lines().eq(&wanted);
-        let complaint = if is_running { redis_shared::check().err() } else { None };
-        if is_running && complaint.is_none() {
-            return Ok(format!("already up:\n{}", wanted.join("\n")));
-        }
-        let why = complaint.map_or_else(|| "not all of them run".to_owned(), |error| error.to_string());
-        eprintln!("rig: the servers that were up are not well ({}): starting them again", why.trim());
-        end_all(&folder)?;
-    }
-    let servers = redis_shared::start(&folder)?;
-    let lines: String = servers.iter().map(|server| server.line() + "\n").collect();
-    write(&folder.join(SERVERS), &lines)?;
-    write(&folder.join(ENV), &(wanted.join("\n") + "\n"))?;
-    Ok(format!("up, until `make servers-down` (logs under {FOLDER}/):\n{}", wanted.join("\n")))
+/// One kind of shared servers.
+pub(crate) struct Kind {
+    /// What its servers' names begin with.
+    pub(crate) name: &'static str,
+    /// Starts them, with data in `.rig/` and without what was there; they outlive this process.
+    pub(crate) start: fn(&Path) -> Result<Vec<Recorded>, Error>,
+    /// Its lines of `.rig/env`.
+    pub(crate) env_lines: fn() -> Result<Vec<String>, Error>,
+    /// Whether they are well.
+    pub(crate) check: fn() -> Result<(), Error>,
 }
 
-/// Ends exactly the servers that [`up`] started; data and logs stay.
-pub fn down() -> Result<String, Error> {
-    let folder = workspace_root()?.join(FOLDER);
-    if !folder.exists() {
-        return Ok("nothing was up".to_owned());
-    }
-    let _lock = lock(&folder)?;
-    let count = end_all(&folder)?;
-    Ok(format!("ended {count} servers"))
+const KINDS: [&Kind; 3] = [&redis_shared::KIND, &postgres_shared::KIND, &kafka_shared::KIND];
+
+/// Starts the shared servers of these kinds (none named: all) at once, or finds that they are up and well. Where they
+/// are started, their earlier data goes. Returns what to tell the user.
+pub fn up(names: &[&str]) -> Result<String, Error> {
+    let folder = folder()?;
+    let told = Mutex::new(Vec::new());
+    at_once(kinds(names)?, |kind| {
+        let line = up_kind(kind, &folder)?;
+        told.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+        Ok(())
+    })?;
+    let told = told.into_inner().unwrap_or_else(PoisonError::into_inner).join("\n");
+    let env = fs::read_to_string(folder.join(ENV)).unwrap_or_default();
+    Ok(format!("{told}\nuntil `make servers-down` (logs under {FOLDER}/):\n{env}"))
+}
+
+/// Ends exactly the servers of these kinds (none named: all) that were started so; data and logs stay.
+pub fn down(names: &[&str]) -> Result<String, Error> {
+    let folder = folder()?;
+    let ended = Mutex::new(0);
+    at_once(kinds(names)?, |kind| {
+        let _lock = lock(&folder, kind.name)?;
+        let count = end(kind, &folder)?;
+        *ended.lock().unwrap_or_else(PoisonError::into_inner) += count;
+        Ok(())
+    })?;
+    Ok(format!("ended {} servers", ended.into_inner().unwrap_or_else(PoisonError::into_inner)))
 }
 
 /// What is up: a line per server with its process id, and whether it runs.
 pub fn status() -> Result<String, Error> {
-    let recorded = recorded(&workspace_root()?.join(FOLDER));
+    let recorded = recorded(&folder()?);
     if recorded.is_empty() {
         return Ok("nothing is up".to_owned());
     }
@@ -66,14 +74,77 @@ pub fn status() -> Result<String, Error> {
     Ok(recorded.iter().map(line).collect::<Vec<_>>().join("\n"))
 }
 
-fn end_all(folder: &Path) -> Result<usize, Error> {
+fn kinds(names: &[&str]) -> Result<Vec<&'static Kind>, Error> {
+    let known: Vec<&str> = KINDS.iter().map(|kind| kind.name).collect();
+    if let Some(unknown) = names.iter().find(|name| !known.contains(name)) {
+        return Err(Error::new(format!("{unknown}: there are {}", known.join(", "))));
+    }
+    Ok(KINDS.into_iter().filter(|kind| names.is_empty() || names.contains(&kind.name)).collect())
+}
+
+/// For a test: starts this kind unless its servers run. Whether they are well the test finds out by itself.
+///
+/// # Panics
+/// When they cannot be started: a missing server fails a test, it skips none.
+pub(crate) fn require(kind: &Kind) {
+    let started = folder()
+        .and_then(|folder| if runs(kind, &folder)? { Ok(()) } else { up_kind(kind, &folder).map(drop) });
+    if let Err(error) = started {
+        panic!("no {} for this test: {error}", kind.name);
+    }
+}
+
+fn up_kind(kind: &Kind, folder: &Path) -> Result<String, Error> {
+    let _lock = lock(folder, kind.name)?;
+    let began = Instant::now();
+    if !recorded_of(kind, folder).is_empty() {
+        let complaint =
+            if runs(kind, folder)? { (kind.check)().err() } else { Some(Error::new("not all run")) };
+        match complaint {
+            None => return Ok(format!("{} is already up", kind.name)),
+            Some(why) => eprintln!("rig: {} is not well ({why}): starting it again", kind.name),
+        }
+        end(kind, folder)?;
+    }
+    let servers = (kind.start)(folder)?;
+    record(kind, folder, &servers, &(kind.env_lines)()?)?;
+    Ok(format!("{} is up after {:.1} s", kind.name, began.elapsed().as_secs_f64()))
+}
+
+fn runs(kind: &Kind, folder: &Path) -> Result<bool, Error> {
+    let recorded = recorded_of(kind, folder);
+    let env = fs::read_to_string(folder.join(ENV)).unwrap_or_default();
+    let is_in_env = |wanted: &String| env.lines().any(|line| line == wanted);
+    Ok(!recorded.is_empty()
+        && recorded.iter().all(Recorded::is_running)
+        && (kind.env_lines)()?.iter().all(is_in_env))
+}
+
+fn end(kind: &Kind, folder: &Path) -> Result<usize, Error> {
+    let servers = recorded_of(kind, folder);
+    let running = servers.iter().filter(|server| server.is_running()).count();
     // The addresses go first: from here on they may be dead, and a test must not find them.
-    remove(&folder.join(ENV))?;
-    let recorded = recorded(folder);
-    let running = recorded.iter().filter(|server| server.is_running()).count();
-    recorded.iter().try_for_each(Recorded::end)?;
-    remove(&folder.join(SERVERS))?;
+    record(kind, folder, &servers, &[])?;
+    at_once(servers, |server| server.end())?;
+    record(kind, folder, &[], &[])?;
     Ok(running)
+}
+
+/// Writes down this kind's servers and addresses instead of those that it had.
+fn record(kind: &Kind, folder: &Path, servers: &[Recorded], env: &[String]) -> Result<(), Error> {
+    let _lock = lock(folder, "all")?;
+    let name = |line: &str| line.split('=').next().unwrap_or_default().to_owned();
+    let own: Vec<String> = (kind.env_lines)()?.iter().map(|line| name(line)).collect();
+    let found = fs::read_to_string(folder.join(ENV)).unwrap_or_default();
+    let others = found.lines().filter(|line| !own.contains(&name(line))).map(str::to_owned);
+    write(&folder.join(ENV), others.chain(env.iter().cloned()))?;
+    let found = recorded(folder);
+    let others = found.iter().filter(|server| server.kind() != kind.name);
+    write(&folder.join(SERVERS), others.chain(servers).map(Recorded::line))
+}
+
+fn recorded_of(kind: &Kind, folder: &Path) -> Vec<Recorded> {
+    recorded(folder).into_iter().filter(|server| server.kind() == kind.name).collect()
 }
 
 fn recorded(folder: &Path) -> Vec<Recorded> {
@@ -81,12 +152,22 @@ fn recorded(folder: &Path) -> Vec<Recorded> {
     text.lines().filter_map(Recorded::parse).collect()
 }
 
-/// Two of `make servers` at once take turns.
-fn lock(folder: &Path) -> Result<File, Error> {
-    let path = folder.join("lock");
+/// Two at once take turns: for a kind while it starts or ends, for all while what is up is written down.
+fn lock(folder: &Path, name: &str) -> Result<File, Error> {
+    let path = folder.join(format!("lock-{name}"));
     let file = File::create(&path).map_err(|error| failed(&path, &error))?;
     file.lock().map_err(|error| failed(&path, &error))?;
     Ok(file)
+}
+
+/// What the environment says, else the line of `.rig/env`, searched upward from the crate under test.
+pub(crate) fn address(name: &str) -> Option<String> {
+    let from_file = || env_lines().into_iter().find(|(found, _)| found == name).map(|(_, value)| value);
+    from_environment(name).or_else(from_file)
+}
+
+pub(crate) fn from_environment(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 /// The lines of `.rig/env`, searched upward from the crate under test; empty where there is none.
@@ -98,22 +179,6 @@ pub fn env_lines() -> Vec<(String, String)> {
     text.unwrap_or_default().lines().filter_map(pair).collect()
 }
 
-/// The addresses of the shared Redis Cluster: `REDIS_NODES` from the environment, else from `.rig/env`.
-///
-/// # Panics
-/// When there is none, or none of them accepts a connection: a missing server fails a test, it skips none.
-pub fn shared_redis_nodes() -> Vec<String> {
-    let name = "REDIS_NODES";
-    let from_file = || env_lines().into_iter().find(|(found, _)| found == name).map(|(_, value)| value);
-    let Some(value) = std::env::var(name).ok().filter(|value| !value.is_empty()).or_else(from_file) else {
-        panic!("no Redis Cluster for this test: run `make servers` first (or set {name}=127.0.0.1:17001,…)");
-    };
-    let nodes: Vec<String> = value.split(',').map(|node| node.trim().to_owned()).collect();
-    let accepts = nodes.iter().any(|node| TcpStream::connect(node.as_str()).is_ok());
-    assert!(accepts, "nothing listens on any of {name}={value}: run `make servers`");
-    nodes
-}
-
 /// The repository's root: the nearest folder upward with a `Cargo.lock`.
 pub fn workspace_root() -> Result<PathBuf, Error> {
     let start = start_folder().ok_or_else(|| Error::new("there is no current folder"))?;
@@ -121,20 +186,30 @@ pub fn workspace_root() -> Result<PathBuf, Error> {
     root.ok_or_else(|| Error::new(format!("no Cargo.lock in {} or above it", start.display())))
 }
 
+fn folder() -> Result<PathBuf, Error> {
+    let folder = workspace_root()?.join(FOLDER);
+    fs::create_dir_all(&folder).map_err(|error| failed(&folder, &error))?;
+    Ok(folder)
+}
+
 /// Cargo and nextest set the variable for what they run.
 fn start_folder() -> Option<PathBuf> {
     std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from).or_else(|| std::env::current_dir().ok())
 }
 
-fn write(path: &Path, text: &str) -> Result<(), Error> {
-    fs::write(path, text).map_err(|error| failed(path, &error))
-}
-
-fn remove(path: &Path) -> Result<(), Error> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(failed(path, &error)),
-        _ => Ok(()),
-    }
+/// Readers find the old file or the new one; no lines, no file.
+fn write(path: &Path, lines: impl Iterator<Item = String>) -> Result<(), Error> {
+    let text: String = lines.map(|line| line + "\n").collect();
+    let new = path.with_extension("new");
+    let written = if text.is_empty() {
+        fs::remove_file(path).or_else(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => Ok(()),
+            _ => Err(error),
+        })
+    } else {
+        fs::write(&new, text).and_then(|()| fs::rename(&new, path))
+    };
+    written.map_err(|error| failed(path, &error))
 }
 
 fn failed(path: &Path, error: &std::io::Error) -> Error {

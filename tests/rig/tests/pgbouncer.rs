@@ -1,5 +1,7 @@
 //! What the tests through PgBouncer rely on: a pool in transaction mode, and a way to the other server.
 
+#![allow(clippy::unwrap_used, reason = "test code")]
+
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 

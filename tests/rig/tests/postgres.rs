@@ -1,5 +1,7 @@
 //! What the tests on PostgreSQL rely on: a synchronous standby, faults that do what they say, and three roles.
 
+#![allow(clippy::unwrap_used, reason = "test code")]
+
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::Stdio;
 use std::time::{Duration, Instant};

@@ -6,7 +6,7 @@ use crate::certificate::Certificate;
 use crate::postgres::template::REPLICATION;
 
 /// How to start a pair of servers; `PostgresOptions::default()` is one on free ports.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct PostgresOptions {
     /// The first of three ports (the two servers', then one for PgBouncer). None: free ones.
     pub first_port: Option<u16>,
@@ -15,12 +15,6 @@ pub struct PostgresOptions {
     pub fsync: bool,
     /// More settings for `postgresql.conf`, for both servers; they win over the rig's.
     pub settings: Vec<(String, String)>,
-}
-
-impl Default for PostgresOptions {
-    fn default() -> Self {
-        Self { first_port: None, fsync: false, settings: Vec::new() }
-    }
 }
 
 /// `server0` and `server1`: what a standby calls itself.
