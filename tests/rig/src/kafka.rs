@@ -12,7 +12,7 @@ use rustix::process::Signal;
 
 use crate::fleet::{Fleet, NodeState, at_once};
 use crate::ports::{BUS_OFFSET, Ports};
-use crate::process::{Error, Program, log_tail, wait_until};
+use crate::process::{Error, Missing, Program, log_tail, wait_until};
 use crate::recorded::Recorded;
 use crate::shared::workspace_root;
 use config::{KafkaOptions, node_id, properties};
@@ -167,12 +167,12 @@ impl KafkaCluster {
             || self.logs(),
             || {
                 if let Some(index) = self.fleet.ended_by_itself() {
-                    return Err(format!("broker {index} ended"));
+                    return Err(Missing::ForGood(format!("broker {index} ended")));
                 }
                 let running = self.fleet.running();
                 let ports: Vec<u16> = running.iter().map(|index| self.ports.port(*index)).collect();
                 let ids: Vec<usize> = running.into_iter().map(node_id).collect();
-                check(&ports, &ids)
+                check(&ports, &ids).map_err(Missing::Yet)
             },
         )
     }

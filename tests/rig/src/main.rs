@@ -8,7 +8,7 @@ usage: rig up|down [redis] [postgres] [kafka] | status | env
           PgBouncer, three Kafka brokers; data under .rig/, addresses in .rig/env. Does nothing for a kind that is up
           and well. They go on running after this command: end them with `rig down`.
           RIG_REDIS_PORT is the first port (default 17001); PostgreSQL's are 10 above it, or RIG_POSTGRES_PORT,
-          Kafka's 20 above it, or RIG_KAFKA_PORT.
+          Kafka's 20 above it, or RIG_KAFKA_PORT. RIG_POSTGRES_FSYNC=on makes commits wait for the disk.
   down    ends exactly the servers that `up`, or a test, started
   status  lists them
   env     prints their addresses as shell lines";

@@ -15,7 +15,7 @@ use crate::ports::Ports;
 use crate::postgres::access::{self, PostgresAccess, PostgresRole};
 use crate::postgres::folder::Folder;
 use crate::postgres::{PostgresCluster, USER};
-use crate::process::{Error, Program, log_tail, wait_until};
+use crate::process::{Error, Missing, Program, log_tail, wait_until};
 use crate::recorded::Recorded;
 use crate::user::User;
 
@@ -187,9 +187,9 @@ impl PgBouncer {
             || log_tail(&self.log(), LOG_LINES),
             || {
                 if self.fleet.pid(0).is_none() {
-                    return Err("it ended".to_owned());
+                    return Err(Missing::ForGood("it ended".to_owned()));
                 }
-                self.console("SHOW VERSION").map(drop).map_err(|error| error.to_string())
+                self.console("SHOW VERSION").map(drop).map_err(|error| Missing::Yet(error.to_string()))
             },
         )
     }

@@ -3,6 +3,8 @@
 use std::fs::{self, File};
 use std::net::TcpListener;
 
+use rustix::process::getuid;
+
 use crate::process::Error;
 
 /// A Redis node listens for its peers this far above its own port (Redis Cluster specification); a Kafka broker here
@@ -81,10 +83,11 @@ impl Ports {
     }
 }
 
-/// A lock of the whole machine on a run of ports: two tests that look at the same moment must not both find
+/// A lock of this user on a run of ports: two tests that look at the same moment must not both find
 /// it free.
 fn lock(first: u16) -> Result<Option<File>, Error> {
-    let folder = std::env::temp_dir().join("outrigger-rig-ports");
+    // A user may not write another one's files: between users only `taken` helps.
+    let folder = std::env::temp_dir().join(format!("outrigger-rig-ports-{}", getuid().as_raw()));
     let failed = |error: std::io::Error| Error::new(format!("{}: {error}", folder.display()));
     fs::create_dir_all(&folder).map_err(failed)?;
     let file = File::create(folder.join(first.to_string())).map_err(failed)?;

@@ -19,7 +19,7 @@ use rustix::process::Signal;
 use crate::certificate::Certificate;
 use crate::fleet::{Fleet, NodeState, at_once};
 use crate::ports::Ports;
-use crate::process::{Error, Program, log_tail, run, wait_until};
+use crate::process::{Error, Missing, Program, log_tail, run, wait_until};
 use crate::recorded::Recorded;
 use crate::user::{User, succeed};
 use access::{PostgresAccess, PostgresRole};
@@ -216,9 +216,10 @@ impl PostgresCluster {
             || log_tail(&self.log(index), LOG_LINES),
             || {
                 if self.fleet.pid(index).is_none() {
-                    return Err("it ended".to_owned());
+                    return Err(Missing::ForGood("it ended".to_owned()));
                 }
-                self.superuser(index, "SELECT 1").map(drop).map_err(|error| error.to_string())
+                let answer = self.superuser(index, "SELECT 1");
+                answer.map(drop).map_err(|error| Missing::Yet(error.to_string()))
             },
         )
     }

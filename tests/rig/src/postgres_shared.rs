@@ -14,11 +14,13 @@ use crate::postgres::database::{self, Database};
 use crate::postgres::{PostgresCluster, check_synchronous, shared_folder};
 use crate::process::{Error, wait_until};
 use crate::recorded::Recorded;
-use crate::shared::{Kind, require};
+use crate::shared::{Kind, from_environment, require};
 
 const PORT_VARIABLE: &str = "RIG_POSTGRES_PORT";
 /// Above the first port of all.
 const PORT_OFFSET: u16 = 10;
+/// `on`: commits wait for the disk, as a measurement must have it.
+const FSYNC_VARIABLE: &str = "RIG_POSTGRES_FSYNC";
 /// The database of `.rig/env`; tests take one of their own.
 const DATABASE: &str = "outrigger";
 
@@ -72,12 +74,17 @@ fn found() -> Result<SharedPostgres, Error> {
 
 fn start(_: &Path) -> Result<Vec<Recorded>, Error> {
     let first = shared_first(PORT_VARIABLE, PORT_OFFSET)?;
-    let cluster = PostgresCluster::start_outliving(PostgresOptions::default(), first)?;
+    let options = PostgresOptions { fsync: fsync(), ..PostgresOptions::default() };
+    let cluster = PostgresCluster::start_outliving(options, first)?;
     database::create(cluster.access(), 0, DATABASE)?;
     let bouncer = PgBouncer::start_outliving(cluster.access(), first + 2)?;
     let mut recorded = cluster.release()?;
     recorded.extend(bouncer.release()?);
     Ok(recorded)
+}
+
+fn fsync() -> bool {
+    from_environment(FSYNC_VARIABLE).is_some_and(|value| value == "on")
 }
 
 fn env_lines() -> Result<Vec<String>, Error> {
@@ -90,6 +97,8 @@ fn env_lines() -> Result<Vec<String>, Error> {
         format!("POSTGRES_STANDBY_URL={}", access.url(1, app, DATABASE)),
         format!("PGBOUNCER_URL={}", access::url(bouncer_port, app, DATABASE)),
         format!("POSTGRES_CA_FILE={}", access.certificate.authority.display()),
+        // Servers that were started otherwise are not the ones that are wanted.
+        format!("{FSYNC_VARIABLE}={}", if fsync() { "on" } else { "off" }),
     ])
 }
 

@@ -187,21 +187,39 @@ impl Process {
     }
 }
 
-/// Repeats `check` until it succeeds; after `deadline`, an error with its last complaint and `log()`.
-pub(crate) fn wait_until<T>(
+/// Why something that is waited for is not there.
+pub(crate) enum Missing {
+    /// It may still come.
+    Yet(String),
+    /// It is of no use to wait.
+    ForGood(String),
+}
+
+impl From<String> for Missing {
+    fn from(complaint: String) -> Self {
+        Self::Yet(complaint)
+    }
+}
+
+/// Repeats `check` until it succeeds; after `deadline`, or when it can succeed no more, an error with its last
+/// complaint and `log()`.
+pub(crate) fn wait_until<T, E: Into<Missing>>(
     what: &str,
     deadline: Duration,
     log: impl Fn() -> String,
-    mut check: impl FnMut() -> Result<T, String>,
+    mut check: impl FnMut() -> Result<T, E>,
 ) -> Result<T, Error> {
     let started = Instant::now();
+    let failed = |complaint: &str| {
+        let waited = started.elapsed().as_secs_f64();
+        Error::new(format!("waited {waited:.1} s for {what}: {complaint}\n{}", log()))
+    };
     loop {
-        match check() {
+        match check().map_err(Into::into) {
             Ok(value) => return Ok(value),
-            Err(complaint) if started.elapsed() > deadline => {
-                return Err(Error::new(format!("waited {deadline:?} for {what}: {complaint}\n{}", log())));
-            }
-            Err(_) => pause(Duration::from_millis(20)),
+            Err(Missing::ForGood(complaint)) => return Err(failed(&complaint)),
+            Err(Missing::Yet(complaint)) if started.elapsed() > deadline => return Err(failed(&complaint)),
+            Err(Missing::Yet(_)) => pause(Duration::from_millis(20)),
         }
     }
 }
@@ -255,6 +273,17 @@ pub(crate) mod tests {
             discard: Signal::KILL,
             outlives_us: false,
         }
+    }
+
+    #[test]
+    fn what_can_never_come_is_not_waited_for_and_the_log_is_told() {
+        let started = Instant::now();
+        let log = || "last line".to_owned();
+        let waited: Result<(), Error> =
+            wait_until("it", Duration::from_secs(60), log, || Err(Missing::ForGood("it ended".to_owned())));
+        let message = waited.unwrap_err().to_string();
+        assert!(message.contains("for it: it ended\nlast line"), "{message}");
+        assert!(started.elapsed() < Duration::from_secs(10));
     }
 
     #[test]

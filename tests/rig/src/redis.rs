@@ -14,7 +14,7 @@ use rustix::process::Signal;
 use crate::certificate::Certificate;
 use crate::fleet::{Fleet, NodeState};
 use crate::ports::Ports;
-use crate::process::{Error, Program, log_tail, run, wait_until};
+use crate::process::{Error, Missing, Program, log_tail, run, wait_until};
 use crate::recorded::Recorded;
 use crate::shared::workspace_root;
 use config::{ADMINISTRATOR, ADMINISTRATOR_PASSWORD, Options};
@@ -369,9 +369,9 @@ impl RedisCluster {
             || log_tail(&log, LOG_LINES),
             || {
                 if self.fleet.pid(index).is_none() {
-                    return Err("it ended".to_owned());
+                    return Err(Missing::ForGood("it ended".to_owned()));
                 }
-                self.cli_at(index, &["PING"]).map(drop).map_err(|error| error.to_string())
+                self.cli_at(index, &["PING"]).map(drop).map_err(|error| Missing::Yet(error.to_string()))
             },
         )
     }

@@ -98,8 +98,11 @@ fn up_kind(kind: &Kind, folder: &Path) -> Result<String, Error> {
     let _lock = lock(folder, kind.name)?;
     let began = Instant::now();
     if !recorded_of(kind, folder).is_empty() {
-        let complaint =
-            if runs(kind, folder)? { (kind.check)().err() } else { Some(Error::new("not all run")) };
+        let complaint = if runs(kind, folder)? {
+            (kind.check)().err()
+        } else {
+            Some(Error::new("not all run, or not as is wanted now"))
+        };
         match complaint {
             None => return Ok(format!("{} is already up", kind.name)),
             Some(why) => eprintln!("rig: {} is not well ({why}): starting it again", kind.name),

@@ -145,3 +145,14 @@ fn chaos_roles_passwords_and_tls_are_as_production_has_them() {
         "SELECT DISTINCT split_part(rolpassword, '$', 1) FROM pg_authid WHERE rolpassword IS NOT NULL";
     assert_eq!(psql(PostgresRole::Superuser, secret).unwrap().trim(), "SCRAM-SHA-256");
 }
+
+#[test]
+fn chaos_a_server_that_cannot_start_says_why_at_once() {
+    let settings = vec![("wal_level".to_owned(), "nonsense".to_owned())];
+    let began = Instant::now();
+    let failed =
+        PostgresCluster::start(PostgresOptions { settings, ..PostgresOptions::default() }).unwrap_err();
+    let message = failed.to_string();
+    assert!(message.contains("it ended") && message.contains("invalid value for parameter"), "{message}");
+    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+}

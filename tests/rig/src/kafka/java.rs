@@ -13,7 +13,7 @@ use crate::cache;
 use crate::kafka::config::{KafkaOptions, properties};
 use crate::kafka::protocol::alive_brokers;
 use crate::ports::{BUS_OFFSET, Ports};
-use crate::process::{Error, Process, Program, log_tail, run, wait_until};
+use crate::process::{Error, Missing, Process, Program, log_tail, run, wait_until};
 use crate::user::succeed;
 
 /// The jars that scripts/setup fetched.
@@ -117,8 +117,11 @@ impl Java {
         })?;
         let tail = || log_tail(&log, LOG_LINES);
         let ready = wait_until("a Kafka broker", START_DEADLINE, tail, || {
+            if !process.is_running() {
+                return Err(Missing::ForGood("it ended".to_owned()));
+            }
             let found = alive_brokers(ports.first)?;
-            if process.is_running() && found == [1] { Ok(()) } else { Err("not there".to_owned()) }
+            if found == [1] { Ok(()) } else { Err(Missing::Yet(format!("it counts {found:?} as alive"))) }
         });
         // Writing takes longer than ending alone.
         let ended = process.terminate_within(START_DEADLINE);

@@ -11,7 +11,7 @@ pub struct PostgresOptions {
     /// The first of three ports (the two servers', then one for PgBouncer). None: free ones.
     pub first_port: Option<u16>,
     /// `fsync` and `full_page_writes`. Off by default: a killed server loses nothing by it, since what it wrote is the
-    /// kernel's; only a machine that stops would. On to measure.
+    /// kernel's; only a machine that stops would. On to measure: a commit took 10 ms instead of 0.6 ms.
     pub fsync: bool,
     /// More settings for `postgresql.conf`, for both servers; they win over the rig's.
     pub settings: Vec<(String, String)>,
