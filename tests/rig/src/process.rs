@@ -225,10 +225,15 @@ pub(crate) fn wait_until<T, E: Into<Missing>>(
 }
 
 /// Runs a program to its end, or kills it at the deadline (a stopped server never answers).
-pub(crate) fn run(mut command: Command, deadline: Duration) -> Result<Output, Error> {
+pub(crate) fn run(command: Command, deadline: Duration) -> Result<Output, Error> {
+    run_on(Stdio::null(), command, deadline)
+}
+
+/// The same, with something to read.
+pub(crate) fn run_on(input: Stdio, mut command: Command, deadline: Duration) -> Result<Output, Error> {
     let shown = command.get_program().to_string_lossy().into_owned();
     let child = command
-        .stdin(Stdio::null())
+        .stdin(input)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()

@@ -1,17 +1,21 @@
 //! A data folder as `initdb` makes it, with the roles that every test finds.
 
+use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use crate::cache;
 use crate::postgres::access::PostgresRole;
 use crate::postgres::folder::Folder;
-use crate::process::Error;
+use crate::process::{Error, run_on};
 use crate::user::{User, succeed};
 
 /// Where Debian's package has its programs.
 const PROGRAMS: &str = "/usr/lib/postgresql/15/bin";
+/// `initdb`. Measured 1-8 s.
+const DEADLINE: Duration = Duration::from_secs(120);
 const INITDB: &[&str] = &[
     "--username=postgres",
     "--auth=reject",
@@ -57,12 +61,14 @@ pub(crate) fn template(user: Option<User>) -> Result<PathBuf, Error> {
         }
         let mut initdb = Command::new(program("initdb"));
         initdb.args(INITDB).arg("-D").arg(&data);
-        run_as(user, initdb, "")?;
-        run_as(user, single(&data), &statements)?;
-        let failed = |error: std::io::Error| Error::new(format!("{}: {error}", data.display()));
-        std::fs::write(data.join("pg_hba.conf"), ACCESS_RULES).map_err(failed)?;
+        let script = folder.path.join("roles.sql");
+        let failed = |error: std::io::Error| Error::new(format!("{}: {error}", folder.path.display()));
+        fs::write(&script, &statements).map_err(failed)?;
+        run_as(user, initdb, Stdio::null())?;
+        run_as(user, single(&data), File::open(&script).map_err(failed)?.into())?;
+        fs::write(data.join("pg_hba.conf"), ACCESS_RULES).map_err(failed)?;
         let mut settings =
-            std::fs::OpenOptions::new().append(true).open(data.join("postgresql.conf")).map_err(failed)?;
+            OpenOptions::new().append(true).open(data.join("postgresql.conf")).map_err(failed)?;
         writeln!(settings, "include = '{SETTINGS_FILE}'").map_err(failed)?;
         copy(&data, &path.join("data"))?;
         folder.remove()
@@ -101,18 +107,12 @@ pub(crate) fn copy(from: &Path, to: &Path) -> Result<(), Error> {
     succeed(command)
 }
 
-fn run_as(user: Option<User>, mut command: Command, input: &str) -> Result<(), Error> {
+fn run_as(user: Option<User>, mut command: Command, input: Stdio) -> Result<(), Error> {
     if let Some(user) = user {
         user.runs(&mut command);
     }
     let shown = format!("{command:?}");
-    let failed = |error: std::io::Error| Error::new(format!("{shown} (run scripts/setup test): {error}"));
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().map_err(failed)?;
-    if let Some(mut pipe) = child.stdin.take() {
-        pipe.write_all(input.as_bytes()).map_err(failed)?;
-    }
-    let output = child.wait_with_output().map_err(failed)?;
+    let output = run_on(input, command, DEADLINE)?;
     let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     // The single-user server says ERROR and goes on.
     if output.status.success() && !text.contains("ERROR:") {
