@@ -163,7 +163,9 @@ impl Shared {
                 (generation?, read)
             }
         };
-        let raw = Raw::of_read(read.map_err(|failure| unread(&failure))?, rules.format);
+        let read = read.map_err(|failure| unread(&failure))?;
+        self.note_read(address.scope(), &read);
+        let raw = Raw::of_read(read, rules.format);
         let held = classify(raw, address, rules, &generation);
         if let Held::Fresh(stored) = &held
             && rules.l1_ttl_ms > 0
@@ -356,7 +358,9 @@ impl CacheBackend for RedisCache {
         if matches!(&answer, Err(RedisFailure::Unavailable(_) | RedisFailure::Refused(_))) {
             shared.leases.remove(tenant, &token);
         }
-        let mut parts = values::array(answer.map_err(|failure| unread(&failure))?).into_iter();
+        let answer = answer.map_err(|failure| unread(&failure))?;
+        shared.note_read(address.scope(), &answer);
+        let mut parts = values::array(answer).into_iter();
         let ending = parts.next().and_then(bytes);
         if ending.as_deref() != Some(b"granted") {
             shared.leases.remove(tenant, &token);
