@@ -18,3 +18,4 @@ pub mod primitives;
 pub mod store;
 pub mod tasks;
 pub mod telemetry;
+pub mod tls;

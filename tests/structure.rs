@@ -10,15 +10,17 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("main.rs", &["cli"]),
     ("lib.rs", &[]),
     ("clock.rs", &[]),
+    ("tls.rs", &[]),
     ("error.rs", &[]),
     ("names.rs", &[]),
     ("tasks.rs", &[]),
     ("telemetry", &["telemetry"]),
     ("config", &["config"]),
     ("store", &["store", "error", "tasks"]),
-    ("identity", &["identity", "clock", "config", "error", "names", "tasks", "telemetry"]),
+    ("store/postgres", &["store", "config", "error", "policy", "tasks", "tls"]),
+    ("identity", &["identity", "clock", "config", "error", "names", "tasks", "telemetry", "tls"]),
     ("policy", &["policy", "identity", "config", "error", "names", "tasks", "telemetry"]),
-    ("pools", &["pools", "config", "error", "tasks", "telemetry"]),
+    ("pools", &["pools", "config", "error", "tasks", "telemetry", "tls"]),
     ("http", &["http", "policy", "identity", "clock", "error", "names", "tasks", "telemetry"]),
     (
         "primitives",
@@ -78,6 +80,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
 /// Where each driver may be named, and nowhere else.
 const DRIVERS: &[(&str, &[&str])] = &[
     ("rusqlite", &["store", "primitives/cache/embedded", "primitives/ratelimit/embedded"]),
+    ("tokio_postgres", &["store/postgres"]),
+    ("deadpool_postgres", &["store/postgres"]),
     ("redis", &["pools/redis", "primitives/cache/redis", "primitives/ratelimit/redis"]),
     ("jsonwebtoken", &["identity"]),
     ("hyper", &["http", "admin", "identity"]),

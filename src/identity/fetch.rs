@@ -3,7 +3,6 @@
 use std::io::Read as _;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,11 +13,10 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
 
 use super::keys::MAX_DOCUMENT_BYTES;
 use crate::config::KeySource;
+use crate::tls;
 
 /// Where OpenSSL, curl and Go look for more certification authorities too.
 const CA_FILE_VARIABLE: &str = "SSL_CERT_FILE";
@@ -174,11 +172,7 @@ fn is_allowed(uri: &Uri) -> bool {
 }
 
 fn client(ca_file: Option<&Path>) -> Result<HttpsClient, SourceError> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let tls = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(authorities(ca_file)?)
-        .with_no_client_auth();
+    let tls = tls::client(authorities(ca_file)?, rustls::DEFAULT_VERSIONS)?;
     let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build();
     // A connection kept for the minutes between two readings is one that has died by then.
     Ok(Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector))
@@ -186,24 +180,14 @@ fn client(ca_file: Option<&Path>) -> Result<HttpsClient, SourceError> {
 
 /// The one in the file; or the public ones, with what the variable names.
 fn authorities(ca_file: Option<&Path>) -> Result<rustls::RootCertStore, SourceError> {
-    let add = |roots: &mut rustls::RootCertStore, path: &Path, name: String| {
-        let unreadable = |error: String| SourceError::Authorities(name.clone(), error);
-        let certificates =
-            CertificateDer::pem_file_iter(path).map_err(|error| unreadable(error.to_string()))?;
-        for certificate in certificates {
-            let certificate = certificate.map_err(|error| unreadable(error.to_string()))?;
-            roots.add(certificate).map_err(|error| unreadable(error.to_string()))?;
-        }
-        if roots.is_empty() { Err(unreadable("no certificate in it".to_owned())) } else { Ok(()) }
-    };
     if let Some(path) = ca_file {
-        let mut roots = rustls::RootCertStore::empty();
-        add(&mut roots, path, format!("`jwks.ca_file` ({})", path.display()))?;
-        return Ok(roots);
+        let name = || format!("`jwks.ca_file` ({})", path.display());
+        return tls::authorities(ca_file).map_err(|reason| SourceError::Authorities(name(), reason));
     }
-    let mut roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+    let mut roots = tls::public_authorities();
     if let Some(path) = std::env::var_os(CA_FILE_VARIABLE) {
-        add(&mut roots, Path::new(&path), CA_FILE_VARIABLE.to_owned())?;
+        let unreadable = |reason| SourceError::Authorities(CA_FILE_VARIABLE.to_owned(), reason);
+        tls::add_authorities(&mut roots, Path::new(&path)).map_err(unreadable)?;
     }
     Ok(roots)
 }

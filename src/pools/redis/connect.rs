@@ -9,15 +9,14 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, ProtocolVersion, PushInfo, RedisConnectionInfo, RedisError};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::PoolError;
 use crate::config::{RedisInstance, SecretSource};
+use crate::tls;
 
 /// Commands that a connection takes in before their sender has to wait; calls in flight are bounded by the same.
 pub(super) const MAX_IN_FLIGHT: usize = 1024;
@@ -209,30 +208,13 @@ fn io_reason(error: &std::io::Error) -> String {
     }
 }
 
-/// Built with a provider named here: where two are compiled in, rustls takes none by itself and panics.
 fn connector(ca_file: Option<&Path>) -> Result<TlsConnector, PoolError> {
-    let mut roots = RootCertStore::empty();
-    match ca_file {
-        None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
-        Some(path) => {
-            let wrong = |reason: String| PoolError::CaFile { path: path.to_owned(), reason };
-            let certificates =
-                CertificateDer::pem_file_iter(path).map_err(|error| wrong(error.to_string()))?;
-            for certificate in certificates {
-                let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
-                roots.add(certificate).map_err(|error| wrong(error.to_string()))?;
-            }
-            if roots.is_empty() {
-                return Err(wrong("it holds no certificate".to_owned()));
-            }
-        }
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| PoolError::Tls(error.to_string()))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+    let roots = tls::authorities(ca_file).map_err(|reason| PoolError::CaFile {
+        path: ca_file.map(Path::to_owned).unwrap_or_default(),
+        reason,
+    })?;
+    let config =
+        tls::client(roots, rustls::DEFAULT_VERSIONS).map_err(|error| PoolError::Tls(error.to_string()))?;
     Ok(TlsConnector::from(Arc::new(config)))
 }
 

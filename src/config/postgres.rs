@@ -1,0 +1,88 @@
+//! `postgres:` in `proxy.yaml`: the database of `store: postgres`.
+
+use std::path::{Path, PathBuf};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::SecretSource;
+
+/// A PostgreSQL 15 database, or a later one.
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PostgresConfig {
+    /// Its servers, `host:port`: the one that takes writes is used, so that a promoted standby is found.
+    #[schemars(length(min = 1, max = 16))]
+    pub servers: Vec<String>,
+    /// The database's name.
+    pub database: String,
+    /// TLS 1.3 with the server's name verified. Without it only a server on loopback is connected to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<PostgresTls>,
+    /// Who carries tenants' calls: owns nothing, NOBYPASSRLS.
+    pub app: PostgresRole,
+    /// Transactions at once; more wait.
+    #[serde(default = "default_connections")]
+    #[schemars(range(min = 1, max = 256))]
+    pub connections: usize,
+    /// How long an unused connection is kept, in milliseconds.
+    #[serde(default = "default_idle_ms")]
+    #[schemars(range(min = 100, max = 3_600_000))]
+    pub idle_ms: u64,
+    /// How long a connection may take to be made, in milliseconds.
+    #[serde(default = "default_connect_timeout_ms")]
+    #[schemars(range(min = 10, max = 60_000))]
+    pub connect_timeout_ms: u64,
+    /// How long a transaction may wait for a connection, in milliseconds.
+    #[serde(default = "default_wait_ms")]
+    #[schemars(range(min = 1, max = 60_000))]
+    pub wait_ms: u64,
+    /// Whether this process is not ready without it.
+    #[serde(default)]
+    pub required: bool,
+}
+
+/// A database role, and its password.
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PostgresRole {
+    /// Its name.
+    pub user: String,
+    /// Its password; read at each connection, so that a rotated one is taken.
+    pub password: SecretSource,
+}
+
+/// TLS to PostgreSQL.
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PostgresTls {
+    /// The certificate authority, PEM; without it the public ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
+}
+
+fn default_connections() -> usize {
+    8
+}
+
+fn default_idle_ms() -> u64 {
+    60_000
+}
+
+fn default_connect_timeout_ms() -> u64 {
+    2000
+}
+
+fn default_wait_ms() -> u64 {
+    1000
+}
+
+impl PostgresConfig {
+    /// Takes relative files as relative to `base`.
+    pub fn resolve(&mut self, base: &Path) {
+        self.app.password.resolve(base);
+        if let Some(file) = self.tls.as_mut().and_then(|tls| tls.ca_file.as_mut()) {
+            *file = base.join(&*file);
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! What a failure of PostgreSQL means to who runs a transaction. The one place that knows.
+
+use tokio_postgres::error::SqlState;
+
+use crate::error::ErrorKind;
+
+/// What a failure means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// Nothing was written, and the same transaction can succeed now: a deadlock, a serialisation failure.
+    Again,
+    /// Nothing was written; the server cannot be reached, is shutting down, or takes no writes.
+    Unavailable,
+    /// The connection was lost, or the time ran out, while the commit was on its way: it may have happened.
+    Unknown,
+    /// The server refused the statement: a constraint, a right, a defect in what was sent. It would refuse it again.
+    Refused,
+}
+
+/// Why a transaction did not end well. The text is for the log: it may hold parts of statements, never values.
+#[derive(Debug, thiserror::Error)]
+pub enum PgError {
+    /// No connection was free, or could be made, in time.
+    #[error("no connection to PostgreSQL: {0}")]
+    NoConnection(String),
+    /// PostgreSQL, or the connection to it.
+    #[error("PostgreSQL: {source}")]
+    Failed {
+        /// What it means.
+        failure: Failure,
+        /// What it said.
+        source: tokio_postgres::Error,
+    },
+}
+
+impl PgError {
+    /// A failure of a statement, before any commit was sent.
+    pub(super) fn of_statement(source: tokio_postgres::Error) -> Self {
+        Self::Failed { failure: of_statement(source.code()), source }
+    }
+
+    /// A failure of the commit itself.
+    pub(super) fn of_commit(source: tokio_postgres::Error) -> Self {
+        Self::Failed { failure: of_commit(source.code()), source }
+    }
+
+    /// What it means.
+    #[must_use]
+    pub fn failure(&self) -> Failure {
+        match self {
+            Self::NoConnection(_) => Failure::Unavailable,
+            Self::Failed { failure, .. } => *failure,
+        }
+    }
+
+    /// What kind of error it is to the caller.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self.failure() {
+            Failure::Again | Failure::Unavailable => ErrorKind::BackendUnavailable,
+            Failure::Unknown => ErrorKind::OutcomeUnknown,
+            Failure::Refused => ErrorKind::Internal,
+        }
+    }
+}
+
+/// `code` is none where the server said nothing: the connection broke, or what came was no PostgreSQL.
+fn of_statement(code: Option<&SqlState>) -> Failure {
+    // What was not committed is rolled back with its connection.
+    code.map_or(Failure::Unavailable, of_code)
+}
+
+fn of_commit(code: Option<&SqlState>) -> Failure {
+    match code {
+        // A commit that PostgreSQL refuses is a rollback. One that a shutdown cut off may be on disk.
+        Some(code) if is_shutdown(code) => Failure::Unknown,
+        Some(code) => of_code(code),
+        None => Failure::Unknown,
+    }
+}
+
+fn of_code(code: &SqlState) -> Failure {
+    let (class, _) = code.code().split_at_checked(2).unwrap_or_default();
+    match class {
+        _ if *code == SqlState::T_R_SERIALIZATION_FAILURE || *code == SqlState::T_R_DEADLOCK_DETECTED => {
+            Failure::Again
+        }
+        // Connection exceptions, no room for another connection, a server that stops or stands by.
+        "08" | "53" => Failure::Unavailable,
+        _ if is_shutdown(code) || *code == SqlState::READ_ONLY_SQL_TRANSACTION => Failure::Unavailable,
+        // A statement's or a lock's time ran out, or it was cancelled: the transaction is rolled back.
+        _ if *code == SqlState::QUERY_CANCELED || *code == SqlState::LOCK_NOT_AVAILABLE => {
+            Failure::Unavailable
+        }
+        _ => Failure::Refused,
+    }
+}
+
+fn is_shutdown(code: &SqlState) -> bool {
+    [SqlState::ADMIN_SHUTDOWN, SqlState::CRASH_SHUTDOWN, SqlState::CANNOT_CONNECT_NOW].contains(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_failure_has_one_meaning_before_and_at_the_commit() {
+        for (code, statement, commit) in [
+            (Some("40001"), Failure::Again, Failure::Again),
+            (Some("40P01"), Failure::Again, Failure::Again),
+            (Some("08006"), Failure::Unavailable, Failure::Unavailable),
+            (Some("53300"), Failure::Unavailable, Failure::Unavailable),
+            (Some("57P01"), Failure::Unavailable, Failure::Unknown),
+            (Some("57P02"), Failure::Unavailable, Failure::Unknown),
+            (Some("57P03"), Failure::Unavailable, Failure::Unknown),
+            (Some("25006"), Failure::Unavailable, Failure::Unavailable),
+            (Some("57014"), Failure::Unavailable, Failure::Unavailable),
+            (Some("55P03"), Failure::Unavailable, Failure::Unavailable),
+            (Some("23505"), Failure::Refused, Failure::Refused),
+            (Some("42501"), Failure::Refused, Failure::Refused),
+            (Some("42P01"), Failure::Refused, Failure::Refused),
+            (None, Failure::Unavailable, Failure::Unknown),
+        ] {
+            let code = code.map(SqlState::from_code);
+            assert_eq!(of_statement(code.as_ref()), statement, "{code:?}");
+            assert_eq!(of_commit(code.as_ref()), commit, "{code:?}");
+        }
+    }
+}

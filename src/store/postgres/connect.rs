@@ -1,0 +1,125 @@
+//! One connection: the server that takes writes, SCRAM, TLS 1.3 with the server's name verified.
+
+use std::time::Duration;
+
+use deadpool_postgres::Connect;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use tokio::task::JoinHandle;
+use tokio_postgres::config::{ChannelBinding, SslMode, TargetSessionAttrs};
+use tokio_postgres::{Client, Config, Error, NoTls};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::pool::StartError;
+use crate::config::{PostgresConfig, PostgresRole, SecretSource};
+use crate::tls;
+
+/// Makes the connections of one role.
+pub(super) struct Connector {
+    password: SecretSource,
+    tls: Option<MakeRustlsConnect>,
+}
+
+impl Connector {
+    /// The role's connector, and the settings it starts from.
+    pub(super) fn new(database: &PostgresConfig, role: &PostgresRole) -> Result<(Self, Config), StartError> {
+        let mut settings = Config::new();
+        settings
+            .user(&role.user)
+            .dbname(&database.database)
+            .application_name("outrigger")
+            .connect_timeout(Duration::from_millis(database.connect_timeout_ms))
+            .target_session_attrs(TargetSessionAttrs::ReadWrite);
+        for server in &database.servers {
+            let (host, port) = address(server).ok_or_else(|| StartError::Server(server.clone()))?;
+            if database.tls.is_none() && !is_loopback(host) {
+                return Err(StartError::Plain(server.clone()));
+            }
+            settings.host(host).port(port);
+        }
+        let Some(settings_of_tls) = &database.tls else {
+            settings.ssl_mode(SslMode::Disable);
+            return Ok((Self { password: role.password.clone(), tls: None }, settings));
+        };
+        let ca_file = settings_of_tls.ca_file.as_deref();
+        let roots = tls::authorities(ca_file).map_err(|reason| StartError::CaFile {
+            path: ca_file.map(ToOwned::to_owned).unwrap_or_default(),
+            reason,
+        })?;
+        let config = tls::client(roots, &[&rustls::version::TLS13])
+            .map_err(|error| StartError::Tls(error.to_string()))?;
+        settings.ssl_mode(SslMode::Require).channel_binding(ChannelBinding::Prefer);
+        let tls = Some(MakeRustlsConnect::new(config));
+        Ok((Self { password: role.password.clone(), tls }, settings))
+    }
+}
+
+impl Connect for Connector {
+    fn connect(&self, settings: &Config) -> BoxFuture<'_, Result<(Client, JoinHandle<()>), Error>> {
+        let mut settings = settings.clone();
+        async move {
+            match self.password.read() {
+                Ok(password) => {
+                    settings.password(password.expose());
+                }
+                // The server refuses a connection without one, in words that say so.
+                Err(error) => tracing::warn!(%error, "the database password cannot be read"),
+            }
+            match &self.tls {
+                Some(tls) => {
+                    let (client, connection) = settings.connect(tls.clone()).await?;
+                    Ok((client, drive(connection)))
+                }
+                None => {
+                    let (client, connection) = settings.connect(NoTls).await?;
+                    Ok((client, drive(connection)))
+                }
+            }
+        }
+        .boxed()
+    }
+}
+
+/// Moves a connection's bytes until its client is dropped.
+#[allow(clippy::disallowed_methods, reason = "the pool ends it by dropping the client, and wants its handle")]
+fn drive(connection: impl Future<Output = Result<(), Error>> + Send + 'static) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "a connection to PostgreSQL ended");
+        }
+    })
+}
+
+/// `host:port`, an IPv6 host in brackets.
+fn address(text: &str) -> Option<(&str, u16)> {
+    let (host, port) = text.rsplit_once(':')?;
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let port = port.parse().ok().filter(|port| *port != 0)?;
+    (!host.is_empty()).then_some((host, port))
+}
+
+fn is_loopback(host: &str) -> bool {
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_is_host_and_port_and_plain_on_loopback_only() {
+        for (text, expected, loopback) in [
+            ("127.0.0.1:5432", Some(("127.0.0.1", 5432)), true),
+            ("[::1]:5432", Some(("::1", 5432)), true),
+            ("localhost:1", Some(("localhost", 1)), true),
+            ("db-0.db:5432", Some(("db-0.db", 5432)), false),
+            ("127.0.0.1.example:5432", Some(("127.0.0.1.example", 5432)), false),
+            ("db", None, false),
+            (":5432", None, false),
+            ("db:0", None, false),
+        ] {
+            assert_eq!(address(text), expected, "{text}");
+            assert_eq!(address(text).is_some_and(|(host, _)| is_loopback(host)), loopback, "{text}");
+        }
+    }
+}

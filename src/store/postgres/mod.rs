@@ -1,0 +1,14 @@
+//! PostgreSQL: a small pool of connections, and transactions that cannot be had without a permit.
+//!
+//! A tenant's transaction begins, says which tenant it is for and sends its first statements in one round trip. What
+//! a failure means is said in one place ([`classify`]): run again where nothing can have been written, `Unknown` where it
+//! can. A transaction that is dropped is rolled back before its connection serves another.
+
+mod classify;
+mod connect;
+mod pool;
+mod tx;
+
+pub use classify::{Failure, PgError};
+pub use pool::{Postgres, StartError};
+pub use tx::{Parameter, PgTx};

@@ -1,0 +1,116 @@
+//! The connections of one role: few, made when needed, closed when unused.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts};
+use futures_util::future::BoxFuture;
+
+use super::classify::{Failure, PgError};
+use super::connect::Connector;
+use super::tx::PgTx;
+use crate::config::{PostgresConfig, PostgresRole};
+use crate::policy::Permit;
+use crate::tasks::Tasks;
+
+/// How often a transaction is run again whose last run wrote nothing and can succeed now.
+const ATTEMPTS: usize = 5;
+
+/// Why the pool cannot be made: the configuration is wrong in a way that its schema cannot see.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Not `host:port`.
+    #[error("`{0}` is no server: write `host:port`")]
+    Server(String),
+    /// A password would cross a network in the clear.
+    #[error("`{0}` is not on loopback: connections to it need `postgres.tls`")]
+    Plain(String),
+    /// The certificate authority's file.
+    #[error("`postgres.tls.ca_file` ({path}): {reason}")]
+    CaFile {
+        /// The file.
+        path: PathBuf,
+        /// Why it cannot be used.
+        reason: String,
+    },
+    /// TLS cannot be set up.
+    #[error("TLS: {0}")]
+    Tls(String),
+    /// The pool's own bounds.
+    #[error("{0}")]
+    Pool(#[from] deadpool_postgres::BuildError),
+}
+
+/// The database, as tenants' calls reach it.
+pub struct Postgres {
+    pool: Pool,
+}
+
+impl Postgres {
+    /// The pool of the application's role. It connects when the first transaction begins.
+    pub fn start(database: &PostgresConfig, tasks: &Tasks) -> Result<Arc<Self>, StartError> {
+        let postgres = Arc::new(Self { pool: pool(database, &database.app)? });
+        let idle = Duration::from_millis(database.idle_ms);
+        let (closing, stopping) = (Arc::clone(&postgres), tasks.stopping().clone());
+        tasks.spawn("idle database connections", async move {
+            let mut ticks = tokio::time::interval((idle / 4).max(Duration::from_millis(50)));
+            loop {
+                tokio::select! {
+                    () = stopping.cancelled() => return,
+                    _ = ticks.tick() => closing.pool.retain(|_, used| used.last_used() < idle).removed.clear(),
+                }
+            }
+        });
+        Ok(postgres)
+    }
+
+    /// Connections, used and unused.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.pool.status().size
+    }
+
+    /// Runs `work` in a transaction for the permit's tenant, and commits. It is run again where nothing was written
+    /// and it can succeed now, so it does nothing but what its transaction does.
+    pub async fn run<T, F>(&self, permit: &Permit, work: F) -> Result<T, PgError>
+    where
+        T: Send,
+        F: for<'t> Fn(&'t mut PgTx) -> BoxFuture<'t, Result<T, PgError>> + Send + Sync,
+    {
+        let mut attempt = 1;
+        loop {
+            match self.run_once(permit, &work).await {
+                Err(error) if error.failure() == Failure::Again && attempt < ATTEMPTS => attempt += 1,
+                ended => return ended,
+            }
+        }
+    }
+
+    async fn run_once<T, F>(&self, permit: &Permit, work: &F) -> Result<T, PgError>
+    where
+        F: for<'t> Fn(&'t mut PgTx) -> BoxFuture<'t, Result<T, PgError>>,
+    {
+        let mut transaction = PgTx::new(self.connection().await?, permit);
+        let done = work(&mut transaction).await?;
+        transaction.commit().await?;
+        Ok(done)
+    }
+
+    async fn connection(&self) -> Result<Object, PgError> {
+        self.pool.get().await.map_err(|error| PgError::NoConnection(error.to_string()))
+    }
+}
+
+fn pool(database: &PostgresConfig, role: &PostgresRole) -> Result<Pool, StartError> {
+    let (connector, settings) = Connector::new(database, role)?;
+    let manager =
+        Manager::from_connect(settings, connector, ManagerConfig { recycling_method: RecyclingMethod::Fast });
+    let timeouts = Timeouts {
+        wait: Some(Duration::from_millis(database.wait_ms)),
+        create: Some(Duration::from_millis(database.connect_timeout_ms)),
+        recycle: None,
+    };
+    let pool = Pool::builder(manager).max_size(database.connections).runtime(Runtime::Tokio1);
+    Ok(pool.timeouts(timeouts).build()?)
+}
