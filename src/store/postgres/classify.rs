@@ -23,6 +23,9 @@ pub enum PgError {
     /// No connection was free, or could be made, in time.
     #[error("no connection to PostgreSQL: {0}")]
     NoConnection(String),
+    /// A defect: a statement of a transaction that has ended.
+    #[error("the transaction has ended")]
+    Ended,
     /// PostgreSQL, or the connection to it.
     #[error("PostgreSQL: {source}")]
     Failed {
@@ -49,6 +52,7 @@ impl PgError {
     pub fn failure(&self) -> Failure {
         match self {
             Self::NoConnection(_) => Failure::Unavailable,
+            Self::Ended => Failure::Refused,
             Self::Failed { failure, .. } => *failure,
         }
     }

@@ -7,6 +7,8 @@
 mod classify;
 mod connect;
 mod pool;
+#[cfg(test)]
+mod tests;
 mod tx;
 
 pub use classify::{Failure, PgError};

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts};
 use futures_util::future::BoxFuture;
+use uuid::Uuid;
 
 use super::classify::{Failure, PgError};
 use super::connect::Connector;
@@ -78,20 +79,27 @@ impl Postgres {
         T: Send,
         F: for<'t> Fn(&'t mut PgTx) -> BoxFuture<'t, Result<T, PgError>> + Send + Sync,
     {
+        self.run_for(*permit.tenant().as_uuid(), work).await
+    }
+
+    pub(super) async fn run_for<T, F>(&self, tenant: Uuid, work: F) -> Result<T, PgError>
+    where
+        F: for<'t> Fn(&'t mut PgTx) -> BoxFuture<'t, Result<T, PgError>>,
+    {
         let mut attempt = 1;
         loop {
-            match self.run_once(permit, &work).await {
+            match self.run_once(tenant, &work).await {
                 Err(error) if error.failure() == Failure::Again && attempt < ATTEMPTS => attempt += 1,
                 ended => return ended,
             }
         }
     }
 
-    async fn run_once<T, F>(&self, permit: &Permit, work: &F) -> Result<T, PgError>
+    async fn run_once<T, F>(&self, tenant: Uuid, work: &F) -> Result<T, PgError>
     where
         F: for<'t> Fn(&'t mut PgTx) -> BoxFuture<'t, Result<T, PgError>>,
     {
-        let mut transaction = PgTx::new(self.connection().await?, permit);
+        let mut transaction = PgTx::new(self.connection().await?, tenant);
         let done = work(&mut transaction).await?;
         transaction.commit().await?;
         Ok(done)

@@ -1,0 +1,216 @@
+//! Transactions on a real PostgreSQL, directly and through PgBouncer in transaction mode.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt as _;
+use futures_util::future::join;
+use rig::{Database, PgBouncerOptions, PostgresRole, shared_postgres};
+use tokio_postgres::types::Type;
+use uuid::Uuid;
+
+use super::classify::{Failure, PgError};
+use super::pool::{Postgres, StartError};
+use super::tx::PgTx;
+use crate::config::{PostgresConfig, SecretSource};
+use crate::tasks::Tasks;
+
+const NOTES: &[&str] = &[
+    "CREATE TABLE notes (tenant_id uuid NOT NULL, id bigint, text text NOT NULL, PRIMARY KEY (tenant_id, id))",
+    "ALTER TABLE notes ENABLE ROW LEVEL SECURITY",
+    "ALTER TABLE notes FORCE ROW LEVEL SECURITY",
+    "CREATE POLICY own ON notes USING (tenant_id = (SELECT nullif(current_setting('app.tenant_id', true), '')::uuid)) \
+     WITH CHECK (tenant_id = (SELECT nullif(current_setting('app.tenant_id', true), '')::uuid))",
+    "GRANT SELECT, INSERT, UPDATE, DELETE ON notes TO outrigger_app",
+];
+const INSERT: &str = "INSERT INTO notes (tenant_id, id, text) VALUES ($1, $2, $3)";
+const TENANTS: &str = "SELECT DISTINCT tenant_id FROM notes";
+
+/// A database with notes, and a pool of so many connections to it at `server`.
+struct Bench {
+    postgres: std::sync::Arc<Postgres>,
+    database: Database,
+    tasks: Tasks,
+    _secret: tempfile::TempDir,
+}
+
+fn config(server: String, database: &str, ca_file: Option<PathBuf>, password: PathBuf) -> PostgresConfig {
+    let tls = ca_file.map(|ca_file| serde_json::json!({"ca_file": ca_file}));
+    let mut config: PostgresConfig = serde_json::from_value(serde_json::json!({
+        "servers": [server], "database": database, "connections": 1, "wait_ms": 20_000, "idle_ms": 400,
+        "app": {"user": PostgresRole::App.name(), "password": "${env:UNUSED}"},
+    }))
+    .unwrap();
+    config.tls = tls.map(|tls| serde_json::from_value(tls).unwrap());
+    config.app.password = SecretSource::File(password);
+    config
+}
+
+fn bench(connections: usize) -> Bench {
+    let servers = shared_postgres();
+    let database = servers.database().unwrap();
+    bench_at(servers.access().address(0), database, connections)
+}
+
+fn bench_at(server: String, database: Database, connections: usize) -> Bench {
+    database.psql(PostgresRole::Owner, NOTES).unwrap();
+    let secret = tempfile::tempdir().unwrap();
+    let password = secret.path().join("password");
+    std::fs::write(&password, PostgresRole::App.password()).unwrap();
+    let ca_file = shared_postgres().access().certificate().authority.clone();
+    let mut config = config(server, database.name(), Some(ca_file), password);
+    config.connections = connections;
+    let tasks = Tasks::default();
+    let postgres = Postgres::start(&config, &tasks).unwrap();
+    Bench { postgres, database, tasks, _secret: secret }
+}
+
+async fn insert(tx: &mut PgTx, tenant: Uuid, id: i64) -> Result<(), PgError> {
+    tx.query(INSERT, &[(&tenant, Type::UUID), (&id, Type::INT8), (&"text", Type::TEXT)]).await.map(drop)
+}
+
+/// The tenants whose rows a transaction of `tenant` sees.
+async fn seen(postgres: &Postgres, tenant: Uuid) -> Vec<Uuid> {
+    let rows = postgres.run_for(tenant, |tx| tx.query(TENANTS, &[]).boxed()).await.unwrap();
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+/// Commits, aborts, refused statements, dropped futures of two tenants on one connection.
+async fn interleave(bench: &Bench) {
+    let (postgres, tenants) = (&bench.postgres, [Uuid::from_u128(1), Uuid::from_u128(2)]);
+    let mut random = fastrand::Rng::with_seed(7);
+    for id in 0..300_i64 {
+        let (own, other) = if random.bool() { (tenants[0], tenants[1]) } else { (tenants[1], tenants[0]) };
+        match random.u8(0..5) {
+            0 | 1 => postgres.run_for(own, |tx| insert(tx, own, id).boxed()).await.unwrap(),
+            // Another tenant's row is refused, before anything of one's own and after.
+            2 => {
+                let ended = postgres.run_for(own, |tx| insert(tx, other, id).boxed()).await;
+                assert_eq!(ended.unwrap_err().failure(), Failure::Refused);
+            }
+            3 => {
+                let ended = postgres.run_for(own, |tx| {
+                    async move {
+                        insert(tx, own, id).await?;
+                        insert(tx, other, id).await
+                    }
+                    .boxed()
+                });
+                assert_eq!(ended.await.unwrap_err().failure(), Failure::Refused);
+            }
+            // Its caller leaves: while it begins, or with a row inserted.
+            _ => {
+                let call = postgres.run_for(own, |tx| {
+                    async move {
+                        insert(tx, own, id).await?;
+                        tx.query("SELECT pg_sleep(10)", &[]).await.map(drop)
+                    }
+                    .boxed()
+                });
+                let gone = Duration::from_micros(random.u64(0..3000));
+                assert!(tokio::time::timeout(gone, call).await.is_err());
+            }
+        }
+        for tenant in tenants {
+            assert!(seen(postgres, tenant).await.iter().all(|found| *found == tenant), "{id}");
+        }
+    }
+    let count = "SELECT tenant_id, count(*) FROM notes GROUP BY 1 ORDER BY 1";
+    let rows = bench.database.psql(PostgresRole::Superuser, &[count]).unwrap();
+    assert_eq!(rows.trim().lines().count(), 2, "both tenants stored some: {rows}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tenants_that_share_one_connection_see_their_own_rows() {
+    let bench = bench(1);
+    interleave(&bench).await;
+    assert!(bench.tasks.stop(Duration::from_secs(5)).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_through_a_pooler_that_gives_each_transaction_another_connection() {
+    let servers = shared_postgres();
+    let database = servers.database().unwrap();
+    let bouncer = servers.bouncer(PgBouncerOptions { pool_size: 1, ..PgBouncerOptions::default() }).unwrap();
+    let bench = bench_at(bouncer.address(), database, 3);
+    interleave(&bench).await;
+    assert!(bench.tasks.stop(Duration::from_secs(5)).await);
+}
+
+#[tokio::test]
+async fn a_row_is_seen_by_no_one_who_names_no_tenant() {
+    let bench = bench(1);
+    let tenant = Uuid::from_u128(1);
+    bench.postgres.run_for(tenant, |tx| insert(tx, tenant, 1).boxed()).await.unwrap();
+    let rows = bench.database.psql(PostgresRole::App, &["SELECT count(*) FROM notes"]).unwrap();
+    assert_eq!(rows.trim(), "0");
+    assert_eq!(seen(&bench.postgres, tenant).await, [tenant]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deadlock_is_run_again_and_both_end() {
+    let bench = bench(2);
+    let tenant = Uuid::from_u128(1);
+    for id in [1, 2] {
+        bench.postgres.run_for(tenant, |tx| insert(tx, tenant, id).boxed()).await.unwrap();
+    }
+    const TOUCH: &str = "UPDATE notes SET text = text || '.' WHERE id = $1";
+    // Each holds its first row until the other has its own, or a deadlock was found.
+    let touch = |first: i64, second: i64| {
+        bench.postgres.run_for(tenant, move |tx| {
+            async move {
+                tx.query(TOUCH, &[(&first, Type::INT8)]).await?;
+                tx.query("SELECT pg_sleep(0.2)", &[]).await?;
+                tx.query(TOUCH, &[(&second, Type::INT8)]).await.map(drop)
+            }
+            .boxed()
+        })
+    };
+    let (one, other) = join(touch(1, 2), touch(2, 1)).await;
+    assert!(one.is_ok() && other.is_ok(), "{one:?} {other:?}");
+    let texts = bench.database.psql(PostgresRole::Superuser, &["SELECT text FROM notes"]).unwrap();
+    assert!(texts.lines().all(|text| text == "text.."), "each was touched twice: {texts}");
+    let deadlocks = "SELECT deadlocks > 0 FROM pg_stat_database WHERE datname = current_database()";
+    let flushed = Instant::now() + Duration::from_secs(10);
+    while bench.database.psql(PostgresRole::Superuser, &[deadlocks]).unwrap().trim() != "t" {
+        assert!(Instant::now() < flushed, "no deadlock came about: this showed nothing");
+    }
+}
+
+#[tokio::test]
+async fn connections_are_made_when_needed_and_closed_when_unused() {
+    let bench = bench(4);
+    assert_eq!(bench.postgres.connections(), 0);
+    seen(&bench.postgres, Uuid::from_u128(1)).await;
+    assert_eq!(bench.postgres.connections(), 1);
+    let end = Instant::now() + Duration::from_secs(10);
+    let mut ticks = tokio::time::interval(Duration::from_millis(20));
+    while bench.postgres.connections() > 0 {
+        assert!(Instant::now() < end, "an unused connection stays");
+        ticks.tick().await;
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_and_one_of_another_authority_write_nothing_and_say_so() {
+    let servers = shared_postgres();
+    let database = servers.database().unwrap();
+    let secret = tempfile::tempdir().unwrap();
+    let password = secret.path().join("password");
+    std::fs::write(&password, PostgresRole::App.password()).unwrap();
+    let tasks = Tasks::default();
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let authority = servers.access().certificate().authority.clone();
+    let address = servers.access().address(0);
+    for (server, ca_file) in [(nobody.to_string(), Some(authority)), (address, None)] {
+        let mut config = config(server.clone(), database.name(), ca_file, password.clone());
+        if config.tls.is_none() {
+            config.tls = Some(serde_json::from_value(serde_json::json!({})).unwrap());
+        }
+        let postgres = Postgres::start(&config, &tasks).unwrap();
+        let ended = postgres.run_for(Uuid::from_u128(1), |tx| tx.query("SELECT 1", &[]).boxed()).await;
+        assert_eq!(ended.unwrap_err().failure(), Failure::Unavailable, "{server}");
+    }
+    let plain = config("db.example:5432".to_owned(), "any", None, password);
+    assert!(matches!(Postgres::start(&plain, &tasks), Err(StartError::Plain(_))));
+}
