@@ -1,5 +1,6 @@
 //! One connection: the server that takes writes, SCRAM, TLS 1.3 with the server's name verified.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use deadpool_postgres::Connect;
@@ -10,9 +11,33 @@ use tokio_postgres::config::{ChannelBinding, SslMode, TargetSessionAttrs};
 use tokio_postgres::{Client, Config, Error, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::pool::StartError;
 use crate::config::{PostgresConfig, PostgresRole, SecretSource};
 use crate::tls;
+
+/// Why the pool cannot be made: the configuration is wrong in a way that its schema cannot see.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Not `host:port`.
+    #[error("`{0}` is no server: write `host:port`")]
+    Server(String),
+    /// A password would cross a network in the clear.
+    #[error("`{0}` is not on loopback: connections to it need `postgres.tls`")]
+    Plain(String),
+    /// The certificate authority's file.
+    #[error("`postgres.tls.ca_file` ({path}): {reason}")]
+    CaFile {
+        /// The file.
+        path: PathBuf,
+        /// Why it cannot be used.
+        reason: String,
+    },
+    /// TLS cannot be set up.
+    #[error("TLS: {0}")]
+    Tls(String),
+    /// The pool's own bounds.
+    #[error("{0}")]
+    Pool(#[from] deadpool_postgres::BuildError),
+}
 
 /// Makes the connections of one role.
 pub(super) struct Connector {

@@ -12,5 +12,6 @@ mod tests;
 mod tx;
 
 pub use classify::{Failure, PgError};
-pub use pool::{Postgres, StartError};
+pub use connect::StartError;
+pub use pool::Postgres;
 pub use tx::{Parameter, PgTx};

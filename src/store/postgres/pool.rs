@@ -1,6 +1,5 @@
 //! The connections of one role: few, made when needed, closed when unused.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use futures_util::future::BoxFuture;
 use uuid::Uuid;
 
 use super::classify::{Failure, PgError};
-use super::connect::Connector;
+use super::connect::{Connector, StartError};
 use super::tx::PgTx;
 use crate::config::{PostgresConfig, PostgresRole};
 use crate::policy::Permit;
@@ -17,31 +16,6 @@ use crate::tasks::Tasks;
 
 /// How often a transaction is run again whose last run wrote nothing and can succeed now.
 const ATTEMPTS: usize = 5;
-
-/// Why the pool cannot be made: the configuration is wrong in a way that its schema cannot see.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// Not `host:port`.
-    #[error("`{0}` is no server: write `host:port`")]
-    Server(String),
-    /// A password would cross a network in the clear.
-    #[error("`{0}` is not on loopback: connections to it need `postgres.tls`")]
-    Plain(String),
-    /// The certificate authority's file.
-    #[error("`postgres.tls.ca_file` ({path}): {reason}")]
-    CaFile {
-        /// The file.
-        path: PathBuf,
-        /// Why it cannot be used.
-        reason: String,
-    },
-    /// TLS cannot be set up.
-    #[error("TLS: {0}")]
-    Tls(String),
-    /// The pool's own bounds.
-    #[error("{0}")]
-    Pool(#[from] deadpool_postgres::BuildError),
-}
 
 /// The database, as tenants' calls reach it.
 pub struct Postgres {

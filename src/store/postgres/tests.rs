@@ -10,7 +10,8 @@ use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::classify::{Failure, PgError};
-use super::pool::{Postgres, StartError};
+use super::connect::StartError;
+use super::pool::Postgres;
 use super::tx::PgTx;
 use crate::config::{PostgresConfig, SecretSource};
 use crate::tasks::Tasks;
