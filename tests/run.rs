@@ -74,8 +74,9 @@ fn control_c_reaches_the_command_once() {
     let config = support::sidecar::embedded_config(directory.path(), "");
     let [ready, seen, script] = ["ready.json", "seen", "command"].map(|name| directory.path().join(name));
     let text = format!(
-        "trap 'echo interrupt >> {seen}' INT; trap 'echo end >> {seen}; exit 0' TERM; echo begin > {seen}; \
-         while :; do read -t 0.05 <> <(:) || :; done",
+        // `wait` ends with each signal; a shell that forks in its loop can miss one on a loaded machine.
+        "trap 'echo interrupt >> {seen}' INT; trap 'echo end >> {seen}; kill $!; exit 0' TERM; \
+         echo begin > {seen}; while :; do sleep 60 & wait $!; kill $! 2>/dev/null; done",
         seen = seen.display()
     );
     std::fs::write(&script, text).unwrap();
