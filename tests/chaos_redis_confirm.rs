@@ -63,11 +63,12 @@ async fn worst_read<T>(client: &Arc<Client>, key: &str, during: impl Future<Outp
     let over = tokio_util::sync::CancellationToken::new();
     let reads = async {
         let mut worst = Duration::ZERO;
+        let mut paced = tokio::time::interval(Duration::from_millis(1));
         while !over.is_cancelled() {
+            paced.tick().await;
             let began = Instant::now();
             client.run(&["GET", key]).await.unwrap();
             worst = worst.max(began.elapsed());
-            tokio::time::sleep(Duration::from_millis(1)).await;
         }
         worst
     };
@@ -88,13 +89,15 @@ async fn chaos_a_stopped_replica_confirms_nothing_and_holds_up_no_read() {
     rig(|| cluster.stop(replica));
     let unconfirmed = async {
         let mut calls = JoinSet::new();
+        // Many rounds, each with writes that wait already.
+        let mut paced = tokio::time::interval(Duration::from_millis(20));
         for _ in 0..40 {
+            paced.tick().await;
             let client = Arc::clone(&client);
             calls.spawn(async move {
                 let began = Instant::now();
                 (count(&client, "k").await, began.elapsed())
             });
-            tokio::time::sleep(Duration::from_millis(20)).await;
         }
         calls.join_all().await
     };
@@ -188,6 +191,8 @@ async fn chaos_confirmed_writes_count_once_while_their_slot_moves_and_a_replica_
         let (client, over) = (Arc::clone(&client), over.clone());
         callers.spawn(async move {
             let (mut confirmed, mut run, mut doubtful) = (0_i64, 0_i64, 0_i64);
+            // A call that cannot be made is tried again at once otherwise, and takes the processor from the others.
+            let mut paced = tokio::time::interval(Duration::from_millis(1));
             while !over.is_cancelled() {
                 match count(&client, "k").await {
                     Ok(written) => {
@@ -195,7 +200,7 @@ async fn chaos_confirmed_writes_count_once_while_their_slot_moves_and_a_replica_
                         confirmed += i64::from(written.is_confirmed);
                     }
                     Err(RedisFailure::Unknown(_)) => doubtful += 1,
-                    Err(RedisFailure::Unavailable(_)) => tokio::time::sleep(Duration::from_millis(1)).await,
+                    Err(RedisFailure::Unavailable(_)) => drop(paced.tick().await),
                     Err(refused) => panic!("{refused}"),
                 }
             }

@@ -74,9 +74,12 @@ fn control_c_reaches_the_command_once() {
     let config = support::sidecar::embedded_config(directory.path(), "");
     let [ready, seen, script] = ["ready.json", "seen", "command"].map(|name| directory.path().join(name));
     let text = format!(
-        // `wait` ends with each signal; a shell that forks in its loop can miss one on a loaded machine.
-        "trap 'echo interrupt >> {seen}' INT; trap 'echo end >> {seen}; kill $!; exit 0' TERM; \
-         echo begin > {seen}; while :; do sleep 60 & wait $!; kill $! 2>/dev/null; done",
+        // `wait` ends with each signal; a shell that forks in its loop can miss one on a loaded machine. What it waits
+        // for reads a pipe that nobody writes to.
+        "mkfifo {pipe}; exec 3<>{pipe}; cat <&3 & \
+         trap 'echo interrupt >> {seen}' INT; trap 'echo end >> {seen}; kill $!; exit 0' TERM; \
+         echo begin > {seen}; while :; do wait $!; done",
+        pipe = directory.path().join("pipe").display(),
         seen = seen.display()
     );
     std::fs::write(&script, text).unwrap();

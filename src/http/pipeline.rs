@@ -3,6 +3,7 @@
 //! head checks -> path -> deadline -> identity -> route -> idempotency key -> caller (`act_for`) -> verb
 //! -> declared length -> its tenant's calls -> handler under the deadline -> reply or problem -> seen once.
 
+use std::any::Any;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
@@ -279,16 +280,18 @@ impl Future for Work<'_> {
 fn caught(
     answer: impl Future<Output = Result<Reply, Problem>>,
 ) -> impl Future<Output = Result<Reply, Problem>> {
-    AssertUnwindSafe(answer).catch_unwind().map(|caught| caught.unwrap_or_else(|_| Err(defect())))
+    AssertUnwindSafe(answer).catch_unwind().map(|caught| caught.unwrap_or_else(|panic| Err(defect(&*panic))))
 }
 
 /// The same for what does not wait.
 fn caught_now<T>(answer: impl FnOnce() -> Result<T, Problem>) -> Result<T, Problem> {
-    std::panic::catch_unwind(AssertUnwindSafe(answer)).unwrap_or_else(|_| Err(defect()))
+    std::panic::catch_unwind(AssertUnwindSafe(answer)).unwrap_or_else(|panic| Err(defect(&*panic)))
 }
 
-fn defect() -> Problem {
-    tracing::error!("a defect: a handler panicked");
+fn defect(panic: &(dyn Any + Send)) -> Problem {
+    let said = panic.downcast_ref::<&str>().copied();
+    let said = said.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    tracing::error!(panic = said.unwrap_or("no text"), "a defect: a handler panicked");
     Problem::new(ErrorKind::Internal, "a defect of Outrigger: its log says more")
 }
 

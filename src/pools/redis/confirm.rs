@@ -137,7 +137,14 @@ async fn serve(core: Arc<Core>, node: Arc<Node>, mut jobs: mpsc::Receiver<Job>) 
     // These were not sent: their callers try again, on a connection to come.
     jobs.close();
     while let Some(job) = jobs.recv().await {
-        job.ran.send(Err(CallError::Closed)).ok();
+        tell(job.ran, Err(CallError::Closed));
+    }
+}
+
+/// Answers a caller, who may have left: then nobody needs the answer.
+fn tell<T>(caller: oneshot::Sender<T>, answer: T) {
+    if caller.send(answer).is_err() {
+        tracing::trace!("the caller of a confirmed write has left");
     }
 }
 
@@ -206,7 +213,7 @@ impl Session<'_> {
         }
         let needed = role.as_ref().and_then(|role| self.needed(role));
         if needed == Some(0) {
-            self.judge(role.as_ref(), 0);
+            self.judge(role.map(|role| (role, 0)));
             return Some(());
         }
         let mut wait = Pipeline::with_capacity(2);
@@ -217,8 +224,8 @@ impl Session<'_> {
             // Refused, or broken off because the node is a replica now.
             _ => None,
         };
-        let role = Role::of(&answers.next().unwrap_or_default()).filter(|_| waited.is_some());
-        self.judge(role.as_ref(), waited.unwrap_or_default());
+        let role = answers.next().as_ref().and_then(Role::of);
+        self.judge(role.zip(waited));
         if needed.is_none() {
             self.core.shared.refresh.notify_one();
             tokio::time::sleep(SHAPE_AGAIN).await;
@@ -237,26 +244,44 @@ impl Session<'_> {
         }
         scripts.cmd("ROLE");
         let mut answers = self.ask(&scripts).await?;
-        let role = Role::of(&answers.pop().unwrap_or_default());
+        let role = answers.pop().as_ref().and_then(Role::of);
         let mut answers = answers.into_iter();
         for job in batch {
-            let answer = if job.asking { answers.nth(1) } else { answers.next() };
-            let answer = answer.unwrap_or_default();
+            let answer = if job.asking { answers.nth(1) } else { answers.next() }?;
             // An error reply is judged by the caller: nothing was written.
             if let (Some(role), false) = (&role, matches!(answer, Value::ServerError(_))) {
                 self.pending.push(Pending { offset: role.offset, confirmed: job.confirmed });
             }
-            // The caller may have left.
-            job.ran.send(Ok(answer)).ok();
+            tell(job.ran, Ok(answer));
         }
         Some(role)
     }
 
-    /// Sends these commands; `None` where they have no answer.
+    /// Sends these commands; `None` where not each of them has an answer.
     async fn ask(&mut self, commands: &Pipeline) -> Option<Vec<Value>> {
         let within = ANSWER_WITHIN + Duration::from_millis(WAIT_MS);
         let answers = self.connection.send_packed_commands(commands, 0, commands.len());
-        let answers = tokio::time::timeout(within, answers).await.ok()?.ok()?;
+        let answers = match tokio::time::timeout(within, answers).await {
+            Ok(Ok(answers)) if answers.len() == commands.len() => answers,
+            Ok(Ok(answers)) => {
+                let (sent, came) = (commands.len(), answers.len());
+                tracing::warn!(
+                    instance = self.core.name,
+                    sent,
+                    came,
+                    "redis answered other than it was asked"
+                );
+                return None;
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(instance = self.core.name, %error, "confirmed writes were cut off");
+                return None;
+            }
+            Err(_) => {
+                tracing::debug!(instance = self.core.name, "confirmed writes were not answered");
+                return None;
+            }
+        };
         // What an operator can mend: the rights to ROLE and WAIT.
         for answer in answers.iter().rev().take(2) {
             if let Value::ServerError(error) = answer {
@@ -268,17 +293,17 @@ impl Session<'_> {
 
     /// Tells the callers of what is confirmed, and keeps the rest. So many replicas have everything that was written on
     /// this connection until now.
-    fn judge(&mut self, role: Option<&Role>, waited: usize) {
-        let Some(role) = role else {
+    fn judge(&mut self, heard: Option<(Role, usize)>) {
+        let Some((role, waited)) = heard else {
             // A node that is no primary any more, or may not say, confirms nothing later either.
             self.pending.clear();
             return;
         };
-        let Some(needed) = self.needed(role) else { return };
+        let Some(needed) = self.needed(&role) else { return };
         for write in std::mem::take(&mut self.pending) {
             let have = || role.replicas.iter().filter(|read| **read >= write.offset).count();
             if waited >= needed || have() >= needed {
-                write.confirmed.send(needed).ok();
+                tell(write.confirmed, needed);
             } else {
                 self.pending.push(write);
             }

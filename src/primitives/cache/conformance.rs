@@ -125,10 +125,10 @@ impl Case {
 
     /// Until so many callers wait for an entry to change.
     async fn waiting(&self, callers: usize) {
-        let end = Instant::now() + BUDGET;
+        let (end, mut ticks) = (Instant::now() + BUDGET, tokio::time::interval(Duration::from_millis(1)));
         while self.backend.waiters().count() != callers {
             assert!(Instant::now() < end, "{} callers wait", self.backend.waiters().count());
-            tokio::time::sleep(Duration::from_millis(1)).await;
+            ticks.tick().await;
         }
     }
 

@@ -18,16 +18,16 @@ pub(crate) fn alive_brokers(port: u16) -> Result<Vec<i32>, String> {
     // Without authorized operations; no tagged fields.
     let reply = exchange(port, DESCRIBE_CLUSTER, &[0, 0])?;
     let mut reply = Reply(&reply);
-    reply.skip(4)?; // throttle time
+    reply.i32()?; // throttle time
     reply.no_error()?;
     reply.compact_bytes()?; // error message
     reply.compact_bytes()?; // cluster id
-    reply.skip(4)?; // some broker, where a controller is asked for
+    reply.i32()?; // some broker, where a controller is asked for
     let mut ids = Vec::new();
     for _ in 0..reply.length()? {
         ids.push(reply.i32()?);
         reply.compact_bytes()?; // host
-        reply.skip(4)?; // port
+        reply.i32()?; // port
         reply.compact_bytes()?; // rack
         reply.tagged_fields()?;
     }
@@ -47,7 +47,7 @@ pub(crate) fn quorum_leader(port: u16) -> Result<i32, String> {
     reply.length()?; // topics
     reply.compact_bytes()?; // its name
     reply.length()?; // partitions
-    reply.skip(4)?; // its number
+    reply.i32()?; // its number
     reply.no_error()?;
     reply.i32()
 }
@@ -68,7 +68,7 @@ fn exchange(port: u16, key: i16, body: &[u8]) -> Result<Vec<u8>, String> {
     let mut reply = vec![0; length];
     stream.read_exact(&mut reply).map_err(failed)?;
     let mut header = Reply(&reply);
-    header.skip(4)?; // correlation id
+    header.i32()?; // correlation id
     header.tagged_fields()?;
     Ok(header.0.to_vec())
 }
@@ -104,7 +104,7 @@ impl Reply<'_> {
         Ok(*head)
     }
 
-    fn skip(&mut self, count: usize) -> Result<(), String> {
+    fn advance(&mut self, count: usize) -> Result<(), String> {
         self.0 = self.0.get(count..).ok_or("a reply is cut short")?;
         Ok(())
     }
@@ -140,14 +140,14 @@ impl Reply<'_> {
 
     fn compact_bytes(&mut self) -> Result<(), String> {
         let length = self.length()?;
-        self.skip(length)
+        self.advance(length)
     }
 
     fn tagged_fields(&mut self) -> Result<(), String> {
         for _ in 0..self.varint()? {
             self.varint()?;
             let length = self.varint()?;
-            self.skip(length)?;
+            self.advance(length)?;
         }
         Ok(())
     }
