@@ -9,12 +9,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use outrigger::pools::redis::{Eviction, RedisFailure, Script, Slot, Written, inspect};
-use outrigger::telemetry::BackendState;
 use redis::Value;
-use redis_support::{Client, instance, until};
+use redis_support::{Client, connected, instance, rig, until};
 use rig::{Acl, NodeState, Options, RedisCluster, Role};
 use serde_json::json;
-use tokio::task::{JoinSet, block_in_place};
+use tokio::task::JoinSet;
 
 /// The cache's default.
 const BUDGET: Duration = Duration::from_millis(250);
@@ -22,14 +21,9 @@ const BUDGET: Duration = Duration::from_millis(250);
 const FAMILIES: &[&str] = &["cache:", "outrigger:"];
 const COUNT: &str = "return redis.call('INCR', KEYS[1])";
 
-fn rig<T>(act: impl FnOnce() -> Result<T, rig::Error>) -> T {
-    block_in_place(act).unwrap()
-}
-
 async fn start(options: Options, more: serde_json::Value) -> (RedisCluster, Arc<Client>) {
     let cluster = rig(|| RedisCluster::start(options));
-    let client = Arc::new(Client::new(&cluster.addresses(), more));
-    until("the pool to be up", Duration::from_secs(10), || client.health().0 == BackendState::Up).await;
+    let client = connected(&cluster, more).await;
     (cluster, client)
 }
 

@@ -11,31 +11,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use outrigger::pools::redis::{Eviction, RedisFailure, Script, Slot, TrackingEvent, inspect};
+use outrigger::pools::redis::{RedisFailure, Slot, TrackingEvent};
 use outrigger::telemetry::BackendState;
 use redis::Value;
-use redis_support::{Client, bulk, instance, until};
-use rig::{Acl, Options, RedisCluster};
+use redis_support::{Client, bulk, connected, rig, until};
+use rig::{Options, RedisCluster};
 use serde_json::json;
 use timers::Timers;
-use tokio::task::{JoinSet, block_in_place};
+use tokio::task::JoinSet;
 
 const BUDGET: Duration = Duration::from_secs(1);
-const FAMILIES: &[&str] = &["cache:", "outrigger:", "tenant:"];
-
-/// The rig waits in the thread that asks it.
-fn rig<T>(act: impl FnOnce() -> Result<T, rig::Error>) -> T {
-    block_in_place(act).unwrap()
-}
 
 fn start(options: Options) -> Arc<RedisCluster> {
     Arc::new(rig(|| RedisCluster::start(options)))
-}
-
-async fn connect(cluster: &RedisCluster, more: serde_json::Value) -> Arc<Client> {
-    let client = Arc::new(Client::new(&cluster.addresses(), more));
-    until("the pool to be up", Duration::from_secs(10), || client.health().0 == BackendState::Up).await;
-    client
 }
 
 /// A key of each primary, by the index of the primary.
@@ -130,7 +118,7 @@ impl Increments {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn chaos_an_increment_counts_once_while_its_slot_moves() {
     let cluster = start(Options::default());
-    let client = connect(&cluster, json!({})).await;
+    let client = connected(&cluster, json!({})).await;
     let keys: Vec<String> = (0..40).map(|number| format!("{{moving}}:{number}")).collect();
     let (counts, running) = Increments::start(&client, &keys, 16);
     let slot = rig(|| cluster.slot_of("{moving}"));
@@ -171,7 +159,7 @@ async fn chaos_an_increment_counts_once_while_its_slot_moves() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn chaos_an_increment_counts_once_while_a_replica_is_promoted() {
     let cluster = start(Options::default());
-    let client = connect(&cluster, json!({})).await;
+    let client = connected(&cluster, json!({})).await;
     let keys: Vec<String> = (0..8).map(|number| format!("{{promoted}}:{number}")).collect();
     let (counts, running) = Increments::start(&client, &keys, 16);
     until("increments before", Duration::from_secs(10), || counts.total() > 500).await;
@@ -185,7 +173,7 @@ async fn chaos_an_increment_counts_once_while_a_replica_is_promoted() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn chaos_a_read_survives_a_lost_connection_and_a_write_counts_at_most_once() {
     let cluster = start(Options::default());
-    let client = connect(&cluster, json!({})).await;
+    let client = connected(&cluster, json!({})).await;
     let keys: Vec<String> = (0..8).map(|number| format!("{{cut}}:{number}")).collect();
     client.run(&["SET", "{cut}:read", "here"]).await.unwrap();
     let (counts, running) = Increments::start(&client, &keys, 8);
@@ -215,7 +203,7 @@ async fn chaos_a_read_survives_a_lost_connection_and_a_write_counts_at_most_once
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn chaos_a_killed_primary_is_replaced_without_a_restart() {
     let cluster = start(Options::default());
-    let client = connect(&cluster, json!({})).await;
+    let client = connected(&cluster, json!({})).await;
     let keys = keys_by_primary(&cluster);
     let began = Instant::now();
     rig(|| cluster.kill(keys[0].0));
@@ -240,7 +228,7 @@ async fn chaos_a_killed_primary_is_replaced_without_a_restart() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn chaos_calls_to_a_stopped_node_end_within_their_budget() {
     let cluster = start(Options::default());
-    let client = connect(&cluster, json!({})).await;
+    let client = connected(&cluster, json!({})).await;
     let keys = keys_by_primary(&cluster);
     let tight = Duration::from_millis(20);
     let began = Instant::now();
@@ -305,7 +293,7 @@ async fn chaos_calls_to_a_stopped_node_end_within_their_budget() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn chaos_a_node_that_pauses_is_used_again_as_soon_as_it_answers() {
     let cluster = start(Options { cluster_node_timeout_ms: 10_000, ..Options::default() });
-    let client = connect(&cluster, json!({})).await;
+    let client = connected(&cluster, json!({})).await;
     let keys = keys_by_primary(&cluster);
     rig(|| cluster.stop(keys[0].0));
     until("down", Duration::from_secs(3), || client.health().0 == BackendState::Degraded).await;
@@ -342,90 +330,9 @@ async fn chaos_it_starts_with_everything_down_and_survives_a_full_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn chaos_tls_and_a_password_that_is_wrong_and_then_right() {
-    let options = Options { tls: true, acl: Some(Acl::outrigger("first word")), ..Options::default() };
-    let cluster = start(options);
-    let directory = tempfile::tempdir().unwrap();
-    let file = directory.path().join("password");
-    std::fs::write(&file, "first word\n").unwrap();
-    let more = json!({
-        "username": "outrigger",
-        "password": format!("${{file:{}}}", file.display()),
-        "tls": {"ca_file": cluster.certificate().unwrap().authority},
-    });
-    let client = connect(&cluster, more.clone()).await;
-    assert_eq!(client.run(&["SET", "cache:x", "1"]).await.unwrap(), Value::Okay);
-    let forbidden = client.run(&["SET", "elsewhere", "1"]).await;
-    assert!(
-        matches!(&forbidden, Err(RedisFailure::Refused(text)) if text.contains("NOPERM")),
-        "{forbidden:?}"
-    );
-    let prefixes: &'static [&'static str] = &["cache:"];
-    let _events = client.pool.track(prefixes);
-    until("tracking as that user", Duration::from_secs(5), || client.pool.tracking_is_current()).await;
-
-    rig(|| cluster.change_password("second word"));
-    until("down", Duration::from_secs(3), || client.health().0 == BackendState::Down).await;
-    let (_, advice) = client.health();
-    assert!(
-        advice.contains("WRONGPASS") && advice.contains("check redis.main.username and redis.main.password"),
-        "{advice}"
-    );
-    assert!(!advice.contains("word\n") && !advice.contains("first word"), "{advice}");
-    assert!(matches!(client.run(&["GET", "cache:x"]).await, Err(RedisFailure::Unavailable(_))));
-
-    std::fs::write(&file, "second word").unwrap();
-    let took = until("no primary down", Duration::from_secs(3), || {
-        let (state, advice) = client.health();
-        // What was forbidden above is still shown.
-        state == BackendState::Up || advice.contains("NOPERM")
-    });
-    println!("a right password: up after {:?}", took.await);
-    assert_eq!(client.run(&["GET", "cache:x"]).await.unwrap(), bulk("1"));
-
-    let found =
-        inspect("main", &instance(&cluster.addresses(), more.clone()), FAMILIES, Eviction::Forbidden).await;
-    assert_eq!(found.problems, [], "{found:?}");
-
-    // A certificate that nobody vouches for is not trusted.
-    let mut public = more;
-    public["tls"] = json!({});
-    let stranger = Client::new(&cluster.addresses(), public);
-    until("down", Duration::from_secs(3), || stranger.health().0 == BackendState::Down).await;
-    assert!(stranger.health().1.contains("TLS with"), "{:?}", stranger.health());
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn chaos_scripts_run_after_they_were_flushed() {
-    let cluster = start(Options::default());
-    let client = connect(&cluster, json!({})).await;
-    let script = Script::new("return redis.call('INCR', KEYS[1])");
-    for expected in 1..4 {
-        let answer = client.pool.script(Slot::of(b"counter"), &script, &[b"counter"], &[], BUDGET).await;
-        assert_eq!(answer.unwrap(), Value::Int(expected));
-        for node in 0..rig::NODES {
-            rig(|| cluster.cli_at(node, &["SCRIPT", "FLUSH"]));
-        }
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn chaos_full_memory_is_a_refusal_and_shown() {
-    let cluster = start(Options::default());
-    let client = connect(&cluster, json!({})).await;
-    rig(|| cluster.config_set("maxmemory", "1"));
-    let refused = client.run(&["SET", "x", "1"]).await;
-    assert!(matches!(&refused, Err(RedisFailure::Refused(text)) if text.starts_with("OOM")), "{refused:?}");
-    until("shown", Duration::from_secs(2), || client.health().1.starts_with("OOM: maxmemory reached")).await;
-    rig(|| cluster.config_set("maxmemory", "0"));
-    assert!(client.run(&["SET", "x", "1"]).await.is_ok());
-    until("up", Duration::from_secs(15), || client.health().0 == BackendState::Up).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn chaos_what_is_tracked_is_flushed_when_a_primary_is_lost_and_current_again_after() {
     let cluster = start(Options::default());
-    let client = connect(&cluster, json!({})).await;
+    let client = connected(&cluster, json!({})).await;
     let keys = keys_by_primary(&cluster);
     let prefixes: &'static [&'static str] = &["key-"];
     let mut events = client.pool.track(prefixes);
@@ -460,7 +367,7 @@ async fn chaos_what_is_tracked_is_flushed_when_a_primary_is_lost_and_current_aga
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn chaos_tracking_is_not_current_once_a_primary_is_silent() {
     let cluster = start(Options { cluster_node_timeout_ms: 10_000, ..Options::default() });
-    let client = connect(&cluster, json!({})).await;
+    let client = connected(&cluster, json!({})).await;
     let _events = client.pool.track(&["key-"]);
     until("tracking", Duration::from_secs(5), || client.pool.tracking_is_current()).await;
     rig(|| cluster.stop(0));
@@ -469,37 +376,4 @@ async fn chaos_tracking_is_not_current_once_a_primary_is_silent() {
     assert!(took < Duration::from_millis(2100), "{took:?}");
     rig(|| cluster.cont(0));
     until("tracking again", Duration::from_secs(5), || client.pool.tracking_is_current()).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn chaos_a_check_names_every_problem_of_an_instance_at_once() {
-    let rules = "resetkeys ~tenant:* -@all +@read +@connection +eval +evalsha +cluster +info -pttl";
-    let acl = Acl { user: "outrigger".to_owned(), password: "secret".to_owned(), rules: rules.to_owned() };
-    let maxmemory = Some((64 << 20, "allkeys-lru".to_owned()));
-    let cluster = start(Options { acl: Some(acl), maxmemory, ..Options::default() });
-    let directory = tempfile::tempdir().unwrap();
-    let file = directory.path().join("password");
-    std::fs::write(&file, "secret").unwrap();
-    let more = json!({"username": "outrigger", "password": format!("${{file:{}}}", file.display())});
-    let instance = instance(&cluster.addresses(), more);
-    let messages = |found: Vec<outrigger::pools::redis::Problem>| {
-        found.into_iter().map(|problem| problem.message).collect::<Vec<_>>().join("\n")
-    };
-    let limits = inspect("main", &instance, &["outrigger:", "tenant:"], Eviction::Forbidden).await;
-    let found = messages(limits.problems);
-    assert!(found.contains("anything on outrigger:*"), "{found}");
-    assert!(found.contains("maxmemory-policy is allkeys-lru on 127.0.0.1:"), "{found}");
-    assert!(found.contains("SET tenant:* 1 PX 1") && found.contains("PTTL tenant:*"), "{found}");
-    assert!(found.contains("TIME") && !found.contains("cache:") && !found.contains(" GET"), "{found}");
-    let found = inspect("main", &instance, &["tenant:"], Eviction::Welcome).await;
-    assert_eq!(found.warnings, [""; 0], "an instance that evicts is what a cache wants");
-    let found = messages(found.problems);
-    assert!(!found.contains("outrigger:") && !found.contains("maxmemory-policy"), "{found}");
-    std::fs::write(&file, "wrong").unwrap();
-    let found = inspect("main", &instance, FAMILIES, Eviction::Forbidden).await;
-    assert_eq!(found.problems.len(), rig::NODES, "{found:?}");
-    assert!(
-        found.problems.iter().all(|problem| problem.expected.contains("redis.main.password")),
-        "{found:?}"
-    );
 }

@@ -76,3 +76,15 @@ pub async fn until(what: &str, bound: Duration, mut condition: impl FnMut() -> b
 pub fn bulk(text: &str) -> Value {
     Value::BulkString(text.as_bytes().to_vec())
 }
+
+/// The rig waits in the thread that asks it.
+pub fn rig<T>(act: impl FnOnce() -> Result<T, rig::Error>) -> T {
+    tokio::task::block_in_place(act).unwrap()
+}
+
+/// A pool that is up.
+pub async fn connected(cluster: &rig::RedisCluster, more: serde_json::Value) -> Arc<Client> {
+    let client = Arc::new(Client::new(&cluster.addresses(), more));
+    until("the pool to be up", Duration::from_secs(10), || client.health().0 == BackendState::Up).await;
+    client
+}
