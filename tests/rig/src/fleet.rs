@@ -1,5 +1,6 @@
 //! Servers that belong together: each has a place, and can be killed, stopped and started again.
 
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::{io, thread};
@@ -112,6 +113,18 @@ impl Fleet {
     /// Ends all of them at once, and does without their data.
     pub(crate) fn throw_away(&self) -> Result<(), Error> {
         self.end_all(Process::throw_away)
+    }
+
+    /// Ends all of them and removes their folder, as far as that goes: for a destructor. A failed test's logs stay.
+    pub(crate) fn discard(&self, folder: &Path, remove: impl FnOnce() -> Result<(), Error>) {
+        if let Err(error) = self.throw_away() {
+            eprintln!("rig: {error}");
+        }
+        if thread::panicking() {
+            eprintln!("rig: the servers' logs are kept in {}", folder.display());
+        } else if let Err(error) = remove() {
+            eprintln!("rig: {error}");
+        }
     }
 
     /// Lets them outlive this process; says how to recognise them.

@@ -4,15 +4,15 @@ pub(crate) mod config;
 mod java;
 pub(crate) mod protocol;
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use std::{fs, thread};
 
 use rustix::process::Signal;
 
 use crate::fleet::{Fleet, NodeState, at_once};
 use crate::ports::{BUS_OFFSET, Ports};
-use crate::process::{Error, Missing, Program, log_tail, wait_until};
+use crate::process::{Error, Missing, Program, log_tail, remove_folder, wait_until};
 use crate::recorded::Recorded;
 use crate::shared::workspace_root;
 use config::{KafkaOptions, node_id, properties};
@@ -71,9 +71,7 @@ impl KafkaCluster {
         let fleet = Fleet::new(BROKERS, outlives_us)?;
         let cluster = Self { options, folder, remove_folder: !outlives_us, ports, java, prepared, fleet };
         let failed = |error: std::io::Error| Error::new(format!("{}: {error}", cluster.folder.display()));
-        if cluster.folder.exists() {
-            fs::remove_dir_all(&cluster.folder).map_err(failed)?;
-        }
+        remove_folder(&cluster.folder)?;
         fs::create_dir_all(&cluster.folder).map_err(failed)?;
         let id = java::new_id()?;
         at_once(0..BROKERS, |index| cluster.write_node(index, &id))?;
@@ -204,16 +202,9 @@ impl KafkaCluster {
 
 impl Drop for KafkaCluster {
     fn drop(&mut self) {
-        if let Err(error) = self.fleet.throw_away() {
-            eprintln!("rig: {error}");
-        }
-        if !self.remove_folder {
-            return;
-        }
-        if thread::panicking() {
-            eprintln!("rig: the brokers' logs are kept in {}", self.folder.display());
-        } else if let Err(error) = fs::remove_dir_all(&self.folder) {
-            eprintln!("rig: {}: {error}", self.folder.display());
+        // Where the folder is to stay the fleet's own destructor ends it.
+        if self.remove_folder {
+            self.fleet.discard(&self.folder, || remove_folder(&self.folder));
         }
     }
 }

@@ -5,7 +5,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -228,16 +227,9 @@ impl PgBouncer {
 
 impl Drop for PgBouncer {
     fn drop(&mut self) {
-        if let Err(error) = self.fleet.throw_away() {
-            eprintln!("rig: {error}");
-        }
-        if !self.remove_folder {
-            return;
-        }
-        if thread::panicking() {
-            eprintln!("rig: PgBouncer's log is kept in {}", self.folder.path.display());
-        } else if let Err(error) = self.folder.remove() {
-            eprintln!("rig: {error}");
+        // Where the folder is to stay the fleet's own destructor ends it.
+        if self.remove_folder {
+            self.fleet.discard(&self.folder.path, || self.folder.remove());
         }
     }
 }

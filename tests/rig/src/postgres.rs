@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -318,19 +317,16 @@ impl PostgresCluster {
 
 impl Drop for PostgresCluster {
     fn drop(&mut self) {
-        let ended = self.fleet.throw_away();
+        // Where the folder is to stay the fleet's own destructor ends it.
         if !self.remove_folder {
             return;
         }
+        let ended = self.fleet.throw_away();
         let forgotten = (0..SERVERS).try_for_each(|index| self.forget_shared_memory(index));
         if let Err(error) = ended.and(forgotten) {
             eprintln!("rig: {error}");
         }
-        if thread::panicking() {
-            eprintln!("rig: the servers' logs are kept in {}", self.folder.path.display());
-        } else if let Err(error) = self.folder.remove() {
-            eprintln!("rig: {error}");
-        }
+        self.fleet.discard(&self.folder.path, || self.folder.remove());
     }
 }
 

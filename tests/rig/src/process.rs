@@ -250,6 +250,15 @@ pub(crate) fn run_on(input: Stdio, mut command: Command, deadline: Duration) -> 
     }
 }
 
+/// Removes a folder with all that is in it, where it is there.
+pub(crate) fn remove_folder(folder: &Path) -> Result<(), Error> {
+    match fs::remove_dir_all(folder) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(Error::new(format!("{}: {error}", folder.display()))),
+    }
+}
+
 /// The last lines of a log, headed by its path.
 pub(crate) fn log_tail(path: &Path, lines: usize) -> String {
     let text = fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();

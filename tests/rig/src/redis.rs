@@ -4,17 +4,17 @@ pub(crate) mod config;
 pub(crate) mod migration;
 pub(crate) mod topology;
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
-use std::{fs, thread};
 
 use rustix::process::Signal;
 
 use crate::certificate::Certificate;
 use crate::fleet::{Fleet, NodeState};
 use crate::ports::Ports;
-use crate::process::{Error, Missing, Program, log_tail, run, wait_until};
+use crate::process::{Error, Missing, Program, log_tail, remove_folder, run, wait_until};
 use crate::recorded::Recorded;
 use crate::shared::workspace_root;
 use config::{ADMINISTRATOR, ADMINISTRATOR_PASSWORD, Options};
@@ -379,16 +379,9 @@ impl RedisCluster {
 
 impl Drop for RedisCluster {
     fn drop(&mut self) {
-        if let Err(error) = self.fleet.throw_away() {
-            eprintln!("rig: {error}");
-        }
-        if !self.remove_folder {
-            return;
-        }
-        if thread::panicking() {
-            eprintln!("rig: the nodes' logs are kept in {}", self.folder.display());
-        } else if let Err(error) = fs::remove_dir_all(&self.folder) {
-            eprintln!("rig: {}: {error}", self.folder.display());
+        // Where the folder is to stay the fleet's own destructor ends it.
+        if self.remove_folder {
+            self.fleet.discard(&self.folder, || remove_folder(&self.folder));
         }
     }
 }
@@ -400,9 +393,7 @@ fn write_node_folder(
     folder: &Path,
 ) -> Result<(), Error> {
     let failed = |error: std::io::Error| Error::new(format!("{}: {error}", folder.display()));
-    if folder.exists() {
-        fs::remove_dir_all(folder).map_err(failed)?;
-    }
+    remove_folder(folder)?;
     fs::create_dir_all(folder).map_err(failed)?;
     let text = config::node_config(options, certificate, port, folder)?;
     fs::write(folder.join("redis.conf"), text).map_err(failed)

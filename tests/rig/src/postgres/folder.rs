@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::getuid;
 
-use crate::process::Error;
+use crate::process::{Error, remove_folder};
 use crate::shared::workspace_root;
 use crate::user::User;
 
@@ -46,9 +46,7 @@ impl Folder {
 
     pub(crate) fn remove(&self) -> Result<(), Error> {
         let failed = |error: std::io::Error| Error::new(format!("{}: {error}", self.path.display()));
-        if self.path.exists() {
-            fs::remove_dir_all(&self.path).map_err(failed)?;
-        }
+        remove_folder(&self.path)?;
         if self.link.is_symlink() {
             fs::remove_file(&self.link).map_err(failed)?;
         }
