@@ -132,15 +132,14 @@ pub(super) mod tests {
     use super::*;
 
     pub(in crate::identity) fn verified(until_ms: i64) -> Verified {
-        let principal = Principal::from_verified(Claims {
+        let claims = Claims {
             issuer: Arc::from("users"),
             subject: Arc::from("somebody"),
-            tenant: None,
             scopes: Box::default(),
             roles: Box::default(),
             tier: None,
-        });
-        Verified { principal, until_ms }
+        };
+        Verified { principal: Principal::from_verified(None, claims), until_ms }
     }
 
     #[test]

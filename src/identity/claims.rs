@@ -106,15 +106,14 @@ impl<'v> View<'v> {
             (check.run)(self)?;
         }
         let until_ms = self.expiry()?.saturating_add(self.rules.skew_ms);
-        let principal = Principal::from_verified(Claims {
+        let claims = Claims {
             issuer: Arc::clone(&self.rules.name),
             subject: Arc::from(self.subject()?),
-            tenant: self.tenant()?,
             scopes: self.scopes()?,
             roles: self.roles()?,
             tier: self.tier()?.map(Box::from),
-        });
-        Ok(Verified { principal, until_ms })
+        };
+        Ok(Verified { principal: Principal::from_verified(self.tenant()?, claims), until_ms })
     }
 
     fn get(&self, name: &str, refusal: Refusal) -> Result<Option<&'v Value>, Refusal> {

@@ -53,20 +53,19 @@ pub struct Principal {
     claims: Arc<Claims>,
 }
 
-/// The parts of a [`Principal`], named, for the one place that makes it.
+/// The parts of a [`Principal`] beside its tenant, named, for the one place that makes it.
 #[derive(Debug)]
 pub(in crate::identity) struct Claims {
     pub(in crate::identity) issuer: Arc<str>,
     pub(in crate::identity) subject: Arc<str>,
-    pub(in crate::identity) tenant: Option<TenantId>,
     pub(in crate::identity) scopes: Box<[Box<str>]>,
     pub(in crate::identity) roles: Box<[Box<str>]>,
     pub(in crate::identity) tier: Option<Box<str>>,
 }
 
 impl Principal {
-    pub(in crate::identity) fn from_verified(claims: Claims) -> Self {
-        Self { tenant: claims.tenant, claims: Arc::new(claims) }
+    pub(in crate::identity) fn from_verified(tenant: Option<TenantId>, claims: Claims) -> Self {
+        Self { tenant, claims: Arc::new(claims) }
     }
 
     /// The name that the configuration gives the issuer (not its URL).
