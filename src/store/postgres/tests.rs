@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use futures_util::future::join;
-use rig::{Database, PgBouncerOptions, PostgresRole, shared_postgres};
+use rig::{
+    Database, PgBouncerOptions, PostgresAccess, PostgresCluster, PostgresOptions, PostgresRole,
+    shared_postgres,
+};
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
@@ -25,6 +28,7 @@ const NOTES: &[&str] = &[
     "GRANT SELECT, INSERT, UPDATE, DELETE ON notes TO outrigger_app",
 ];
 const INSERT: &str = "INSERT INTO notes (tenant_id, id, text) VALUES ($1, $2, $3)";
+const TOUCH: &str = "UPDATE notes SET text = text || '.' WHERE id = $1";
 const TENANTS: &str = "SELECT DISTINCT tenant_id FROM notes";
 
 /// A database with notes, and a pool of so many connections to it at `server`.
@@ -35,10 +39,10 @@ struct Bench {
     _secret: tempfile::TempDir,
 }
 
-fn config(server: String, database: &str, ca_file: Option<PathBuf>, password: PathBuf) -> PostgresConfig {
+fn config(servers: &[String], database: &str, ca_file: Option<PathBuf>, password: PathBuf) -> PostgresConfig {
     let tls = ca_file.map(|ca_file| serde_json::json!({"ca_file": ca_file}));
     let mut config: PostgresConfig = serde_json::from_value(serde_json::json!({
-        "servers": [server], "database": database, "connections": 1, "wait_ms": 20_000, "idle_ms": 400,
+        "servers": servers, "database": database, "connections": 1, "wait_ms": 20_000, "idle_ms": 400,
         "app": {"user": PostgresRole::App.name(), "password": "${env:UNUSED}"},
     }))
     .unwrap();
@@ -50,16 +54,17 @@ fn config(server: String, database: &str, ca_file: Option<PathBuf>, password: Pa
 fn bench(connections: usize) -> Bench {
     let servers = shared_postgres();
     let database = servers.database().unwrap();
-    bench_at(servers.access().address(0), database, connections)
+    bench_at(&[servers.access().address(0)], servers.access(), database, connections)
 }
 
-fn bench_at(server: String, database: Database, connections: usize) -> Bench {
+/// The same at these addresses, of servers with the certificate of `access`.
+fn bench_at(servers: &[String], access: &PostgresAccess, database: Database, connections: usize) -> Bench {
     database.psql(PostgresRole::Owner, NOTES).unwrap();
     let secret = tempfile::tempdir().unwrap();
     let password = secret.path().join("password");
     std::fs::write(&password, PostgresRole::App.password()).unwrap();
-    let ca_file = shared_postgres().access().certificate().authority.clone();
-    let mut config = config(server, database.name(), Some(ca_file), password);
+    let ca_file = access.certificate().authority.clone();
+    let mut config = config(servers, database.name(), Some(ca_file), password);
     config.connections = connections;
     let tasks = Tasks::default();
     let postgres = Postgres::start(&config, &tasks).unwrap();
@@ -133,7 +138,7 @@ async fn the_same_through_a_pooler_that_gives_each_transaction_another_connectio
     let servers = shared_postgres();
     let database = servers.database().unwrap();
     let bouncer = servers.bouncer(PgBouncerOptions { pool_size: 1, ..PgBouncerOptions::default() }).unwrap();
-    let bench = bench_at(bouncer.address(), database, 3);
+    let bench = bench_at(&[bouncer.address()], servers.access(), database, 3);
     interleave(&bench).await;
     assert!(bench.tasks.stop(Duration::from_secs(5)).await);
 }
@@ -155,7 +160,6 @@ async fn a_deadlock_is_run_again_and_both_end() {
     for id in [1, 2] {
         bench.postgres.run_for(tenant, |tx| insert(tx, tenant, id).boxed()).await.unwrap();
     }
-    const TOUCH: &str = "UPDATE notes SET text = text || '.' WHERE id = $1";
     // Each holds its first row until the other has its own, or a deadlock was found.
     let touch = |first: i64, second: i64| {
         bench.postgres.run_for(tenant, move |tx| {
@@ -204,7 +208,7 @@ async fn a_server_that_is_not_there_and_one_of_another_authority_write_nothing_a
     let authority = servers.access().certificate().authority.clone();
     let address = servers.access().address(0);
     for (server, ca_file) in [(nobody.to_string(), Some(authority)), (address, None)] {
-        let mut config = config(server.clone(), database.name(), ca_file, password.clone());
+        let mut config = config(std::slice::from_ref(&server), database.name(), ca_file, password.clone());
         if config.tls.is_none() {
             config.tls = Some(serde_json::from_value(serde_json::json!({})).unwrap());
         }
@@ -212,6 +216,57 @@ async fn a_server_that_is_not_there_and_one_of_another_authority_write_nothing_a
         let ended = postgres.run_for(Uuid::from_u128(1), |tx| tx.query("SELECT 1", &[]).boxed()).await;
         assert_eq!(ended.unwrap_err().failure(), Failure::Unavailable, "{server}");
     }
-    let plain = config("db.example:5432".to_owned(), "any", None, password);
+    let plain = config(&["db.example:5432".to_owned()], "any", None, password);
     assert!(matches!(Postgres::start(&plain, &tasks), Err(StartError::Plain(_))));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_caller_that_left_had_locked_is_free_soon() {
+    let bench = bench(2);
+    let tenant = Uuid::from_u128(1);
+    bench.postgres.run_for(tenant, |tx| insert(tx, tenant, 1).boxed()).await.unwrap();
+    let (touched, told) = tokio::sync::watch::channel(false);
+    let leaves = bench.postgres.run_for(tenant, |tx| {
+        let touched = touched.clone();
+        async move {
+            tx.query(TOUCH, &[(&1_i64, Type::INT8)]).await?;
+            touched.send_replace(true);
+            tx.query("SELECT pg_sleep(8)", &[]).await.map(drop)
+        }
+        .boxed()
+    });
+    let mut told = told;
+    tokio::select! {
+        ended = leaves => panic!("{ended:?}"),
+        // Once more after the row is locked, so that the sleep is under way.
+        () = async { told.wait_for(|touched| *touched).await.unwrap(); tokio::task::yield_now().await } => {}
+    }
+    let began = Instant::now();
+    bench.postgres.run_for(tenant, |tx| tx.query(TOUCH, &[(&1_i64, Type::INT8)]).boxed()).await.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(4), "its lock stayed for {:?}", began.elapsed());
+    let text = bench.database.psql(PostgresRole::Superuser, &["SELECT text FROM notes"]).unwrap();
+    assert_eq!(text.trim(), "text.", "what was not committed is gone");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn chaos_a_promoted_standby_is_found_and_has_what_was_committed() {
+    let cluster = tokio::task::block_in_place(|| PostgresCluster::start(PostgresOptions::default())).unwrap();
+    let addresses = [cluster.access().address(0), cluster.access().address(1)];
+    let bench = bench_at(&addresses, cluster.access(), cluster.database().unwrap(), 2);
+    let (tenant, postgres) = (Uuid::from_u128(1), &bench.postgres);
+    for id in 0..20 {
+        postgres.run_for(tenant, |tx| insert(tx, tenant, id).boxed()).await.unwrap();
+    }
+    cluster.kill(cluster.primary()).unwrap();
+    let lost = postgres.run_for(tenant, |tx| insert(tx, tenant, 20).boxed()).await.unwrap_err();
+    assert_eq!(lost.failure(), Failure::Unavailable, "{lost}");
+    tokio::task::block_in_place(|| cluster.promote()).unwrap();
+    let end = Instant::now() + Duration::from_secs(10);
+    while let Err(error) = postgres.run_for(tenant, |tx| insert(tx, tenant, 21).boxed()).await {
+        assert_eq!(error.failure(), Failure::Unavailable, "{error}");
+        assert!(Instant::now() < end, "the new primary is not found: {error}");
+    }
+    let count =
+        postgres.run_for(tenant, |tx| tx.query("SELECT count(*) FROM notes", &[]).boxed()).await.unwrap();
+    assert_eq!(count[0].get::<_, i64>(0), 21, "the twenty before, and the one after");
 }
