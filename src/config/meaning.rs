@@ -7,6 +7,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use super::server::is_key_url;
 use super::words::{one_of, with_nearest};
 use super::{Findings, Limits, SecretSource, pointer_step};
 
@@ -93,7 +94,7 @@ fn issuers(value: &Value, base: &Path, findings: &mut Findings) {
                 );
             }
         }
-        if issuer.pointer("/jwks/url").and_then(Value::as_str).is_some_and(|url| !is_safe_url(url)) {
+        if issuer.pointer("/jwks/url").and_then(Value::as_str).is_some_and(|url| !is_key_url(url)) {
             let expected =
                 "an `https://` URL, or `http://` on loopback: keys that anyone can replace prove nothing";
             findings.add(format!("{at}/jwks/url"), "not a URL that keys may come from", expected);
@@ -104,18 +105,6 @@ fn issuers(value: &Value, base: &Path, findings: &mut Findings) {
             findings.add(format!("{at}/jwks/ca_file"), "a server without TLS proves nothing by it", expected);
         }
         readable(value, &format!("{at}/jwks/ca_file"), base, findings);
-    }
-}
-
-fn is_safe_url(url: &str) -> bool {
-    let Ok(uri) = url.parse::<http::Uri>() else { return false };
-    let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
-    let loopback =
-        host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
-    match uri.scheme_str() {
-        Some("https") => !host.is_empty(),
-        Some("http") => loopback,
-        _ => false,
     }
 }
 

@@ -15,6 +15,7 @@ mod report;
 mod scalar;
 mod schema;
 mod secret;
+mod server;
 mod source;
 mod words;
 
@@ -28,6 +29,7 @@ pub use proxy::{Limits, Listeners, Log, LogFormat, LogLevel, ProxyConfig, Role, 
 pub use report::{Diagnostic, Place, Report};
 pub use schema::DocumentSchema;
 pub use secret::{Secret, SecretError, SecretSource};
+pub use server::{host_and_port, is_key_url, is_loopback};
 pub use words::{nearest, one_of, with_nearest};
 
 use schemars::{Schema, SchemaGenerator};

@@ -1,7 +1,6 @@
 //! Reading a key set's document: from a file, or over HTTP with bounds on time and size.
 
 use std::io::Read as _;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 
 use super::keys::MAX_DOCUMENT_BYTES;
-use crate::config::KeySource;
+use crate::config::{KeySource, is_key_url};
 use crate::tls;
 
 /// Where OpenSSL, curl and Go look for more certification authorities too.
@@ -62,7 +61,7 @@ impl Source {
         match source {
             KeySource::File { file, .. } => Ok(Self::File(file.clone())),
             KeySource::Url { url, ca_file } => {
-                let uri = url.parse().ok().filter(is_allowed);
+                let uri = url.parse().ok().filter(|_| is_key_url(url));
                 let uri = uri.ok_or_else(|| SourceError::Url(url.clone()))?;
                 Ok(Self::Url { uri, client: Box::new(client(ca_file.as_deref())?) })
             }
@@ -161,14 +160,6 @@ fn cause_of<'e>(
         Some(wrapped) => Some(wrapped),
         None => error.source(),
     }
-}
-
-fn is_allowed(uri: &Uri) -> bool {
-    let (Some(authority), Some(host)) = (uri.authority(), uri.host()) else { return false };
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    let loopback = host == "localhost" || bare.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
-    let scheme = uri.scheme_str();
-    !authority.as_str().contains('@') && (scheme == Some("https") || (scheme == Some("http") && loopback))
 }
 
 fn client(ca_file: Option<&Path>) -> Result<HttpsClient, SourceError> {

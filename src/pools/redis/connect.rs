@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::PoolError;
-use crate::config::{RedisInstance, SecretSource};
+use crate::config::{RedisInstance, SecretSource, host_and_port};
 use crate::tls;
 
 /// Commands that a connection takes in before their sender has to wait; calls in flight are bounded by the same.
@@ -35,10 +35,7 @@ impl Address {
 
     /// `host:port`, with an IPv6 host in brackets or bare.
     pub(super) fn parse(text: &str) -> Option<Self> {
-        let (host, port) = text.rsplit_once(':')?;
-        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-        let port = port.parse().ok().filter(|port| *port != 0)?;
-        (!host.is_empty()).then(|| Self::new(host, port))
+        host_and_port(text).map(|(host, port)| Self::new(host, port))
     }
 
     /// Another node at `port` on `host`; an empty or unknown host means the host of this one.

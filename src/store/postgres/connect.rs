@@ -11,7 +11,7 @@ use tokio_postgres::config::{ChannelBinding, SslMode, TargetSessionAttrs};
 use tokio_postgres::{Client, Config, Error, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::config::{PostgresConfig, PostgresRole, SecretSource};
+use crate::config::{PostgresConfig, PostgresRole, SecretSource, host_and_port, is_loopback};
 use crate::tls;
 
 /// Why the pool cannot be made: the configuration is wrong in a way that its schema cannot see.
@@ -56,7 +56,7 @@ impl Connector {
             .connect_timeout(Duration::from_millis(database.connect_timeout_ms))
             .target_session_attrs(TargetSessionAttrs::ReadWrite);
         for server in &database.servers {
-            let (host, port) = address(server).ok_or_else(|| StartError::Server(server.clone()))?;
+            let (host, port) = host_and_port(server).ok_or_else(|| StartError::Server(server.clone()))?;
             if database.tls.is_none() && !is_loopback(host) {
                 return Err(StartError::Plain(server.clone()));
             }
@@ -113,38 +113,4 @@ fn drive(connection: impl Future<Output = Result<(), Error>> + Send + 'static) -
             tracing::debug!(%error, "a connection to PostgreSQL ended");
         }
     })
-}
-
-/// `host:port`, an IPv6 host in brackets.
-fn address(text: &str) -> Option<(&str, u16)> {
-    let (host, port) = text.rsplit_once(':')?;
-    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    let port = port.parse().ok().filter(|port| *port != 0)?;
-    (!host.is_empty()).then_some((host, port))
-}
-
-fn is_loopback(host: &str) -> bool {
-    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_server_is_host_and_port_and_plain_on_loopback_only() {
-        for (text, expected, loopback) in [
-            ("127.0.0.1:5432", Some(("127.0.0.1", 5432)), true),
-            ("[::1]:5432", Some(("::1", 5432)), true),
-            ("localhost:1", Some(("localhost", 1)), true),
-            ("db-0.db:5432", Some(("db-0.db", 5432)), false),
-            ("127.0.0.1.example:5432", Some(("127.0.0.1.example", 5432)), false),
-            ("db", None, false),
-            (":5432", None, false),
-            ("db:0", None, false),
-        ] {
-            assert_eq!(address(text), expected, "{text}");
-            assert_eq!(address(text).is_some_and(|(host, _)| is_loopback(host)), loopback, "{text}");
-        }
-    }
 }
