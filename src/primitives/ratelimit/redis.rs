@@ -137,8 +137,12 @@ impl RedisSource {
             return age_us;
         }
         let deadline = sent + self.budget;
-        // In vain or not: what is known is looked at again.
-        tokio::time::timeout_at(deadline.into(), self.histories.asked_about(&answer.history)).await.ok();
+        let asked = self.histories.asked_about(&answer.history);
+        if tokio::time::timeout_at(deadline.into(), asked).await.is_err() {
+            tracing::debug!(
+                "it is not known in time since when a primary is one: as far as that, the answer is degraded"
+            );
+        }
         self.histories.age_us(&answer.history, sent).0
     }
 
@@ -238,10 +242,18 @@ impl RedisSource {
         } else {
             self.record.share(&self.pool, &told, whole, HISTORY_BUDGET).await
         };
-        if let Err(failure @ RedisFailure::Refused(_)) = &answer {
-            self.warn(failure, "redis refuses to say since when its primaries are such");
-        }
-        let answer = answer.ok().flatten();
+        let answer = answer.unwrap_or_else(|failure| {
+            match &failure {
+                RedisFailure::Refused(_) => {
+                    self.warn(&failure, "redis refuses to say since when its primaries are such");
+                }
+                // The pool's health says so, and it is asked again.
+                RedisFailure::Unavailable(_) | RedisFailure::Unknown(_) => {
+                    tracing::debug!(%failure, "redis did not say since when its primaries are such");
+                }
+            }
+            None
+        });
         self.histories.shared(&told, answer.as_deref());
         whole && answer.is_some()
     }

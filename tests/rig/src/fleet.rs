@@ -228,7 +228,9 @@ impl Watchdog {
 impl Drop for Watchdog {
     fn drop(&mut self) {
         drop(self.0.stdin.take());
-        self.0.wait().ok();
+        if let Err(error) = self.0.wait() {
+            eprintln!("rig: the watchdog cannot be waited for: {error}");
+        }
     }
 }
 
