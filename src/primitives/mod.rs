@@ -1,6 +1,7 @@
 //! The primitives: one folder each, one row each in [`ALL`].
 
 pub mod cache;
+pub mod events;
 pub mod ratelimit;
 
 use std::collections::BTreeMap;

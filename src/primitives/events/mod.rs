@@ -1,0 +1,7 @@
+//! Events: a log of what happened, a tenant's own, in the order of its keys.
+//!
+//! Nothing serves it yet.
+
+mod event;
+
+pub use event::{Data, Event, Logged, Position};
