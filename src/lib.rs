@@ -11,6 +11,7 @@ pub mod config;
 pub mod error;
 pub mod http;
 pub mod identity;
+pub mod leases;
 pub mod names;
 pub mod policy;
 pub mod pools;

@@ -16,8 +16,9 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("tasks.rs", &[]),
     ("telemetry", &["telemetry"]),
     ("config", &["config"]),
-    ("store", &["store", "error", "tasks"]),
-    ("store/postgres", &["store", "config", "error", "policy", "tasks", "tls"]),
+    ("store", &["store", "error", "policy", "tasks"]),
+    ("store/postgres", &["store", "config", "error", "policy", "tasks", "telemetry", "tls"]),
+    ("leases", &["leases", "store"]),
     ("identity", &["identity", "clock", "config", "error", "names", "tasks", "telemetry", "tls"]),
     ("policy", &["policy", "identity", "config", "error", "names", "tasks", "telemetry"]),
     ("pools", &["pools", "config", "error", "tasks", "telemetry", "tls"]),
@@ -79,9 +80,19 @@ const ALLOWED: &[(&str, &[&str])] = &[
 
 /// Where each driver may be named, and nowhere else.
 const DRIVERS: &[(&str, &[&str])] = &[
-    ("rusqlite", &["store", "primitives/cache/embedded", "primitives/ratelimit/embedded"]),
-    ("tokio_postgres", &["store/postgres"]),
+    (
+        "rusqlite",
+        &[
+            "store",
+            "leases/sqlite.rs",
+            "primitives/events/sqlite",
+            "primitives/cache/embedded",
+            "primitives/ratelimit/embedded",
+        ],
+    ),
+    ("tokio_postgres", &["store/postgres", "leases/postgres.rs", "primitives/events/postgres"]),
     ("deadpool_postgres", &["store/postgres"]),
+    ("sqlx", &["store/postgres/migrate.rs"]),
     ("redis", &["pools/redis", "primitives/cache/redis", "primitives/ratelimit/redis"]),
     ("jsonwebtoken", &["identity"]),
     ("hyper", &["http", "admin", "identity"]),

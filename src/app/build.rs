@@ -10,7 +10,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio_rustls::TlsAcceptor;
 
-use super::{Addresses, App, cache_db};
+use super::databases::Opener;
+use super::{Addresses, App};
 use crate::admin::{Admin, Audience};
 use crate::config::{Limits, Listeners, ProxyConfig, Report};
 use crate::http::headers::AllowedHosts;
@@ -23,6 +24,7 @@ use crate::identity::{Gate, IdentityMetrics};
 use crate::policy::{Policies, PolicyLoader, PolicySource, Reloader};
 use crate::pools::redis::{RedisMetrics, RedisPool};
 use crate::primitives::{self, BuildError, Resources};
+use crate::store::Store;
 use crate::tasks::Tasks;
 use crate::telemetry::{HealthBoard, MetricError, Registry};
 
@@ -78,10 +80,12 @@ impl App {
             Arc::new(Gate::new(&config.identity, &IdentityMetrics::new(&metrics)?, &tasks).map_err(
                 |error| StartError::Data { path: "identity".to_owned(), reason: error.to_string() },
             )?);
-        let cache_db = cache_db::open(&config, &board, &metrics, &tasks)?;
+        let opener = Opener { config: &config, board: &board, metrics: &metrics, tasks: &tasks };
+        let (cache_db, store) = (opener.cache()?, opener.store()?);
         let resources = Resources {
             redis: start_redis(&config, &board, &metrics, &tasks)?,
             cache_db: cache_db.clone(),
+            store: store.clone(),
             metrics: metrics.clone(),
             health: board.clone(),
             tasks: tasks.clone(),
@@ -118,7 +122,12 @@ impl App {
         let addresses = servers.listen(&config.listeners).await?;
         admin.listening.store(true, Relaxed);
         let drain_bound = Duration::from_millis(config.limits.drain_timeout_ms);
-        Ok(Self { addresses, admin, reloader, cache_db, tasks, drain_bound, api })
+        let durable_db = store.and_then(|store| match store {
+            Store::Sqlite(database) => Some(database),
+            Store::Postgres(_) => None,
+        });
+        let databases = durable_db.into_iter().chain(cache_db).collect();
+        Ok(Self { addresses, admin, reloader, databases, tasks, drain_bound, api })
     }
 }
 

@@ -185,7 +185,7 @@ impl App {
             }
             None => tracing::warn!(requests_cut, "a second signal: what was still running was cut"),
         }
-        if let Some(database) = self.cache_db {
+        for database in self.databases {
             database.close().await;
         }
         tracing::info!("stopped");

@@ -1,7 +1,7 @@
 //! The composition root: configuration -> pools, stores -> primitives -> listeners; and the order of shutdown.
 
 mod build;
-mod cache_db;
+mod databases;
 mod lifecycle;
 mod ready;
 
@@ -26,7 +26,8 @@ pub struct App {
     pub addresses: Addresses,
     admin: Arc<Admin>,
     reloader: Arc<Reloader>,
-    cache_db: Option<Arc<Sqlite>>,
+    /// Closed at the end, in this order.
+    databases: Vec<Arc<Sqlite>>,
     tasks: Tasks,
     drain_bound: Duration,
     /// Asked, at the end, what it has not finished.

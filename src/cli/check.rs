@@ -111,7 +111,7 @@ fn shares(config: &ProxyConfig, policies: &Policies) -> Vec<String> {
     warnings
 }
 
-/// Tries every issuer's keys and every Redis instance, all at the same time.
+/// Tries every issuer's keys, every Redis instance and the database, all at the same time.
 async fn try_backends(config: &ProxyConfig, document: &Document, outcome: &mut Outcome) {
     let issuers = config.identity.issuers.iter().enumerate().map(|(index, issuer)| async move {
         let tried = in_time(probe::keys(issuer)).await;
@@ -122,8 +122,12 @@ async fn try_backends(config: &ProxyConfig, document: &Document, outcome: &mut O
         let tried = in_time(probe::redis(name, instance, &used_by)).await;
         (format!("redis.{name}"), format!("/redis{}", pointer_step(name)), tried)
     });
-    let (issuers, instances) = tokio::join!(join_all(issuers), join_all(instances));
-    for (subject, at, tried) in issuers.into_iter().chain(instances) {
+    let databases = config.postgres.iter().map(|database| async move {
+        ("postgres".to_owned(), "/postgres".to_owned(), in_time(probe::postgres(database)).await)
+    });
+    let (issuers, instances, databases) =
+        tokio::join!(join_all(issuers), join_all(instances), join_all(databases));
+    for (subject, at, tried) in issuers.into_iter().chain(instances).chain(databases) {
         if !tried.summary.is_empty() {
             let state = if tried.findings.is_empty() { "up" } else { "see below" };
             outcome.lines.push(format!("{subject}: {state}, {}", tried.summary));

@@ -4,6 +4,7 @@ mod check;
 mod demo;
 mod dev;
 mod log;
+mod migrate;
 mod openapi;
 mod probe;
 mod serve;
@@ -40,6 +41,8 @@ enum Command {
     Run(serve::RunArgs),
     /// Check a configuration, its policies and its backends
     Check(check::CheckArgs),
+    /// Bring the database of `store: postgres` to this program's version
+    Migrate(migrate::MigrateArgs),
     /// Make or explain tokens
     #[command(subcommand)]
     Token(token::TokenCommand),
@@ -80,6 +83,7 @@ pub fn main() -> ExitCode {
         Command::Serve(arguments) => serve::serve(arguments),
         Command::Run(arguments) => serve::run(arguments),
         Command::Check(arguments) => check::run(&arguments),
+        Command::Migrate(arguments) => migrate::run(&arguments),
         Command::Token(command) => token::run(&command),
         Command::Status(arguments) => status::run(&arguments),
         Command::Openapi(arguments) => openapi::run(&arguments),

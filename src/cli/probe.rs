@@ -1,8 +1,9 @@
 //! How `outrigger check` tries a backend: one function for each kind.
 
-use crate::config::{Findings, Issuer, RedisInstance};
+use crate::config::{Findings, Issuer, PostgresConfig, RedisInstance};
 use crate::pools::redis::{Eviction, inspect};
 use crate::primitives::Primitive;
+use crate::store::postgres;
 
 /// What was seen of a backend.
 pub(super) struct Tried {
@@ -56,5 +57,25 @@ pub(super) async fn keys(issuer: &Issuer) -> Tried {
             Tried { warnings, ..Tried::well(keys) }
         }
         Err(problem) => Tried::failed(problem, "a key set (JWKS) that can be read"),
+    }
+}
+
+/// Tries the database as the application's role.
+pub(super) async fn postgres(database: &PostgresConfig) -> Tried {
+    match postgres::inspect(database).await {
+        Ok(found) => {
+            let mut findings = Findings::default();
+            if let Some(problem) = found.problem {
+                findings.add(
+                    "",
+                    problem,
+                    "a migrated database, reached as a role that row-level security holds",
+                );
+            }
+            Tried { summary: found.summary, findings, warnings: found.warnings }
+        }
+        Err(problem) => {
+            Tried::failed(problem, "a PostgreSQL server that takes writes, and lets `postgres.app` in")
+        }
     }
 }

@@ -69,6 +69,9 @@ impl ProxyConfig {
             *path = base.join(&*path);
         }
         self.identity.resolve(base);
+        if let Some(postgres) = &mut self.postgres {
+            postgres.resolve(base);
+        }
         for instance in self.redis.values_mut() {
             instance.resolve(base);
         }

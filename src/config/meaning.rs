@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::server::is_key_url;
+use super::server::{host_and_port, is_key_url, is_loopback};
 use super::words::{one_of, with_nearest};
 use super::{Findings, Limits, SecretSource, pointer_step};
 
@@ -25,6 +25,7 @@ pub(super) fn check(value: &Value, around: &Surroundings<'_>, findings: &mut Fin
     issuers(value, around.base, findings);
     limits(value, findings);
     instances(value, around.base, findings);
+    store(value, around.base, findings);
     secrets(value, "", around.base, findings);
     for name in around.sections {
         section(value, name, findings);
@@ -136,6 +137,39 @@ fn instances(value: &Value, base: &Path, findings: &mut Findings) {
         }
         readable(value, &format!("{at}/tls/ca_file"), base, findings);
     }
+}
+
+fn store(value: &Value, base: &Path, findings: &mut Findings) {
+    let missing = |pointer: &str| value.pointer(pointer).is_none_or(Value::is_null);
+    match text(value, "/store") {
+        Some("postgres") if missing("/postgres") => findings.add(
+            "/store",
+            "`store: postgres` needs `postgres`",
+            "`postgres: {servers, database, app}` at the top of this file, or `store: embedded`",
+        ),
+        Some("embedded") if missing("/data_dir") => findings.add(
+            "/store",
+            "`store: embedded` needs `data_dir`",
+            "`data_dir: DIR` at the top of this file, or `store: postgres`",
+        ),
+        Some(_) | None => {}
+    }
+    let servers = value.pointer("/postgres/servers").and_then(Value::as_array);
+    for (index, server) in servers.into_iter().flatten().enumerate() {
+        let Some(server) = server.as_str() else { continue };
+        let pointer = format!("/postgres/servers/{index}");
+        if !is_host_and_port(server) {
+            let expected = "`host:port`, such as `127.0.0.1:5432`; an IPv6 address in brackets";
+            findings.add(pointer, "not a server's address", expected);
+        } else if missing("/postgres/tls")
+            && host_and_port(server).is_some_and(|(host, _)| !is_loopback(host))
+        {
+            let message =
+                "this server is not on loopback, and a password would cross the network in the clear";
+            findings.add(pointer, message, "`tls: {}` or `tls: {ca_file}` under `postgres`");
+        }
+    }
+    readable(value, "/postgres/tls/ca_file", base, findings);
 }
 
 fn is_host_and_port(node: &str) -> bool {

@@ -25,7 +25,7 @@ pub use findings::{Finding, Findings, pointer_step};
 pub use identity::{ClaimNames, DEVELOPMENT_AUDIENCE, DEVELOPMENT_ISSUER, Identity, Issuer, KeySource};
 pub use load::{Inspection, proxy_schema, read_text};
 pub use postgres::{PostgresConfig, PostgresRole, PostgresTls};
-pub use proxy::{Limits, Listeners, Log, LogFormat, LogLevel, ProxyConfig, Role, Tls};
+pub use proxy::{Limits, Listeners, Log, LogFormat, LogLevel, ProxyConfig, Role, StoreChoice, Tls};
 pub use report::{Diagnostic, Place, Report};
 pub use schema::DocumentSchema;
 pub use secret::{Secret, SecretError, SecretSource};

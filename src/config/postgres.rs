@@ -21,6 +21,12 @@ pub struct PostgresConfig {
     pub tls: Option<PostgresTls>,
     /// Who carries tenants' calls: owns nothing, NOBYPASSRLS.
     pub app: PostgresRole,
+    /// Who owns the database; `outrigger migrate` runs as it, and nothing else does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<PostgresRole>,
+    /// Who relays the log of every tenant to Kafka; for processes of the role `relay` alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relay: Option<PostgresRole>,
     /// Transactions at once; more wait.
     #[serde(default = "default_connections")]
     #[schemars(range(min = 1, max = 256))]
@@ -78,9 +84,16 @@ fn default_wait_ms() -> u64 {
 }
 
 impl PostgresConfig {
+    /// Every role that is configured.
+    pub fn roles(&self) -> impl Iterator<Item = &PostgresRole> {
+        [Some(&self.app), self.owner.as_ref(), self.relay.as_ref()].into_iter().flatten()
+    }
+
     /// Takes relative files as relative to `base`.
-    pub fn resolve(&mut self, base: &Path) {
-        self.app.password.resolve(base);
+    pub(super) fn resolve(&mut self, base: &Path) {
+        for role in [Some(&mut self.app), self.owner.as_mut(), self.relay.as_mut()].into_iter().flatten() {
+            role.password.resolve(base);
+        }
         if let Some(file) = self.tls.as_mut().and_then(|tls| tls.ca_file.as_mut()) {
             *file = base.join(&*file);
         }

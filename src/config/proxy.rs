@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Identity, RedisInstance, SecretSource};
+use super::{Identity, PostgresConfig, RedisInstance, SecretSource};
 
 /// A validated configuration.
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
@@ -31,7 +31,13 @@ pub struct ProxyConfig {
     /// Redis Clusters, by the name that primitives give.
     #[serde(default)]
     pub redis: BTreeMap<String, RedisInstance>,
-    /// The bounds of connections, requests and the embedded database.
+    /// Where events are kept, and whatever else commits together; needed where one of them is configured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<StoreChoice>,
+    /// The database of `store: postgres`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub postgres: Option<PostgresConfig>,
+    /// The bounds of connections, requests and the embedded databases.
     #[serde(default)]
     pub limits: Limits,
     /// What is logged.
@@ -46,9 +52,11 @@ pub struct ProxyConfig {
 impl ProxyConfig {
     /// The environment variables that secrets are read from: for this process alone.
     pub fn secret_variables(&self) -> impl Iterator<Item = &str> {
-        self.redis.values().filter_map(|instance| match &instance.password {
-            Some(SecretSource::Env(name)) => Some(name.as_str()),
-            Some(SecretSource::File(_)) | None => None,
+        let redis = self.redis.values().filter_map(|instance| instance.password.as_ref());
+        let postgres = self.postgres.iter().flat_map(PostgresConfig::roles).map(|role| &role.password);
+        redis.chain(postgres).filter_map(|secret| match secret {
+            SecretSource::Env(name) => Some(name.as_str()),
+            SecretSource::File(_) => None,
         })
     }
 }
@@ -59,6 +67,16 @@ impl ProxyConfig {
 pub enum Role {
     /// Serves calls.
     Api,
+}
+
+/// Where what commits together is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum StoreChoice {
+    /// `durable.db` in the data directory, for one process.
+    Embedded,
+    /// A PostgreSQL database, for a fleet.
+    Postgres,
 }
 
 /// Where the process listens.
@@ -131,7 +149,7 @@ pub struct Tls {
     pub key: PathBuf,
 }
 
-/// The bounds of connections, requests and the embedded database.
+/// The bounds of connections, requests and the embedded databases.
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
@@ -173,6 +191,10 @@ pub struct Limits {
     /// are deleted.
     #[schemars(range(min = 16_777_216, max = 1_099_511_627_776_u64))]
     pub cache_db_bytes: u64,
+    /// The largest that `durable.db` becomes over all tenants, in bytes; then what would add to it is refused until
+    /// what is kept ends.
+    #[schemars(range(min = 16_777_216, max = 1_099_511_627_776_u64))]
+    pub durable_db_bytes: u64,
 }
 
 impl Default for Limits {
@@ -190,6 +212,7 @@ impl Default for Limits {
             write_timeout_ms: 30_000,
             drain_timeout_ms: 20_000,
             cache_db_bytes: 4 * 1024 * 1024 * 1024,
+            durable_db_bytes: 16 * 1024 * 1024 * 1024,
         }
     }
 }
@@ -286,6 +309,8 @@ impl ProxyConfig {
             data_dir: Some(data.to_owned()),
             policies: policies.to_owned(),
             redis: BTreeMap::new(),
+            store: Some(StoreChoice::Embedded),
+            postgres: None,
             limits: Limits::default(),
             log: Log { format: LogFormat::Text, ..Log::default() },
             sections: [("cache", embedded.clone()), ("ratelimit", embedded)]

@@ -14,6 +14,7 @@ use crate::config::Section;
 use crate::http::Route;
 use crate::policy::{Action, Kind};
 use crate::pools::redis::RedisPool;
+use crate::store::Store;
 use crate::store::sqlite::Sqlite;
 use crate::tasks::Tasks;
 use crate::telemetry::{HealthBoard, MetricError, Registry};
@@ -54,6 +55,8 @@ pub struct Resources {
     pub redis: BTreeMap<String, Arc<RedisPool>>,
     /// `cache.db`, where a data directory is configured.
     pub cache_db: Option<Arc<Sqlite>>,
+    /// The store that transactional primitives share, where one is chosen.
+    pub store: Option<Store>,
     /// Where its metrics go.
     pub metrics: Registry,
     /// Where it says how its backend is, if no pool does.
@@ -98,6 +101,14 @@ impl Resources {
         self.cache_db.clone().ok_or_else(|| BuildError::Section {
             pointer: "/backend",
             message: "the embedded backend needs `data_dir`".to_owned(),
+        })
+    }
+
+    /// The store.
+    pub fn store(&self) -> Result<Store, BuildError> {
+        self.store.clone().ok_or_else(|| BuildError::Section {
+            pointer: "",
+            message: "this needs `store: embedded` or `store: postgres` at the top of the file".to_owned(),
         })
     }
 }

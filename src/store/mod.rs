@@ -1,4 +1,16 @@
 //! Storage of this process's own: SQLite in the data directory, or PostgreSQL.
+//!
+//! The transactional primitives share one [`Store`], so that they can commit together. A transaction is a function of a
+//! [`Tx`]; what it does there is written, all of it, or nothing is.
 
+#[cfg(test)]
+pub(crate) mod bench;
 pub mod postgres;
 pub mod sqlite;
+mod tx;
+
+pub use tx::{Store, StoreError, Tx};
+
+/// The tables of `durable.db`.
+pub const DURABLE: &[sqlite::Migrations] =
+    &[("store", &[include_str!("../../migrations/sqlite/001_events.sql")])];

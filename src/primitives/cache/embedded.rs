@@ -28,7 +28,7 @@ use super::pending::Pending;
 use super::policy::Namespace;
 use super::{CacheBackend, CacheError, Found, LeaseAnswer, Lookup, Stored, Tier, Write, cost, now_ms};
 use crate::clock;
-use crate::store::sqlite::{Sqlite, StoreError};
+use crate::store::sqlite::{Sqlite, SqliteError};
 use crate::tasks::Tasks;
 
 /// What a read counts, so that a tenant has 16 of them under way: how large a value is, is known too late.
@@ -243,7 +243,7 @@ impl CacheBackend for EmbeddedCache {
             shared.l1.invalidate(&entry);
             // Only now: a lease that is free before the commit would go to a reader who does not see the
             // value yet.
-            if matches!(written, Ok(Written::Stored) | Err(StoreError::Sqlite(_) | StoreError::Gone)) {
+            if matches!(written, Ok(Written::Stored) | Err(SqliteError::Sqlite(_) | SqliteError::Gone)) {
                 shared.leases.void(&scope, &entry);
             }
             shared.waiters.changed(&entry);
@@ -279,7 +279,7 @@ impl CacheBackend for EmbeddedCache {
             });
             let deleted = deleted.await;
             shared.l1.invalidate(&entry);
-            if !matches!(deleted, Err(StoreError::Overloaded)) {
+            if !matches!(deleted, Err(SqliteError::Overloaded)) {
                 shared.leases.void(&scope, &entry);
             }
             shared.waiters.changed(&entry);

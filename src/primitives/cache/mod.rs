@@ -41,7 +41,7 @@ use crate::error::ErrorKind;
 use crate::http::Route;
 use crate::policy::{Action, Kind};
 use crate::primitives::{BuildError, Primitive, Resources};
-use crate::store::sqlite::{Full, StoreError};
+use crate::store::sqlite::{Full, SqliteError};
 
 /// The registry row.
 pub const PRIMITIVE: Primitive = Primitive {
@@ -121,14 +121,14 @@ impl CacheError {
     }
 }
 
-impl From<StoreError> for CacheError {
-    fn from(error: StoreError) -> Self {
+impl From<SqliteError> for CacheError {
+    fn from(error: SqliteError) -> Self {
         if let Some(full) = error.full() {
             return Self::Full(full);
         }
         match error {
-            StoreError::Overloaded => Self::Overloaded,
-            StoreError::Full(_) | StoreError::Gone | StoreError::Sqlite(_) => {
+            SqliteError::Overloaded => Self::Overloaded,
+            SqliteError::Full(_) | SqliteError::Gone | SqliteError::Sqlite(_) | SqliteError::Waited => {
                 tracing::warn!(%error, "the cache's store refused a job");
                 Self::Unavailable
             }

@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::config::RateLimitConfig;
 use super::memory::Memory;
 use super::{Asks, Source, Taking, Tat, TokenSource};
-use crate::store::sqlite::{Sqlite, StoreError};
+use crate::store::sqlite::{Sqlite, SqliteError};
 use crate::tasks::Tasks;
 
 /// The tables: a row is a bucket that is not full, by tenant (16 bytes) and `<limit>:<key>`.
@@ -75,7 +75,7 @@ impl Embedded {
         source
     }
 
-    async fn load(&self, database: &Sqlite, max_keys: usize) -> Result<(), StoreError> {
+    async fn load(&self, database: &Sqlite, max_keys: usize) -> Result<(), SqliteError> {
         let now_us = self.memory.now_us();
         let most = i64::try_from(max_keys).unwrap_or(i64::MAX);
         let rows = database.read(move |connection| rows_not_full(connection, now_us, most)).await?;

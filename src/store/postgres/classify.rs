@@ -23,6 +23,12 @@ pub enum PgError {
     /// No connection was free, or could be made, in time.
     #[error("no connection to PostgreSQL: {0}")]
     NoConnection(String),
+    /// The database is not one to serve from: its schema is behind, or its role would see every tenant. What to do.
+    #[error("{0}")]
+    Schema(String),
+    /// A defect: a column that is not what the statement asks for.
+    #[error("a row of PostgreSQL is not as expected: {0}")]
+    Row(tokio_postgres::Error),
     /// A defect: a statement of a transaction that has ended.
     #[error("the transaction has ended")]
     Ended,
@@ -47,12 +53,22 @@ impl PgError {
         Self::Failed { failure: of_commit(source.code()), source }
     }
 
+    /// A row without what it should have.
+    pub fn of_row(source: tokio_postgres::Error) -> Self {
+        Self::Row(source)
+    }
+
+    /// Whether PostgreSQL said this.
+    pub(super) fn is(&self, code: &SqlState) -> bool {
+        matches!(self, Self::Failed { source, .. } if source.code() == Some(code))
+    }
+
     /// What it means.
     #[must_use]
     pub fn failure(&self) -> Failure {
         match self {
-            Self::NoConnection(_) => Failure::Unavailable,
-            Self::Ended => Failure::Refused,
+            Self::NoConnection(_) | Self::Schema(_) => Failure::Unavailable,
+            Self::Row(_) | Self::Ended => Failure::Refused,
             Self::Failed { failure, .. } => *failure,
         }
     }

@@ -12,6 +12,7 @@ use tokio_postgres::{Client, Config, Error, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::config::{PostgresConfig, PostgresRole, SecretSource, host_and_port, is_loopback};
+use crate::telemetry::MetricError;
 use crate::tls;
 
 /// Why the pool cannot be made: the configuration is wrong in a way that its schema cannot see.
@@ -37,6 +38,9 @@ pub enum StartError {
     /// The pool's own bounds.
     #[error("{0}")]
     Pool(#[from] deadpool_postgres::BuildError),
+    /// A defect: two metrics clash.
+    #[error(transparent)]
+    Metric(#[from] MetricError),
 }
 
 /// Makes the connections of one role.

@@ -4,14 +4,24 @@
 //! a failure means is said in one place ([`classify`]): run again where nothing can have been written, `Unknown` where it
 //! can. A transaction that is dropped is rolled back before its connection serves another.
 
+#[cfg(test)]
+pub(crate) mod bench;
 mod classify;
 mod connect;
+mod metrics;
+mod migrate;
 mod pool;
+mod schema;
+#[cfg(test)]
+mod schema_tests;
 #[cfg(test)]
 mod tests;
 mod tx;
 
 pub use classify::{Failure, PgError};
 pub use connect::StartError;
+pub use migrate::{Migrated, MigrationError, migrate};
 pub use pool::Postgres;
-pub use tx::{Parameter, PgTx};
+pub use schema::{Identity, Inspected, inspect};
+pub(in crate::store) use tx::Tenants;
+pub use tx::{Parameter, PgTx, Statement};

@@ -1,18 +1,21 @@
 //! The connections of one role: few, made when needed, closed when unused.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts};
 use futures_util::future::BoxFuture;
-use uuid::Uuid;
+use prometheus::IntGauge;
+use tokio::sync::{Notify, watch};
 
 use super::classify::{Failure, PgError};
 use super::connect::{Connector, StartError};
-use super::tx::PgTx;
+use super::metrics::PostgresMetrics;
+use super::schema::{self, Identity, Standing};
+use super::tx::{PgTx, Tenants};
 use crate::config::{PostgresConfig, PostgresRole};
-use crate::policy::Permit;
 use crate::tasks::Tasks;
+use crate::telemetry::{BackendHealth, Registry};
 
 /// How often a transaction is run again whose last run wrote nothing and can succeed now.
 const ATTEMPTS: usize = 5;
@@ -20,12 +23,32 @@ const ATTEMPTS: usize = 5;
 /// The database, as tenants' calls reach it.
 pub struct Postgres {
     pool: Pool,
+    metrics: Arc<PostgresMetrics>,
+    /// Whether its schema is one that this program knows, and its role one that row-level security holds.
+    standing: watch::Sender<Standing>,
+    /// Told when the database could not be reached.
+    trouble: Notify,
+    patience: Duration,
+}
+
+/// Counts a connection in use until it is dropped.
+struct InUse<'m>(&'m IntGauge);
+
+impl Drop for InUse<'_> {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 impl Postgres {
-    /// The pool of the application's role. It connects when the first transaction begins.
-    pub fn start(database: &PostgresConfig, tasks: &Tasks) -> Result<Arc<Self>, StartError> {
-        let postgres = Arc::new(Self { pool: pool(database, &database.app)? });
+    /// The pool of the application's role. It looks at the schema by itself, and says on `health` how it is.
+    pub fn start(
+        database: &PostgresConfig,
+        health: BackendHealth,
+        registry: &Registry,
+        tasks: &Tasks,
+    ) -> Result<Arc<Self>, StartError> {
+        let postgres = Self::new(database, registry)?;
         let idle = Duration::from_millis(database.idle_ms);
         let (closing, stopping) = (Arc::clone(&postgres), tasks.stopping().clone());
         tasks.spawn("idle database connections", async move {
@@ -33,11 +56,25 @@ impl Postgres {
             loop {
                 tokio::select! {
                     () = stopping.cancelled() => return,
-                    _ = ticks.tick() => closing.pool.retain(|_, used| used.last_used() < idle).removed.clear(),
+                    _ = ticks.tick() => closing.close_unused(idle),
                 }
             }
         });
+        let (watched, stopping) = (Arc::clone(&postgres), tasks.stopping().clone());
+        tasks.spawn("database schema", async move { schema::watch(&watched, &health, &stopping).await });
         Ok(postgres)
+    }
+
+    pub(super) fn new(database: &PostgresConfig, registry: &Registry) -> Result<Arc<Self>, StartError> {
+        let metrics = PostgresMetrics::new(registry)?;
+        metrics.limit.set(i64::try_from(database.connections).unwrap_or(i64::MAX));
+        Ok(Arc::new(Self {
+            pool: pool(database, &database.app)?,
+            metrics: Arc::new(metrics),
+            standing: watch::Sender::new(Standing::Unknown),
+            trouble: Notify::new(),
+            patience: Duration::from_millis(database.wait_ms),
+        }))
     }
 
     /// Connections, used and unused.
@@ -46,41 +83,110 @@ impl Postgres {
         self.pool.status().size
     }
 
-    /// Runs `work` in a transaction for the permit's tenant, and commits. It is run again where nothing was written
-    /// and it can succeed now, so it does nothing but what its transaction does.
-    pub async fn run<T, F>(&self, permit: &Permit, work: F) -> Result<T, PgError>
-    where
-        T: Send,
-        F: for<'t> Fn(&'t mut PgTx) -> BoxFuture<'t, Result<T, PgError>> + Send + Sync,
-    {
-        self.run_for(*permit.tenant().as_uuid(), work).await
+    fn close_unused(&self, idle: Duration) {
+        self.pool.retain(|_, used| used.last_used() < idle).removed.clear();
+        self.count_connections();
     }
 
-    pub(super) async fn run_for<T, F>(&self, tenant: Uuid, work: F) -> Result<T, PgError>
-    where
-        F: for<'t> Fn(&'t mut PgTx) -> BoxFuture<'t, Result<T, PgError>>,
-    {
-        let mut attempt = 1;
-        loop {
-            match self.run_once(tenant, &work).await {
-                Err(error) if error.failure() == Failure::Again && attempt < ATTEMPTS => attempt += 1,
-                ended => return ended,
+    fn count_connections(&self) {
+        self.metrics.connections.set(i64::try_from(self.connections()).unwrap_or(i64::MAX));
+    }
+
+    /// What the store says of itself, once that is known.
+    pub async fn identity(&self) -> Result<Arc<Identity>, PgError> {
+        let mut standing = self.standing.subscribe();
+        let known = standing.wait_for(|standing| !matches!(standing, Standing::Unknown));
+        match tokio::time::timeout(self.patience, known).await {
+            Ok(Ok(standing)) => match &*standing {
+                Standing::Good(identity) => Ok(Arc::clone(identity)),
+                Standing::Refused(reason) => Err(PgError::Schema(reason.clone())),
+                Standing::Unknown => Err(PgError::NoConnection("not yet".to_owned())),
+            },
+            Ok(Err(_)) | Err(_) => {
+                Err(PgError::NoConnection("the database has not been reached yet".to_owned()))
             }
         }
     }
 
-    async fn run_once<T, F>(&self, tenant: Uuid, work: &F) -> Result<T, PgError>
+    /// Runs `work` in a transaction for these tenants, and commits. It is run again where nothing was written and it can
+    /// succeed now, so it does nothing but what its transaction does.
+    pub(in crate::store) async fn run_for<T, E, F>(&self, tenants: Tenants, work: F) -> Result<T, E>
     where
-        F: for<'t> Fn(&'t mut PgTx) -> BoxFuture<'t, Result<T, PgError>>,
+        E: From<PgError>,
+        F: for<'t> Fn(&'t mut PgTx) -> BoxFuture<'t, Result<T, E>>,
     {
-        let mut transaction = PgTx::new(self.connection().await?, tenant);
-        let done = work(&mut transaction).await?;
-        transaction.commit().await?;
-        Ok(done)
+        self.identity().await?;
+        self.run_unchecked(&tenants, work).await
+    }
+
+    /// The same before the schema is known.
+    pub(super) async fn run_unchecked<T, E, F>(&self, tenants: &Tenants, work: F) -> Result<T, E>
+    where
+        E: From<PgError>,
+        F: for<'t> Fn(&'t mut PgTx) -> BoxFuture<'t, Result<T, E>>,
+    {
+        let mut attempt = 1;
+        loop {
+            let (ended, failure) = self.run_once(tenants, &work).await;
+            if let Some(failure) = failure {
+                self.metrics.failed(failure);
+                if failure == Failure::Unavailable {
+                    self.trouble.notify_one();
+                }
+                if failure == Failure::Again && attempt < ATTEMPTS {
+                    attempt += 1;
+                    continue;
+                }
+            }
+            return ended;
+        }
+    }
+
+    async fn run_once<T, E, F>(&self, tenants: &Tenants, work: &F) -> (Result<T, E>, Option<Failure>)
+    where
+        E: From<PgError>,
+        F: for<'t> Fn(&'t mut PgTx) -> BoxFuture<'t, Result<T, E>>,
+    {
+        let failed = |error: PgError| {
+            let failure = error.failure();
+            (Err(error.into()), Some(failure))
+        };
+        let connection = match self.connection().await {
+            Ok(connection) => connection,
+            Err(error) => return failed(error),
+        };
+        self.metrics.in_use.inc();
+        let _in_use = InUse(&self.metrics.in_use);
+        let began = Instant::now();
+        let mut transaction = PgTx::new(connection, tenants.clone(), Arc::clone(&self.metrics));
+        let done = match work(&mut transaction).await {
+            Ok(done) => done,
+            Err(error) => return (Err(error), transaction.failure()),
+        };
+        match transaction.commit().await {
+            Ok(()) => {
+                self.metrics.transactions.observe(began.elapsed().as_secs_f64());
+                (Ok(done), None)
+            }
+            Err(error) => failed(error),
+        }
     }
 
     async fn connection(&self) -> Result<Object, PgError> {
-        self.pool.get().await.map_err(|error| PgError::NoConnection(error.to_string()))
+        let began = Instant::now();
+        let connection = self.pool.get().await;
+        self.metrics.wait.observe(began.elapsed().as_secs_f64());
+        self.count_connections();
+        connection.map_err(|error| PgError::NoConnection(error.to_string()))
+    }
+
+    pub(super) fn set_standing(&self, standing: Standing) {
+        self.standing.send_replace(standing);
+    }
+
+    /// Until a transaction could not reach the database.
+    pub(super) async fn trouble(&self) {
+        self.trouble.notified().await;
     }
 }
 

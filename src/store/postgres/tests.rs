@@ -1,23 +1,20 @@
 //! Transactions on a real PostgreSQL, directly and through PgBouncer in transaction mode.
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use futures_util::future::join;
-use rig::{
-    Database, PgBouncerOptions, PostgresAccess, PostgresCluster, PostgresOptions, PostgresRole,
-    shared_postgres,
-};
+use rig::{PgBouncerOptions, PostgresCluster, PostgresOptions, PostgresRole, shared_postgres};
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
+use super::bench::{self, Bench, bench_at};
 use super::classify::{Failure, PgError};
 use super::connect::StartError;
 use super::pool::Postgres;
-use super::tx::PgTx;
-use crate::config::{PostgresConfig, SecretSource};
+use super::tx::{PgTx, Tenants};
 use crate::tasks::Tasks;
+use crate::telemetry::{HealthBoard, Registry};
 
 const NOTES: &[&str] = &[
     "CREATE TABLE notes (tenant_id uuid NOT NULL, id bigint, text text NOT NULL, PRIMARY KEY (tenant_id, id))",
@@ -31,44 +28,11 @@ const INSERT: &str = "INSERT INTO notes (tenant_id, id, text) VALUES ($1, $2, $3
 const TOUCH: &str = "UPDATE notes SET text = text || '.' WHERE id = $1";
 const TENANTS: &str = "SELECT DISTINCT tenant_id FROM notes";
 
-/// A database with notes, and a pool of so many connections to it at `server`.
-struct Bench {
-    postgres: std::sync::Arc<Postgres>,
-    database: Database,
-    tasks: Tasks,
-    _secret: tempfile::TempDir,
-}
-
-fn config(servers: &[String], database: &str, ca_file: Option<PathBuf>, password: PathBuf) -> PostgresConfig {
-    let tls = ca_file.map(|ca_file| serde_json::json!({"ca_file": ca_file}));
-    let mut config: PostgresConfig = serde_json::from_value(serde_json::json!({
-        "servers": servers, "database": database, "connections": 1, "wait_ms": 20_000, "idle_ms": 400,
-        "app": {"user": PostgresRole::App.name(), "password": "${env:UNUSED}"},
-    }))
-    .unwrap();
-    config.tls = tls.map(|tls| serde_json::from_value(tls).unwrap());
-    config.app.password = SecretSource::File(password);
-    config
-}
-
-fn bench(connections: usize) -> Bench {
-    let servers = shared_postgres();
-    let database = servers.database().unwrap();
-    bench_at(&[servers.access().address(0)], servers.access(), database, connections)
-}
-
-/// The same at these addresses, of servers with the certificate of `access`.
-fn bench_at(servers: &[String], access: &PostgresAccess, database: Database, connections: usize) -> Bench {
-    database.psql(PostgresRole::Owner, NOTES).unwrap();
-    let secret = tempfile::tempdir().unwrap();
-    let password = secret.path().join("password");
-    std::fs::write(&password, PostgresRole::App.password()).unwrap();
-    let ca_file = access.certificate().authority.clone();
-    let mut config = config(servers, database.name(), Some(ca_file), password);
-    config.connections = connections;
-    let tasks = Tasks::default();
-    let postgres = Postgres::start(&config, &tasks).unwrap();
-    Bench { postgres, database, tasks, _secret: secret }
+/// A migrated database with notes, and so many connections to it.
+async fn noted(connections: usize) -> Bench {
+    let bench = bench::bench(connections).await;
+    bench.database.psql(PostgresRole::Owner, NOTES).unwrap();
+    bench
 }
 
 async fn insert(tx: &mut PgTx, tenant: Uuid, id: i64) -> Result<(), PgError> {
@@ -77,7 +41,7 @@ async fn insert(tx: &mut PgTx, tenant: Uuid, id: i64) -> Result<(), PgError> {
 
 /// The tenants whose rows a transaction of `tenant` sees.
 async fn seen(postgres: &Postgres, tenant: Uuid) -> Vec<Uuid> {
-    let rows = postgres.run_for(tenant, |tx| tx.query(TENANTS, &[]).boxed()).await.unwrap();
+    let rows = postgres.run_for(Tenants::One(tenant), |tx| tx.query(TENANTS, &[]).boxed()).await.unwrap();
     rows.iter().map(|row| row.get(0)).collect()
 }
 
@@ -88,14 +52,14 @@ async fn interleave(bench: &Bench) {
     for id in 0..300_i64 {
         let (own, other) = if random.bool() { (tenants[0], tenants[1]) } else { (tenants[1], tenants[0]) };
         match random.u8(0..5) {
-            0 | 1 => postgres.run_for(own, |tx| insert(tx, own, id).boxed()).await.unwrap(),
+            0 | 1 => postgres.run_for(Tenants::One(own), |tx| insert(tx, own, id).boxed()).await.unwrap(),
             // Another tenant's row is refused, before anything of one's own and after.
             2 => {
-                let ended = postgres.run_for(own, |tx| insert(tx, other, id).boxed()).await;
+                let ended = postgres.run_for(Tenants::One(own), |tx| insert(tx, other, id).boxed()).await;
                 assert_eq!(ended.unwrap_err().failure(), Failure::Refused);
             }
             3 => {
-                let ended = postgres.run_for(own, |tx| {
+                let ended = postgres.run_for(Tenants::One(own), |tx| {
                     async move {
                         insert(tx, own, id).await?;
                         insert(tx, other, id).await
@@ -106,7 +70,7 @@ async fn interleave(bench: &Bench) {
             }
             // Its caller leaves: while it begins, or with a row inserted.
             _ => {
-                let call = postgres.run_for(own, |tx| {
+                let call = postgres.run_for(Tenants::One(own), |tx| {
                     async move {
                         insert(tx, own, id).await?;
                         tx.query("SELECT pg_sleep(10)", &[]).await.map(drop)
@@ -128,7 +92,7 @@ async fn interleave(bench: &Bench) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tenants_that_share_one_connection_see_their_own_rows() {
-    let bench = bench(1);
+    let bench = noted(1).await;
     interleave(&bench).await;
     assert!(bench.tasks.stop(Duration::from_secs(5)).await);
 }
@@ -138,16 +102,18 @@ async fn the_same_through_a_pooler_that_gives_each_transaction_another_connectio
     let servers = shared_postgres();
     let database = servers.database().unwrap();
     let bouncer = servers.bouncer(PgBouncerOptions { pool_size: 1, ..PgBouncerOptions::default() }).unwrap();
-    let bench = bench_at(&[bouncer.address()], servers.access(), database, 3);
+    let direct = [servers.access().address(0)];
+    let bench = bench_at(&direct, &[bouncer.address()], servers.access(), database, 3).await;
+    bench.database.psql(PostgresRole::Owner, NOTES).unwrap();
     interleave(&bench).await;
     assert!(bench.tasks.stop(Duration::from_secs(5)).await);
 }
 
 #[tokio::test]
 async fn a_row_is_seen_by_no_one_who_names_no_tenant() {
-    let bench = bench(1);
+    let bench = noted(1).await;
     let tenant = Uuid::from_u128(1);
-    bench.postgres.run_for(tenant, |tx| insert(tx, tenant, 1).boxed()).await.unwrap();
+    bench.postgres.run_for(Tenants::One(tenant), |tx| insert(tx, tenant, 1).boxed()).await.unwrap();
     let rows = bench.database.psql(PostgresRole::App, &["SELECT count(*) FROM notes"]).unwrap();
     assert_eq!(rows.trim(), "0");
     assert_eq!(seen(&bench.postgres, tenant).await, [tenant]);
@@ -155,14 +121,14 @@ async fn a_row_is_seen_by_no_one_who_names_no_tenant() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deadlock_is_run_again_and_both_end() {
-    let bench = bench(2);
+    let bench = noted(2).await;
     let tenant = Uuid::from_u128(1);
     for id in [1, 2] {
-        bench.postgres.run_for(tenant, |tx| insert(tx, tenant, id).boxed()).await.unwrap();
+        bench.postgres.run_for(Tenants::One(tenant), |tx| insert(tx, tenant, id).boxed()).await.unwrap();
     }
     // Each holds its first row until the other has its own, or a deadlock was found.
     let touch = |first: i64, second: i64| {
-        bench.postgres.run_for(tenant, move |tx| {
+        bench.postgres.run_for(Tenants::One(tenant), move |tx| {
             async move {
                 tx.query(TOUCH, &[(&first, Type::INT8)]).await?;
                 tx.query("SELECT pg_sleep(0.2)", &[]).await?;
@@ -184,7 +150,7 @@ async fn a_deadlock_is_run_again_and_both_end() {
 
 #[tokio::test]
 async fn connections_are_made_when_needed_and_closed_when_unused() {
-    let bench = bench(4);
+    let bench = noted(4).await;
     assert_eq!(bench.postgres.connections(), 0);
     seen(&bench.postgres, Uuid::from_u128(1)).await;
     assert_eq!(bench.postgres.connections(), 1);
@@ -200,33 +166,37 @@ async fn connections_are_made_when_needed_and_closed_when_unused() {
 async fn a_server_that_is_not_there_and_one_of_another_authority_write_nothing_and_say_so() {
     let servers = shared_postgres();
     let database = servers.database().unwrap();
-    let secret = tempfile::tempdir().unwrap();
-    let password = secret.path().join("password");
-    std::fs::write(&password, PostgresRole::App.password()).unwrap();
     let tasks = Tasks::default();
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let authority = servers.access().certificate().authority.clone();
     let address = servers.access().address(0);
     for (server, ca_file) in [(nobody.to_string(), Some(authority)), (address, None)] {
-        let mut config = config(std::slice::from_ref(&server), database.name(), ca_file, password.clone());
+        let (mut config, _secrets) = bench::config(std::slice::from_ref(&server), database.name(), ca_file);
         if config.tls.is_none() {
             config.tls = Some(serde_json::from_value(serde_json::json!({})).unwrap());
         }
-        let postgres = Postgres::start(&config, &tasks).unwrap();
-        let ended = postgres.run_for(Uuid::from_u128(1), |tx| tx.query("SELECT 1", &[]).boxed()).await;
+        config.wait_ms = 500;
+        let board = HealthBoard::default();
+        let health = board.add("postgres", false);
+        let postgres = Postgres::start(&config, health, &Registry::default(), &tasks).unwrap();
+        let tenant = Tenants::One(Uuid::from_u128(1));
+        let ended: Result<_, PgError> =
+            postgres.run_for(tenant.clone(), |tx| tx.query("SELECT 1", &[]).boxed()).await;
         assert_eq!(ended.unwrap_err().failure(), Failure::Unavailable, "{server}");
+        let report = board.reports().remove(0);
+        assert!(report.advice.contains("503 until it answers"), "{server}: {report:?}");
     }
-    let plain = config(&["db.example:5432".to_owned()], "any", None, password);
-    assert!(matches!(Postgres::start(&plain, &tasks), Err(StartError::Plain(_))));
+    let (plain, _secrets) = bench::config(&["db.example:5432".to_owned()], "any", None);
+    assert!(matches!(Postgres::new(&plain, &Registry::default()), Err(StartError::Plain(_))));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_caller_that_left_had_locked_is_free_soon() {
-    let bench = bench(2);
+    let bench = noted(2).await;
     let tenant = Uuid::from_u128(1);
-    bench.postgres.run_for(tenant, |tx| insert(tx, tenant, 1).boxed()).await.unwrap();
+    bench.postgres.run_for(Tenants::One(tenant), |tx| insert(tx, tenant, 1).boxed()).await.unwrap();
     let (touched, told) = tokio::sync::watch::channel(false);
-    let leaves = bench.postgres.run_for(tenant, |tx| {
+    let leaves = bench.postgres.run_for(Tenants::One(tenant), |tx| {
         let touched = touched.clone();
         async move {
             tx.query(TOUCH, &[(&1_i64, Type::INT8)]).await?;
@@ -242,7 +212,11 @@ async fn what_a_caller_that_left_had_locked_is_free_soon() {
         () = async { told.wait_for(|touched| *touched).await.unwrap(); tokio::task::yield_now().await } => {}
     }
     let began = Instant::now();
-    bench.postgres.run_for(tenant, |tx| tx.query(TOUCH, &[(&1_i64, Type::INT8)]).boxed()).await.unwrap();
+    bench
+        .postgres
+        .run_for(Tenants::One(tenant), |tx| tx.query(TOUCH, &[(&1_i64, Type::INT8)]).boxed())
+        .await
+        .unwrap();
     assert!(began.elapsed() < Duration::from_secs(4), "its lock stayed for {:?}", began.elapsed());
     let text = bench.database.psql(PostgresRole::Superuser, &["SELECT text FROM notes"]).unwrap();
     assert_eq!(text.trim(), "text.", "what was not committed is gone");
@@ -252,21 +226,24 @@ async fn what_a_caller_that_left_had_locked_is_free_soon() {
 async fn chaos_a_promoted_standby_is_found_and_has_what_was_committed() {
     let cluster = tokio::task::block_in_place(|| PostgresCluster::start(PostgresOptions::default())).unwrap();
     let addresses = [cluster.access().address(0), cluster.access().address(1)];
-    let bench = bench_at(&addresses, cluster.access(), cluster.database().unwrap(), 2);
+    let bench = bench_at(&addresses, &addresses, cluster.access(), cluster.database().unwrap(), 2).await;
+    bench.database.psql(PostgresRole::Owner, NOTES).unwrap();
     let (tenant, postgres) = (Uuid::from_u128(1), &bench.postgres);
     for id in 0..20 {
-        postgres.run_for(tenant, |tx| insert(tx, tenant, id).boxed()).await.unwrap();
+        postgres.run_for(Tenants::One(tenant), |tx| insert(tx, tenant, id).boxed()).await.unwrap();
     }
     cluster.kill(cluster.primary()).unwrap();
-    let lost = postgres.run_for(tenant, |tx| insert(tx, tenant, 20).boxed()).await.unwrap_err();
+    let lost = postgres.run_for(Tenants::One(tenant), |tx| insert(tx, tenant, 20).boxed()).await.unwrap_err();
     assert_eq!(lost.failure(), Failure::Unavailable, "{lost}");
     tokio::task::block_in_place(|| cluster.promote()).unwrap();
     let end = Instant::now() + Duration::from_secs(10);
-    while let Err(error) = postgres.run_for(tenant, |tx| insert(tx, tenant, 21).boxed()).await {
+    while let Err(error) = postgres.run_for(Tenants::One(tenant), |tx| insert(tx, tenant, 21).boxed()).await {
         assert_eq!(error.failure(), Failure::Unavailable, "{error}");
         assert!(Instant::now() < end, "the new primary is not found: {error}");
     }
-    let count =
-        postgres.run_for(tenant, |tx| tx.query("SELECT count(*) FROM notes", &[]).boxed()).await.unwrap();
+    let count = postgres
+        .run_for(Tenants::One(tenant), |tx| tx.query("SELECT count(*) FROM notes", &[]).boxed())
+        .await
+        .unwrap();
     assert_eq!(count[0].get::<_, i64>(0), 21, "the twenty before, and the one after");
 }

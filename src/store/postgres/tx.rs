@@ -2,33 +2,86 @@
 
 use std::future::Future as _;
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::{Context, Waker};
+use std::time::{Duration, Instant};
 
-use deadpool_postgres::Object;
-use futures_util::future::try_join3;
+use deadpool_postgres::{Client, Object};
+use futures_util::future::{try_join, try_join_all, try_join3};
 use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
 use uuid::Uuid;
 
-use super::classify::PgError;
+use super::classify::{Failure, PgError};
+use super::metrics::PostgresMetrics;
+use crate::policy::Permit;
 
 /// A statement's parameter, and its type in the database.
 pub type Parameter<'p> = (&'p (dyn ToSql + Sync), Type);
+
+/// A statement and its parameters.
+pub type Statement<'p> = (&'static str, &'p [Parameter<'p>]);
 
 /// Bounds of the server's own: what hangs there holds locks. A statement whose connection was dropped ends within a
 /// second, since the server looks whether it is still there.
 const BEGIN: &str = "BEGIN; SET LOCAL statement_timeout = '10s'; SET LOCAL lock_timeout = '5s'; \
                      SET LOCAL idle_in_transaction_session_timeout = '15s'; \
                      SET LOCAL client_connection_check_interval = '1s'";
-const SET_TENANT: &str = "SELECT set_config('app.tenant_id', $1, true)";
+const SET_TENANTS: &str =
+    "SELECT set_config('app.tenant_id', $1, true), set_config('app.writes_for', $2, true)";
+/// A statement that takes longer is logged.
+const SLOW: Duration = Duration::from_secs(1);
 
-/// A transaction for one tenant: row-level security shows it that tenant's rows and no others.
+/// Whose rows a transaction reaches.
+#[derive(Debug, Clone)]
+pub(in crate::store) enum Tenants {
+    /// No one's.
+    None,
+    /// One tenant's.
+    One(Uuid),
+    /// Inserts for these, where a table's policy takes a batch of many tenants' rows; reads nothing.
+    Batch(Vec<Uuid>),
+}
+
+impl Tenants {
+    pub(in crate::store) fn of(permits: &[Permit]) -> Self {
+        let uuid = |permit: &Permit| *permit.tenant().as_uuid();
+        match permits {
+            [] => Self::None,
+            [first, others @ ..] if others.iter().all(|other| other.tenant() == first.tenant()) => {
+                Self::One(uuid(first))
+            }
+            permits => {
+                let mut tenants: Vec<Uuid> = permits.iter().map(uuid).collect();
+                tenants.sort_unstable();
+                tenants.dedup();
+                Self::Batch(tenants)
+            }
+        }
+    }
+
+    /// `app.tenant_id` and `app.writes_for`, as row-level security reads them.
+    fn settings(&self) -> (String, String) {
+        match self {
+            Self::None => (String::new(), "{}".to_owned()),
+            Self::One(tenant) => (tenant.to_string(), "{}".to_owned()),
+            Self::Batch(tenants) => {
+                let tenants: Vec<_> = tenants.iter().map(Uuid::to_string).collect();
+                (String::new(), format!("{{{}}}", tenants.join(",")))
+            }
+        }
+    }
+}
+
+/// A transaction for its permits' tenants: row-level security shows it their rows and no others.
 ///
-/// Made by [`Postgres::run`](super::Postgres::run) alone, from a permit. Dropped before its commit it is rolled back.
+/// Made by the store alone, from permits. Dropped before its commit it is rolled back.
 pub struct PgTx {
     connection: Option<Object>,
-    tenant: Uuid,
+    tenants: Tenants,
     state: State,
+    failure: Option<Failure>,
+    metrics: Arc<PostgresMetrics>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -44,11 +97,11 @@ enum State {
 }
 
 impl PgTx {
-    pub(super) fn new(connection: Object, tenant: Uuid) -> Self {
-        Self { connection: Some(connection), tenant, state: State::New }
+    pub(super) fn new(connection: Object, tenants: Tenants, metrics: Arc<PostgresMetrics>) -> Self {
+        Self { connection: Some(connection), tenants, state: State::New, failure: None, metrics }
     }
 
-    /// Runs a statement and returns its rows. The first one goes out with `BEGIN` and the tenant in one round trip.
+    /// Runs a statement and returns its rows. The first one goes out with `BEGIN` and the tenants in one round trip.
     ///
     /// Statements are not named, so that they work through a pooler that gives each transaction another connection.
     pub async fn query(
@@ -56,22 +109,37 @@ impl PgTx {
         statement: &'static str,
         parameters: &[Parameter<'_>],
     ) -> Result<Vec<Row>, PgError> {
+        let mut rows = self.query_all(&[(statement, parameters)]).await?;
+        Ok(rows.pop().unwrap_or_default())
+    }
+
+    /// Runs statements one after the other in one round trip, and returns each one's rows. Where one fails, those after
+    /// it are not run.
+    pub async fn query_all(&mut self, statements: &[Statement<'_>]) -> Result<Vec<Vec<Row>>, PgError> {
         let before = std::mem::replace(&mut self.state, State::Waiting);
         let client = self.connection.as_ref().ok_or(PgError::Ended)?;
-        let rows = if before == State::New {
-            let tenant = self.tenant.to_string();
-            let tenant: [Parameter<'_>; 1] = [(&tenant, Type::TEXT)];
-            // Polled in this order, so sent in this order; where BEGIN fails, the tenant is set for no longer than its
-            // own statement, and the last one sees no rows.
-            let begin = client.batch_execute(BEGIN);
-            let set_tenant = client.query_typed(SET_TENANT, &tenant);
-            let first = client.query_typed(statement, parameters);
-            try_join3(begin, set_tenant, first).await.map(|((), _, rows)| rows)
-        } else {
-            client.query_typed(statement, parameters).await
-        };
+        let began = Instant::now();
+        let ended = send(client, (before == State::New).then_some(&self.tenants), statements).await;
         self.state = State::Open;
-        rows.map_err(PgError::of_statement)
+        let took = began.elapsed();
+        if took > SLOW {
+            self.metrics.slow_statements.inc();
+            for (statement, _) in statements {
+                // The text is a constant, its values are parameters: none is in it.
+                let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+                tracing::warn!(statement, took_ms, "a slow statement");
+            }
+        }
+        ended.map_err(|error| {
+            let error = PgError::of_statement(error);
+            self.failure = Some(error.failure());
+            error
+        })
+    }
+
+    /// What the last statement's failure means, where one failed.
+    pub(super) fn failure(&self) -> Option<Failure> {
+        self.failure
     }
 
     pub(super) async fn commit(mut self) -> Result<(), PgError> {
@@ -84,6 +152,26 @@ impl PgTx {
         self.state = State::Ended;
         committed.map_err(PgError::of_commit)
     }
+}
+
+/// Sends everything before it waits for the first answer: futures are polled, and so sent, in their order.
+async fn send(
+    client: &Client,
+    begin_for: Option<&Tenants>,
+    statements: &[Statement<'_>],
+) -> Result<Vec<Vec<Row>>, tokio_postgres::Error> {
+    let all = statements.iter().map(|(statement, parameters)| client.query_typed(statement, parameters));
+    let Some(tenants) = begin_for else { return try_join_all(all).await };
+    let (tenant, writes_for) = tenants.settings();
+    let tenants: [Parameter<'_>; 2] = [(&tenant, Type::TEXT), (&writes_for, Type::TEXT)];
+    // Where BEGIN fails, the tenants are set for no longer than their own statement, and those after it see no rows.
+    let begin = client.batch_execute(BEGIN);
+    let set_tenants = client.query_typed(SET_TENANTS, &tenants);
+    if let [(statement, parameters)] = statements {
+        let first = client.query_typed(statement, parameters);
+        return try_join3(begin, set_tenants, first).await.map(|((), _, rows)| vec![rows]);
+    }
+    try_join(begin, try_join(set_tenants, try_join_all(all))).await.map(|((), (_, rows))| rows)
 }
 
 impl Drop for PgTx {

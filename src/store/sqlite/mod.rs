@@ -7,6 +7,7 @@
 mod reserve;
 mod space;
 mod threads;
+mod tx;
 
 use std::fs::{File, OpenOptions, Permissions, TryLockError};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
@@ -21,7 +22,8 @@ use self::reserve::Reserve;
 pub use self::space::Full;
 use self::space::Space;
 use crate::error::ErrorKind;
-use threads::{Job, Worker};
+use threads::{Done, Job, Worker};
+pub use tx::SqliteTx;
 
 /// Callers that share one transaction at the most.
 const BATCH: usize = 256;
@@ -71,7 +73,7 @@ pub enum OpenError {
 
 /// Why a job failed.
 #[derive(Debug, thiserror::Error)]
-pub enum StoreError {
+pub enum SqliteError {
     /// There is no room for what the job would add; it was not run.
     #[error("the embedded database has no room: {0}")]
     Full(Full),
@@ -84,15 +86,19 @@ pub enum StoreError {
     /// The database is closed, or the job panicked.
     #[error("the embedded database did not finish the job")]
     Gone,
+    /// A defect: a transaction waited for something, with everybody's writes behind it.
+    #[error("a transaction of the embedded database waits for nothing")]
+    Waited,
 }
 
-impl StoreError {
+impl SqliteError {
     /// What kind of error it is to the caller.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Full(_) | Self::Sqlite(_) | Self::Gone => ErrorKind::BackendUnavailable,
             Self::Overloaded => ErrorKind::Overloaded,
+            Self::Waited => ErrorKind::Internal,
         }
     }
 
@@ -102,7 +108,7 @@ impl StoreError {
         match self {
             Self::Full(full) => Some(*full),
             Self::Sqlite(error) => space::is_no_room(error).then_some(Full::Disk),
-            Self::Overloaded | Self::Gone => None,
+            Self::Overloaded | Self::Gone | Self::Waited => None,
         }
     }
 }
@@ -156,30 +162,50 @@ impl Sqlite {
 
     /// Runs `job` in a savepoint and returns what it returns, after the commit that holds it. A caller that
     /// stops waiting does not undo its job.
-    pub async fn write<T, F>(&self, job: F) -> Result<T, StoreError>
+    pub async fn write<T, F>(&self, job: F) -> Result<T, SqliteError>
     where
         T: Send + 'static,
         F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     {
-        run(&self.writer, 0, job).await
+        run(&self.writer, 0, plain(job)).await
     }
 
     /// [`Sqlite::write`] of an entry of about so many bytes: refused without a try where there is no room for it.
-    pub async fn store<T, F>(&self, bytes: u64, job: F) -> Result<T, StoreError>
+    pub async fn store<T, F>(&self, bytes: u64, job: F) -> Result<T, SqliteError>
     where
         T: Send + 'static,
         F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     {
-        run(&self.writer, bytes.max(1), job).await
+        run(&self.writer, bytes.max(1), plain(job)).await
     }
 
     /// Runs `job` on a reader: it sees what was committed when it began.
-    pub async fn read<T, F>(&self, job: F) -> Result<T, StoreError>
+    pub async fn read<T, F>(&self, job: F) -> Result<T, SqliteError>
     where
         T: Send + 'static,
         F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     {
-        run(&self.readers, 0, job).await
+        run(&self.readers, 0, plain(job)).await
+    }
+
+    /// Runs a transaction of several statements, which adds about so many bytes, as [`Sqlite::write`] runs a job.
+    pub(super) async fn transact<T, E, F>(&self, bytes: u64, work: F) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<SqliteError> + Send + 'static,
+        F: FnOnce(SqliteTx<'_>) -> Result<T, E> + Send + 'static,
+    {
+        run(&self.writer, bytes, |connection| SqliteTx::run_in(connection, work)).await
+    }
+
+    /// Runs statements that change nothing, as [`Sqlite::read`] runs a job. Each sees what was committed when it began.
+    pub(super) async fn look<T, E, F>(&self, work: F) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<SqliteError> + Send + 'static,
+        F: FnOnce(SqliteTx<'_>) -> Result<T, E> + Send + 'static,
+    {
+        run(&self.readers, 0, |connection| SqliteTx::run_in(connection, work)).await
     }
 
     /// Finishes every job that is queued, then closes the file. Jobs that come later fail.
@@ -199,14 +225,27 @@ impl Sqlite {
     }
 }
 
-async fn run<T, F>(worker: &Worker, bytes: u64, job: F) -> Result<T, StoreError>
+async fn run<T, E, F>(worker: &Worker, bytes: u64, job: F) -> Result<T, E>
 where
     T: Send + 'static,
-    F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    E: From<SqliteError> + Send + 'static,
+    F: FnOnce(&mut Connection) -> Done<T, E> + Send + 'static,
 {
     let (sender, receiver) = oneshot::channel();
     worker.send(Job::new(bytes, job, sender))?;
-    receiver.await.map_err(|_| StoreError::Gone)?
+    receiver.await.map_err(|_| SqliteError::Gone)?
+}
+
+/// A job that is one closure over the connection.
+fn plain<T, F>(job: F) -> impl FnOnce(&mut Connection) -> Done<T, SqliteError> + Send + 'static
+where
+    F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+{
+    move |connection| {
+        let ended = job(connection);
+        let no_room = ended.as_ref().err().is_some_and(space::is_no_room);
+        (ended.map_err(SqliteError::from), no_room)
+    }
 }
 
 /// A file beside the database, locked while it is open. SQLite's own locks let two processes in.
@@ -319,7 +358,7 @@ mod tests {
         }
         assert_eq!(count(&store).await, 1000);
         store.close().await;
-        assert!(matches!(store.write(|_| Ok(())).await, Err(StoreError::Gone)));
+        assert!(matches!(store.write(|_| Ok(())).await, Err(SqliteError::Gone)));
         assert_eq!(count(&open(directory.path())).await, 1000);
     }
 

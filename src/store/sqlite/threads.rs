@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
-use super::StoreError;
+use super::SqliteError;
 use super::space::{Full, PERIOD, Space, is_no_room};
 
 /// After this time a group is committed with the jobs that it has: small writes do not wait for all the large ones.
@@ -23,7 +23,7 @@ const GROUP_BYTES: u64 = 4 * 1024 * 1024;
 type Finish = Box<dyn FnOnce(Result<(), rusqlite::Error>) + Send>;
 
 /// A job's closure: run with a connection, or told that there is no room.
-type Run = Box<dyn FnOnce(Result<&Connection, Full>) -> Ended + Send>;
+type Run = Box<dyn FnOnce(Result<&mut Connection, Full>) -> Ended + Send>;
 
 /// A closure on its way to a thread, with the way back.
 pub(super) struct Job {
@@ -43,31 +43,37 @@ enum Ended {
     },
 }
 
+/// What a job returns, and whether it failed for want of room.
+pub(super) type Done<T, E> = (Result<T, E>, bool);
+
 impl Job {
-    pub(super) fn new<T, F>(bytes: u64, job: F, caller: oneshot::Sender<Result<T, StoreError>>) -> Self
+    pub(super) fn new<T, E, F>(bytes: u64, job: F, caller: oneshot::Sender<Result<T, E>>) -> Self
     where
         T: Send + 'static,
-        F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        E: From<SqliteError> + Send + 'static,
+        F: FnOnce(&mut Connection) -> Done<T, E> + Send + 'static,
     {
-        let run = move |connection: Result<&Connection, Full>| {
+        let run = move |connection: Result<&mut Connection, Full>| {
             let connection = match connection {
                 Ok(connection) => connection,
                 Err(full) => {
-                    answer(caller, Err(StoreError::Full(full)));
+                    answer(caller, Err(SqliteError::Full(full).into()));
                     return Ended::Failed { no_room: false };
                 }
             };
             match catch_unwind(AssertUnwindSafe(|| job(connection))) {
-                Ok(Ok(value)) => Ended::Well(Box::new(move |committed| {
-                    answer(caller, committed.map(|()| value).map_err(StoreError::from));
+                Ok((Ok(value), _)) => Ended::Well(Box::new(move |committed| {
+                    answer(
+                        caller,
+                        committed.map(|()| value).map_err(|error| SqliteError::from(error).into()),
+                    );
                 })),
-                Ok(Err(error)) => {
-                    let no_room = is_no_room(&error);
-                    answer(caller, Err(error.into()));
+                Ok((Err(error), no_room)) => {
+                    answer(caller, Err(error));
                     Ended::Failed { no_room }
                 }
                 Err(_) => {
-                    answer(caller, Err(StoreError::Gone));
+                    answer(caller, Err(SqliteError::Gone.into()));
                     Ended::Failed { no_room: false }
                 }
             }
@@ -77,7 +83,7 @@ impl Job {
 }
 
 /// A caller that no longer waits is no error: its job stands.
-fn answer<T>(caller: oneshot::Sender<Result<T, StoreError>>, result: Result<T, StoreError>) {
+fn answer<T, E>(caller: oneshot::Sender<Result<T, E>>, result: Result<T, E>) {
     if caller.send(result).is_err() {
         tracing::trace!("a caller of the database stopped waiting");
     }
@@ -122,18 +128,18 @@ impl Worker {
             let receiver = Arc::clone(&receiver);
             thread::Builder::new()
                 .name("sqlite-reader".to_owned())
-                .spawn(move || read_jobs(&connection, &receiver))
+                .spawn(move || read_jobs(connection, &receiver))
         });
         let threads = threads.collect::<Result<_, _>>()?;
         Ok(Self { queue: Mutex::new(Some(sender)), threads: Mutex::new(threads) })
     }
 
-    pub(super) fn send(&self, job: Job) -> Result<(), StoreError> {
+    pub(super) fn send(&self, job: Job) -> Result<(), SqliteError> {
         let queue = self.queue.lock();
-        let sender = queue.as_ref().ok_or(StoreError::Gone)?;
+        let sender = queue.as_ref().ok_or(SqliteError::Gone)?;
         sender.try_send(job).map_err(|error| match error {
-            TrySendError::Full(_) => StoreError::Overloaded,
-            TrySendError::Disconnected(_) => StoreError::Gone,
+            TrySendError::Full(_) => SqliteError::Overloaded,
+            TrySendError::Disconnected(_) => SqliteError::Gone,
         })
     }
 
@@ -144,11 +150,11 @@ impl Worker {
     }
 }
 
-fn read_jobs(connection: &Connection, receiver: &Mutex<Receiver<Job>>) {
+fn read_jobs(mut connection: Connection, receiver: &Mutex<Receiver<Job>>) {
     loop {
         let next = receiver.lock().recv();
         let Ok(job) = next else { return };
-        if let Ended::Well(finish) = (job.run)(Ok(connection)) {
+        if let Ended::Well(finish) = (job.run)(Ok(&mut connection)) {
             finish(Ok(()));
         }
     }
@@ -176,8 +182,13 @@ fn commit_some(
     let all = waiting.as_slice().iter().map(|job| job.bytes).sum::<u64>();
     space.prepare(connection, all.min(GROUP_BYTES).max(first))?;
     let mut finished: Vec<Finish> = Vec::with_capacity(waiting.len());
-    let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-    let failure = run_group(transaction, space, waiting, &mut finished).err();
+    say(connection, "BEGIN IMMEDIATE")?;
+    let failure = run_group(connection, space, waiting, &mut finished).err();
+    if !connection.is_autocommit()
+        && let Err(error) = say(connection, "ROLLBACK")
+    {
+        tracing::error!(%error, "a group of writes could not be rolled back");
+    }
     space.ended();
     if let Some(error) = &failure {
         tracing::error!(%error, "a group of writes could not be committed");
@@ -191,9 +202,14 @@ fn commit_some(
     Ok(())
 }
 
+/// Transactions and savepoints are said in SQL: rusqlite's own lend the connection to no one who could change it.
+fn say(connection: &Connection, statement: &str) -> rusqlite::Result<()> {
+    connection.prepare_cached(statement)?.execute([]).map(drop)
+}
+
 /// Runs jobs, each in a savepoint of one transaction, and commits. Those that end well go into `finished`.
 fn run_group(
-    mut transaction: rusqlite::Transaction<'_>,
+    connection: &mut Connection,
     space: &mut Space,
     waiting: &mut Drain<'_, Job>,
     finished: &mut Vec<Finish>,
@@ -213,31 +229,34 @@ fn run_group(
             continue;
         }
         bytes += next;
-        let savepoint = transaction.savepoint()?;
-        match (job.run)(Ok(&savepoint)) {
-            Ended::Well(finish) => {
-                savepoint.commit()?;
-                finished.push(finish);
+        say(connection, "SAVEPOINT job")?;
+        let ended = (job.run)(Ok(connection));
+        if connection.is_autocommit() {
+            // SQLite has rolled back everything, as it may where the disk is full: what came before is not
+            // written, and what comes next needs a transaction of its own.
+            match ended {
+                Ended::Well(finish) => finished.push(finish),
+                Ended::Failed { no_room: true } => space.failed(),
+                Ended::Failed { no_room: false } => {}
             }
-            // A savepoint rolls back when it is dropped.
+            let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ABORT_ROLLBACK);
+            return Err(rusqlite::Error::SqliteFailure(code, None));
+        }
+        match ended {
+            Ended::Well(finish) => finished.push(finish),
             Ended::Failed { no_room } => {
-                drop(savepoint);
+                say(connection, "ROLLBACK TO job")?;
                 if no_room {
                     space.failed();
                 }
             }
         }
-        if transaction.is_autocommit() {
-            // SQLite has rolled back everything, as it may where the disk is full: what came before is not
-            // written, and what comes next needs a transaction of its own.
-            let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ABORT_ROLLBACK);
-            return Err(rusqlite::Error::SqliteFailure(code, None));
-        }
+        say(connection, "RELEASE job")?;
         if Instant::now() >= until {
             break;
         }
     }
-    transaction.commit()
+    say(connection, "COMMIT")
 }
 
 /// An error as each caller of a failed group gets it.

@@ -8,7 +8,7 @@ use rusqlite::{Connection, params};
 use super::rows::{fixed, generation, integer};
 use crate::primitives::cache::key::Scope;
 use crate::primitives::cache::now_ms;
-use crate::store::sqlite::{Sqlite, StoreError};
+use crate::store::sqlite::{Sqlite, SqliteError};
 use crate::tasks::Tasks;
 
 /// Entries that one step looks at: about a millisecond of the writer's time.
@@ -30,7 +30,7 @@ pub(super) fn start(database: &Arc<Sqlite>, tasks: &Tasks) {
                 match database.write(|connection| remove_ended(connection, now_ms())).await {
                     Ok(removed) if i64::try_from(removed) == Ok(STEP) => {}
                     Ok(_) => break,
-                    Err(StoreError::Gone) => return,
+                    Err(SqliteError::Gone) => return,
                     Err(error) => {
                         tracing::warn!(%error, "ended cache entries could not be removed");
                         break;

@@ -1,0 +1,127 @@
+-- The log of events, what is known of their ids, and how far each group of consumers is.
+
+CREATE SEQUENCE events_id_seq AS bigint;
+-- A sequence that gave nothing yet has no last value that could be told from 1.
+SELECT nextval('events_id_seq');
+
+CREATE TABLE events (
+    id bigint NOT NULL,
+    accepted_at timestamptz NOT NULL,
+    tenant_id uuid NOT NULL,
+    topic text NOT NULL,
+    -- The partition of the topic in Kafka.
+    lane smallint NOT NULL,
+    -- What orders it: `partitionkey`, else `subject`, else `id`.
+    key text NOT NULL,
+    type text NOT NULL,
+    -- The CloudEvents context attributes, one JSON object without `data`.
+    attributes bytea NOT NULL,
+    -- What `data` is: 0 nothing, 1 JSON, 2 text, 3 binary.
+    form smallint NOT NULL,
+    data bytea,
+    PRIMARY KEY (id, accepted_at)
+) PARTITION BY RANGE (accepted_at);
+CREATE INDEX events_of_tenant ON events (tenant_id, topic, id);
+ALTER TABLE events ENABLE ROW LEVEL SECURITY;
+ALTER TABLE events FORCE ROW LEVEL SECURITY;
+CREATE POLICY own ON events FOR SELECT
+    USING (tenant_id = (SELECT nullif(current_setting('app.tenant_id', true), '')::uuid));
+-- A batch carries the events of many tenants, each of which a permit named; it can read none of them.
+CREATE POLICY own_or_batch ON events FOR INSERT
+    WITH CHECK (tenant_id = (SELECT nullif(current_setting('app.tenant_id', true), '')::uuid)
+        OR tenant_id = ANY ((SELECT nullif(current_setting('app.writes_for', true), ''))::uuid[]));
+
+CREATE TABLE event_dedupe (
+    tenant_id uuid NOT NULL,
+    -- The first half of SHA-256 over topic, source and id.
+    key bytea NOT NULL,
+    -- Of acceptance, UTC.
+    day date NOT NULL,
+    accepted_at timestamptz NOT NULL,
+    -- By which other data under the same id is seen.
+    fingerprint bigint NOT NULL,
+    PRIMARY KEY (tenant_id, key, day)
+) PARTITION BY RANGE (day);
+ALTER TABLE event_dedupe ENABLE ROW LEVEL SECURITY;
+ALTER TABLE event_dedupe FORCE ROW LEVEL SECURITY;
+CREATE POLICY own_or_batch ON event_dedupe
+    USING (tenant_id = (SELECT nullif(current_setting('app.tenant_id', true), '')::uuid)
+        OR tenant_id = ANY ((SELECT nullif(current_setting('app.writes_for', true), ''))::uuid[]));
+
+CREATE TABLE event_groups (
+    tenant_id uuid NOT NULL,
+    topic text NOT NULL,
+    name text NOT NULL,
+    -- The last event that was looked at.
+    position bigint NOT NULL,
+    -- What was delivered and is not done, and what waits behind it.
+    state bytea NOT NULL,
+    changed_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (tenant_id, topic, name)
+);
+ALTER TABLE event_groups ENABLE ROW LEVEL SECURITY;
+ALTER TABLE event_groups FORCE ROW LEVEL SECURITY;
+CREATE POLICY own ON event_groups
+    USING (tenant_id = (SELECT nullif(current_setting('app.tenant_id', true), '')::uuid));
+
+-- How far what is relayed has come: no partition is dropped before that.
+CREATE TABLE event_relays (
+    shard smallint PRIMARY KEY,
+    position bigint NOT NULL,
+    -- The acceptance of the last event delivered.
+    delivered_until timestamptz NOT NULL
+);
+
+-- Makes the partitions of the days to come, and drops those whose last event is older than the retention and relayed.
+-- Whoever may call it can do no more than that.
+CREATE FUNCTION outrigger_keep_partitions() RETURNS TABLE (made integer, dropped integer)
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, public, pg_temp
+SET lock_timeout = '500ms'
+SET TimeZone = 'UTC'
+AS $$
+DECLARE
+    today date := current_date;
+    retention integer := (SELECT events_retention_days FROM public.outrigger_store);
+    relayed date := (SELECT min(delivered_until)::date FROM public.event_relays);
+    parent text;
+    part text;
+    day date;
+BEGIN
+    made := 0;
+    dropped := 0;
+    -- One at a time; who comes second finds it done.
+    PERFORM pg_advisory_xact_lock(1869968498, 0);
+    FOREACH parent IN ARRAY ARRAY['events', 'event_dedupe'] LOOP
+        FOR day IN SELECT today + ahead FROM generate_series(-1, 7) ahead LOOP
+            part := parent || to_char(day, '"_"YYYYMMDD');
+            CONTINUE WHEN to_regclass('public.' || part) IS NOT NULL;
+            -- Made apart and attached: made in place it would lock the log against everyone.
+            EXECUTE format('CREATE TABLE public.%I (LIKE public.%I INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', part, parent);
+            EXECUTE format('ALTER TABLE public.%I ENABLE ROW LEVEL SECURITY', part);
+            EXECUTE format('ALTER TABLE public.%I FORCE ROW LEVEL SECURITY', part);
+            EXECUTE format('ALTER TABLE public.%I ATTACH PARTITION public.%I FOR VALUES FROM (%L) TO (%L)',
+                parent, part, day, day + 1);
+            made := made + 1;
+        END LOOP;
+        FOR part IN
+            SELECT child.relname FROM pg_inherits
+                JOIN pg_class child ON child.oid = inhrelid
+                WHERE inhparent = ('public.' || parent)::regclass
+        LOOP
+            day := to_date(right(part, 8), 'YYYYMMDD');
+            IF parent = 'events' THEN
+                CONTINUE WHEN day >= today - retention OR day >= relayed;
+            ELSE
+                -- The longest window of deduplication is 7 days.
+                CONTINUE WHEN day >= today - 8;
+            END IF;
+            EXECUTE format('DROP TABLE public.%I', part);
+            dropped := dropped + 1;
+        END LOOP;
+    END LOOP;
+    RETURN NEXT;
+END
+$$;
+REVOKE ALL ON FUNCTION outrigger_keep_partitions() FROM PUBLIC;
+SELECT outrigger_keep_partitions();

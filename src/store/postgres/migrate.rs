@@ -1,0 +1,199 @@
+//! The migrations, run by the role that owns the database.
+
+use std::time::Duration;
+
+use sqlx::migrate::{Migrate as _, MigrateError, Migration, MigrationType, Migrator};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
+use sqlx::{ConnectOptions as _, Connection as _, Executor as _, SqlSafeStr as _, query_scalar};
+
+use crate::config::{PostgresConfig, PostgresRole, host_and_port, is_loopback};
+
+/// Every step, in order; one that was released never changes.
+const STEPS: &[(i64, &str, &str)] = &[
+    (1, "store", include_str!("../../../migrations/postgres/0001_store.sql")),
+    (2, "events", include_str!("../../../migrations/postgres/0002_events.sql")),
+];
+/// The version that this program needs; one more is accepted, since migrations first add and only later take away.
+pub(super) const KNOWN: i64 = 2;
+
+/// What the roles of the configuration may do, said anew at each migration. `{app}` and `{relay}` are their names.
+const APP_RIGHTS: &str = include_str!("../../../migrations/postgres/rights_app.sql");
+const RELAY_RIGHTS: &str = include_str!("../../../migrations/postgres/rights_relay.sql");
+
+const TABLE: &str = "_sqlx_migrations";
+/// How long a server may take to be reached.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Why the database is not migrated. The text is for the operator who ran it.
+#[derive(Debug, thiserror::Error)]
+pub enum MigrationError {
+    /// The configuration says not who migrates.
+    #[error("`postgres.owner` is missing: the role that owns the database, as which migrations run")]
+    NoOwner,
+    /// A secret cannot be read.
+    #[error("the password of `{role}`: {reason}")]
+    Password {
+        /// Whose.
+        role: String,
+        /// Why.
+        reason: String,
+    },
+    /// No server that takes writes.
+    #[error("no server takes writes: {0}")]
+    NoPrimary(String),
+    /// A step failed, or an applied one is not what it was.
+    #[error("{0}")]
+    Step(#[from] MigrateError),
+    /// PostgreSQL refused something else.
+    #[error("{what}: {source}")]
+    Refused {
+        /// What.
+        what: &'static str,
+        /// Why.
+        source: sqlx::Error,
+    },
+    /// A role of the configuration is not one that row-level security holds.
+    #[error("the role `{role}`: {reason}")]
+    Role {
+        /// Its name.
+        role: String,
+        /// What is wrong, and what would be right.
+        reason: &'static str,
+    },
+}
+
+/// What was done, or would be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Migrated {
+    /// The steps, as `version name`.
+    pub steps: Vec<String>,
+    /// The version before them.
+    pub from: i64,
+}
+
+/// Brings the database to this program's version, and gives the roles of the configuration their rights. With `dry_run`
+/// it only says what it would do.
+pub async fn migrate(database: &PostgresConfig, dry_run: bool) -> Result<Migrated, MigrationError> {
+    let owner = database.owner.as_ref().ok_or(MigrationError::NoOwner)?;
+    let mut connection = connect(database, owner).await?;
+    let migrator = migrator();
+    let applied = applied(&mut connection).await?;
+    let pending = migrator.iter().filter(|step| !applied.contains(&step.version));
+    let migrated = Migrated {
+        steps: pending.map(|step| format!("{} {}", step.version, step.description)).collect(),
+        from: applied.iter().copied().max().unwrap_or(0),
+    };
+    for role in [Some(&database.app), database.relay.as_ref()].into_iter().flatten() {
+        check_role(&mut connection, owner, role).await?;
+    }
+    if !dry_run {
+        migrator.run_direct(None, &mut connection, false).await?;
+        grant(&mut connection, APP_RIGHTS, "{app}", &database.app).await?;
+        if let Some(relay) = &database.relay {
+            grant(&mut connection, RELAY_RIGHTS, "{relay}", relay).await?;
+        }
+    }
+    connection.close().await.map_err(refused("the end of the connection"))?;
+    Ok(migrated)
+}
+
+fn refused(what: &'static str) -> impl FnOnce(sqlx::Error) -> MigrationError {
+    move |source| MigrationError::Refused { what, source }
+}
+
+fn migrator() -> Migrator {
+    let step = |(version, name, sql): &(i64, &'static str, &'static str)| {
+        Migration::new(*version, (*name).into(), MigrationType::Simple, sql.into_sql_str(), false)
+    };
+    Migrator::with_migrations(STEPS.iter().map(step).collect())
+}
+
+async fn applied(connection: &mut PgConnection) -> Result<Vec<i64>, MigrationError> {
+    let there: bool = query_scalar("SELECT to_regclass('_sqlx_migrations') IS NOT NULL")
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(refused("the version"))?;
+    if !there {
+        return Ok(Vec::new());
+    }
+    let applied = connection.list_applied_migrations(TABLE).await?;
+    Ok(applied.into_iter().map(|step| step.version).collect())
+}
+
+async fn connect(database: &PostgresConfig, role: &PostgresRole) -> Result<PgConnection, MigrationError> {
+    let password = role
+        .password
+        .read()
+        .map_err(|error| MigrationError::Password { role: role.user.clone(), reason: error.to_string() })?;
+    let mut reasons = Vec::new();
+    for server in &database.servers {
+        let Some((host, port)) = host_and_port(server) else { continue };
+        if database.tls.is_none() && !is_loopback(host) {
+            reasons.push(format!("{server} is not on loopback, and `postgres.tls` is missing"));
+            continue;
+        }
+        let mut options = PgConnectOptions::new_without_pgpass()
+            .host(host)
+            .port(port)
+            .username(&role.user)
+            .password(password.expose())
+            .database(&database.database)
+            .application_name("outrigger migrate")
+            .ssl_mode(if database.tls.is_some() { PgSslMode::VerifyFull } else { PgSslMode::Disable });
+        if let Some(file) = database.tls.as_ref().and_then(|tls| tls.ca_file.as_ref()) {
+            options = options.ssl_root_cert(file);
+        }
+        match tokio::time::timeout(PATIENCE, primary(&options)).await {
+            Ok(Ok(Some(connection))) => return Ok(connection),
+            Ok(Ok(None)) => reasons.push(format!("{server} is a standby")),
+            Ok(Err(error)) => reasons.push(format!("{server}: {error}")),
+            Err(_) => reasons.push(format!("{server}: no answer in {} s", PATIENCE.as_secs())),
+        }
+    }
+    Err(MigrationError::NoPrimary(reasons.join("; ")))
+}
+
+/// A connection, where the server takes writes.
+async fn primary(options: &PgConnectOptions) -> Result<Option<PgConnection>, sqlx::Error> {
+    let mut connection = options.connect().await?;
+    let standby: bool = query_scalar("SELECT pg_is_in_recovery()").fetch_one(&mut connection).await?;
+    Ok((!standby).then_some(connection))
+}
+
+async fn check_role(
+    connection: &mut PgConnection,
+    owner: &PostgresRole,
+    role: &PostgresRole,
+) -> Result<(), MigrationError> {
+    let wrong = |reason| Err(MigrationError::Role { role: role.user.clone(), reason });
+    if role.user == owner.user {
+        return wrong("is the owner, whom row-level security does not hold: a role of its own is right");
+    }
+    let above: Option<bool> = query_scalar(
+        "SELECT rolsuper OR rolbypassrls OR pg_has_role(rolname, current_user, 'MEMBER') FROM pg_roles WHERE rolname = $1",
+    )
+    .bind(&role.user)
+    .fetch_optional(connection)
+    .await
+    .map_err(refused("the roles"))?;
+    match above {
+        Some(false) => Ok(()),
+        Some(true) => wrong(
+            "row-level security would not hold it: right is a role that is no superuser, has NOBYPASSRLS and is no member of \
+             the owner",
+        ),
+        None => wrong("is not there: CREATE ROLE … LOGIN NOBYPASSRLS PASSWORD …"),
+    }
+}
+
+async fn grant(
+    connection: &mut PgConnection,
+    rights: &str,
+    place: &str,
+    role: &PostgresRole,
+) -> Result<(), MigrationError> {
+    let quoted = format!("\"{}\"", role.user.replace('"', "\"\""));
+    // Only a name of the operator's own configuration goes in, quoted.
+    let statements = sqlx::AssertSqlSafe(format!("BEGIN; {} COMMIT;", rights.replace(place, &quoted)));
+    connection.execute(statements).await.map(drop).map_err(refused("the rights of a role"))
+}

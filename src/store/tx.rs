@@ -1,0 +1,139 @@
+//! One store of two, and a transaction on it.
+
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use super::postgres::{PgError, PgTx, Postgres, Tenants};
+use super::sqlite::{Sqlite, SqliteError, SqliteTx};
+use crate::error::ErrorKind;
+use crate::policy::Permit;
+
+/// A part of a transaction, while it runs.
+type Work<'t, T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send + 't>>;
+
+/// Where the transactional primitives keep everything.
+#[derive(Clone)]
+pub enum Store {
+    /// A PostgreSQL database that a fleet shares.
+    Postgres(Arc<Postgres>),
+    /// `durable.db` in the data directory, of this process alone.
+    Sqlite(Arc<Sqlite>),
+}
+
+/// A transaction that is under way.
+pub enum Tx<'c> {
+    /// On a connection to PostgreSQL. Row-level security holds it to its permits' tenants.
+    Postgres(&'c mut PgTx),
+    /// On the writer's thread.
+    Sqlite(SqliteTx<'c>),
+}
+
+/// Why a transaction did not end well.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// PostgreSQL, or the way to it.
+    #[error(transparent)]
+    Postgres(#[from] PgError),
+    /// SQLite.
+    #[error(transparent)]
+    Sqlite(#[from] SqliteError),
+    /// What was read is not what this program, or an earlier one, wrote.
+    #[error("the store holds what this program does not understand: {0}")]
+    Corrupt(String),
+}
+
+impl StoreError {
+    /// What kind of error it is to the caller.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Postgres(error) => error.kind(),
+            Self::Sqlite(error) => error.kind(),
+            Self::Corrupt(_) => ErrorKind::Internal,
+        }
+    }
+}
+
+impl Store {
+    /// Runs `work` in a transaction for the permits' tenants and commits it; it adds about so many bytes.
+    ///
+    /// With one permit it may read and write that tenant's rows; with several, only what takes a batch of many tenants'
+    /// rows lets it in. On PostgreSQL it is run again where nothing was written and it can succeed now, so it does
+    /// nothing but what its transaction does. On SQLite nothing in it waits for anything else.
+    pub async fn run<T, E, F>(&self, permits: &[Permit], bytes: u64, work: F) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+        F: for<'t> Fn(&'t mut Tx<'_>) -> Work<'t, T, E> + Send + Sync + 'static,
+    {
+        match self {
+            Self::Postgres(postgres) => on_postgres(postgres, Tenants::of(permits), work).await,
+            Self::Sqlite(sqlite) => {
+                let ended = sqlite.transact(bytes, move |transaction| at_once(transaction, work)).await;
+                ended.map_err(|Raised(error)| error)
+            }
+        }
+    }
+
+    /// Runs `work`, which changes nothing, for the permit's tenant.
+    pub async fn read<T, E, F>(&self, permit: &Permit, work: F) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+        F: for<'t> Fn(&'t mut Tx<'_>) -> Work<'t, T, E> + Send + Sync + 'static,
+    {
+        match self {
+            Self::Postgres(postgres) => {
+                on_postgres(postgres, Tenants::of(std::slice::from_ref(permit)), work).await
+            }
+            Self::Sqlite(sqlite) => {
+                let ended = sqlite.look(move |transaction| at_once(transaction, work)).await;
+                ended.map_err(|Raised(error)| error)
+            }
+        }
+    }
+}
+
+/// Lets an error of any transaction's come from a store's own, by way of [`StoreError`].
+struct Raised<E>(E);
+
+impl<E: From<StoreError>> From<PgError> for Raised<E> {
+    fn from(error: PgError) -> Self {
+        Self(E::from(StoreError::from(error)))
+    }
+}
+
+impl<E: From<StoreError>> From<SqliteError> for Raised<E> {
+    fn from(error: SqliteError) -> Self {
+        Self(E::from(StoreError::from(error)))
+    }
+}
+
+/// Runs a transaction's function to its end on this thread, which nothing in it may keep waiting.
+fn at_once<T, E, F>(transaction: SqliteTx<'_>, work: F) -> Result<T, Raised<E>>
+where
+    E: From<StoreError>,
+    F: for<'t> Fn(&'t mut Tx<'_>) -> Work<'t, T, E>,
+{
+    let mut tx = Tx::Sqlite(transaction);
+    let mut working = pin!(work(&mut tx));
+    match working.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(ended) => ended.map_err(Raised),
+        Poll::Pending => Err(SqliteError::Waited.into()),
+    }
+}
+
+async fn on_postgres<T, E, F>(postgres: &Postgres, tenants: Tenants, work: F) -> Result<T, E>
+where
+    T: Send + 'static,
+    E: From<StoreError> + Send + 'static,
+    F: for<'t> Fn(&'t mut Tx<'_>) -> Work<'t, T, E> + Send + Sync + 'static,
+{
+    let work = Arc::new(work);
+    let ended = postgres.run_for(tenants, move |transaction| {
+        let work = Arc::clone(&work);
+        Box::pin(async move { work(&mut Tx::Postgres(transaction)).await.map_err(Raised) })
+    });
+    ended.await.map_err(|Raised(error)| error)
+}
