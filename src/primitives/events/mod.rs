@@ -2,6 +2,7 @@
 //!
 //! Nothing serves it yet.
 
+pub mod cloudevents;
 mod cursor;
 mod event;
 mod fingerprint;
