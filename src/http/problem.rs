@@ -14,7 +14,7 @@ use crate::policy::Denied;
 /// A field of the request that is wrong, and what would be right.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FieldError {
-    /// RFC 6901 pointer into the request body, or `?name` for a query parameter.
+    /// RFC 6901 pointer into the request body, `?name` for a query parameter, or a header's name in lower case.
     pub pointer: String,
     /// What would be right.
     pub detail: String,
