@@ -3,5 +3,6 @@
 //! Nothing serves it yet.
 
 mod event;
+pub mod groups;
 
 pub use event::{Data, Event, Logged, Position};

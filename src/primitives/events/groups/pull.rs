@@ -1,0 +1,186 @@
+//! A pull: what may be delivered again first, then new events.
+
+use std::collections::HashSet;
+
+use super::state::{Entry, Phase, State};
+use super::{Dead, KeyHash, Lease, LeaseTime, MaxDeliveries, Policy, Pulled, Receipt};
+use crate::error::ErrorKind;
+use crate::primitives::events::Position;
+
+/// A store gave new events that are not in the order of the log, or not after the group's position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a group was given new events out of order")]
+pub struct OutOfOrder;
+
+impl OutOfOrder {
+    /// Its kind.
+    #[must_use]
+    pub fn kind(self) -> ErrorKind {
+        ErrorKind::Internal
+    }
+}
+
+/// A pull that is going on; the module's text has its steps. Nothing of it counts before the store committed the
+/// group's row.
+#[derive(Debug)]
+pub struct Pull<'s> {
+    state: &'s mut State,
+    policy: Policy,
+    max: usize,
+    until_ms: i64,
+    epoch: u64,
+    /// Keys of which an event is held outside of this pull.
+    held: HashSet<KeyHash>,
+    /// Whether something that is outstanding may be left for the next pull, so that no new event may pass it.
+    closed: bool,
+    pulled: Pulled,
+}
+
+impl State {
+    /// Begins a pull: leases, for `lease` from now, up to `max` of what is outstanding and may be delivered again.
+    pub fn pull(
+        &mut self,
+        now_ms: i64,
+        policy: Policy,
+        MaxDeliveries(max): MaxDeliveries,
+        LeaseTime(lease_ms): LeaseTime,
+    ) -> Pull<'_> {
+        let dead = self.settle(now_ms, policy);
+        // Not below the time: a row from a backup, or on a promoted standby that lost the last commits, has an earlier
+        // epoch, and must not give a receipt that another consumer still has.
+        let epoch = self.epoch.saturating_add(1).max(u64::try_from(now_ms).unwrap_or(0));
+        let pulled = Pulled { leases: Vec::new(), dead, looked_at_new: 0, forgotten: 0, full: false };
+        let mut pull = Pull {
+            state: self,
+            policy,
+            max,
+            until_ms: now_ms.saturating_add(lease_ms),
+            epoch,
+            held: HashSet::new(),
+            closed: false,
+            pulled,
+        };
+        pull.redeliver();
+        pull
+    }
+
+    /// Gives up outstanding events that are not kept any more. How many there were.
+    pub fn forget(&mut self, gone: &[Position]) -> usize {
+        let gone: HashSet<_> = gone.iter().collect();
+        let before = self.outstanding.len();
+        self.outstanding.retain(|entry| !gone.contains(&entry.position));
+        before - self.outstanding.len()
+    }
+}
+
+impl Pull<'_> {
+    fn redeliver(&mut self) {
+        for index in 0..self.state.outstanding.len() {
+            if self.pulled.leases.len() == self.max {
+                break;
+            }
+            let entry = self.state.outstanding[index];
+            match entry.phase {
+                Phase::Free if !self.held.contains(&entry.key) => {
+                    self.state.outstanding[index] = self.lease(entry);
+                }
+                Phase::Free => {}
+                Phase::Leased { .. } | Phase::Delayed { .. } => {
+                    self.held.insert(entry.key);
+                }
+            }
+        }
+        self.closed = self.pulled.leases.len() == self.max;
+    }
+
+    /// `entry`, leased by this pull.
+    fn lease(&mut self, entry: Entry) -> Entry {
+        let epoch = self.epoch;
+        self.state.epoch = epoch;
+        self.pulled.leases.push(Lease {
+            position: entry.position,
+            receipt: Receipt { mark: self.state.mark, position: entry.position, epoch },
+            attempt: entry.failures.saturating_add(1),
+        });
+        Entry { phase: Phase::Leased { until_ms: self.until_ms, epoch }, ..entry }
+    }
+
+    /// What goes to the dead letters.
+    #[must_use]
+    pub fn dead(&self) -> &[Dead] {
+        &self.pulled.dead
+    }
+
+    /// What is delivered so far; before [`Self::take`], what is delivered again.
+    #[must_use]
+    pub fn leases(&self) -> &[Lease] {
+        &self.pulled.leases
+    }
+
+    /// New events are those of the topic after this position.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        self.state.position
+    }
+
+    /// How many new events can be used: no more need be read.
+    #[must_use]
+    pub fn wanted(&self) -> usize {
+        if self.closed { 0 } else { self.room().min(self.max - self.pulled.leases.len()) }
+    }
+
+    fn room(&self) -> usize {
+        self.policy.max_outstanding.saturating_sub(self.state.outstanding.len())
+    }
+
+    /// Looks at the first events of the topic after [`Self::position`], in their order, up to [`Self::wanted`].
+    /// More than that are left for the next pull. An error is a defect of the store: it rolls back.
+    pub fn take(&mut self, new: &[(Position, KeyHash)]) -> Result<(), OutOfOrder> {
+        let in_order = new.is_sorted_by(|a, b| a.0 < b.0);
+        if !in_order || new.first().is_some_and(|(first, _)| *first <= self.state.position) {
+            return Err(OutOfOrder);
+        }
+        for &(position, key) in new {
+            if self.wanted() == 0 {
+                break;
+            }
+            let entry = Entry { position, key, failures: 0, phase: Phase::Free };
+            let entry = if self.held.contains(&key) { entry } else { self.lease(entry) };
+            self.state.outstanding.push(entry);
+            self.state.position = position;
+            self.pulled.looked_at_new += 1;
+        }
+        Ok(())
+    }
+
+    /// Gives up events that are to be delivered again, or are dead, and that are not kept any more. New events do not
+    /// take the place of what this pull left behind, so it may end with fewer than there are: then the store begins
+    /// another.
+    pub fn forget(&mut self, gone: &[Position]) {
+        let set: HashSet<_> = gone.iter().copied().collect();
+        let dead = self.pulled.dead.len();
+        self.pulled.leases.retain(|lease| !set.contains(&lease.position));
+        self.pulled.dead.retain(|dead| !set.contains(&dead.position));
+        self.pulled.forgotten += dead - self.pulled.dead.len() + self.state.forget(gone);
+    }
+
+    /// Takes back the leases of `first` and of what comes after it, as if they had not been made: for a store whose
+    /// reply has no room for them. It is no attempt, and no new event is looked at in this pull any more.
+    pub fn put_back(&mut self, first: Position) {
+        self.closed = true;
+        let kept = self.pulled.leases.partition_point(|lease| lease.position < first);
+        for lease in self.pulled.leases.drain(kept..) {
+            let found = self.state.outstanding.binary_search_by_key(&lease.position, |entry| entry.position);
+            if let Ok(index) = found {
+                self.state.outstanding[index].phase = Phase::Free;
+            }
+        }
+    }
+
+    /// Ends it.
+    #[must_use]
+    pub fn finish(self) -> Pulled {
+        let full = self.room() == 0;
+        Pulled { full, ..self.pulled }
+    }
+}
