@@ -8,9 +8,11 @@ mod model;
 #[allow(dead_code, reason = "proptest has a generator of its own")]
 #[path = "../support/random.rs"]
 mod random;
+mod steps;
 
-use driver::{Case, case, run};
+use driver::run;
 use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
+use steps::{Case, Seen, case};
 
 #[test]
 fn the_machine_does_what_the_contract_says() {
@@ -26,7 +28,7 @@ fn the_machine_does_what_the_contract_says() {
         ..Config::default()
     };
     let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
-    let seen = std::cell::RefCell::new(driver::Seen::default());
+    let seen = std::cell::RefCell::new(Seen::default());
     let result = runner.run(&case(), |case: Case| run(&case, &mut seen.borrow_mut()));
     match result {
         Ok(()) => {}

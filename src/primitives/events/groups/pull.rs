@@ -184,3 +184,72 @@ impl Pull<'_> {
         Pulled { full, ..self.pulled }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(position: i64, key: u64) -> (Position, KeyHash) {
+        (Position::new(position), KeyHash::new(key))
+    }
+
+    fn pull(state: &mut State, now_ms: i64, max: u64) -> Pull<'_> {
+        let policy = Policy::new(3, 4).unwrap();
+        state.pull(now_ms, policy, MaxDeliveries::new(max).unwrap(), LeaseTime::new(1000).unwrap())
+    }
+
+    #[test]
+    fn new_events_out_of_order_are_refused() {
+        let mut state = State::new(Position::new(5), 1);
+        for wrong in [vec![event(5, 1)], vec![event(7, 1), event(6, 1)], vec![event(6, 1), event(6, 2)]] {
+            assert_eq!(pull(&mut state, 0, 10).take(&wrong), Err(OutOfOrder), "{wrong:?}");
+        }
+        assert_eq!(state, State::new(Position::new(5), 1));
+    }
+
+    #[test]
+    fn a_pull_that_finds_nothing_changes_nothing() {
+        let mut state = State::new(Position::new(5), 1);
+        let mut first = pull(&mut state, 1, 10);
+        first.take(&[event(6, 1)]).unwrap();
+        assert_eq!(first.finish().leases.len(), 1);
+        let before = state.encode();
+        let nothing = pull(&mut state, 2, 10).finish();
+        assert_eq!(
+            nothing,
+            Pulled { leases: vec![], dead: vec![], looked_at_new: 0, forgotten: 0, full: false }
+        );
+        assert_eq!(state.encode(), before);
+    }
+
+    #[test]
+    fn at_the_bound_no_new_event_is_looked_at_and_the_others_go_on() {
+        let mut state = State::new(Position::START, 1);
+        let mut first = pull(&mut state, 0, 10);
+        assert_eq!(first.wanted(), 4);
+        first.take(&[event(1, 1), event(2, 2)]).unwrap();
+        assert_eq!(first.finish().leases.len(), 2);
+        // Two of the poisoned key wait, and the group is full.
+        let mut second = pull(&mut state, 1, 10);
+        second.take(&[event(3, 1), event(4, 1), event(5, 3)]).unwrap();
+        assert_eq!((second.position(), second.wanted()), (Position::new(4), 0));
+        let second = second.finish();
+        assert_eq!((second.leases.len(), second.looked_at_new, second.full), (0, 2, true));
+        // What is outstanding is still delivered again.
+        let again: Vec<_> =
+            pull(&mut state, 1000, 2).finish().leases.iter().map(|l| l.position.number()).collect();
+        assert_eq!(again, [1, 2]);
+    }
+
+    #[test]
+    fn an_epoch_is_never_below_the_time_so_that_a_row_from_a_backup_gives_no_receipt_twice() {
+        let backup = State::new(Position::START, 1);
+        let receipt = |now_ms| {
+            let mut state = backup.clone();
+            let mut pull = pull(&mut state, now_ms, 1);
+            pull.take(&[event(1, 1)]).unwrap();
+            pull.finish().leases[0].receipt
+        };
+        assert_ne!(receipt(1_800_000_000_000), receipt(1_800_000_000_001));
+    }
+}
