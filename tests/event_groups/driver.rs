@@ -288,10 +288,13 @@ impl Driver<'_> {
         let mut done = Vec::new();
         for (place, text) in texts.iter().enumerate() {
             if !outcome.stale.contains(&place) {
-                let found = held.iter().find(|(_, held)| held.receipt == *text);
-                let Some((position, _)) = found else {
+                let Some((position, of)) = held.iter().find(|(_, held)| held.receipt == *text) else {
                     return Err(TestCaseError::fail(format!("{text} is of nothing that is held")));
                 };
+                // Its lease runs, and so do those of all that is before it in its key: else it is void.
+                for (earlier, before) in held.range(..=position).filter(|(_, before)| before.key == of.key) {
+                    prop_assert!(before.until > self.now, "{position} was not void with {earlier}");
+                }
                 done.push(*position);
             }
         }
