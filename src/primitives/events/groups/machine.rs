@@ -99,6 +99,7 @@ impl State {
         let mut dead = Vec::new();
         // When the first failure was among the events of a key that were gone through.
         let mut failed_ms = HashMap::new();
+        let outstanding = self.outstanding.len();
         self.outstanding.retain_mut(|entry| match entry.phase {
             Phase::Leased { until_ms, .. } => {
                 if failed_ms.get(&entry.key).is_some_and(|failed_ms| *failed_ms <= until_ms) {
@@ -107,6 +108,9 @@ impl State {
                 }
                 if now_ms < until_ms {
                     return true;
+                }
+                if failed_ms.is_empty() {
+                    failed_ms.reserve(outstanding);
                 }
                 failed_ms.insert(entry.key, until_ms);
                 entry.phase = Phase::Free;

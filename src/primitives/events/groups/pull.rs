@@ -49,6 +49,7 @@ impl State {
         // Not below the time: a row from a backup, or on a promoted standby that lost the last commits, has an earlier
         // epoch, and must not give a receipt that another consumer still has.
         let epoch = self.epoch.saturating_add(1).max(u64::try_from(now_ms).unwrap_or(0));
+        let outstanding = self.outstanding.len();
         let pulled = Pulled { leases: Vec::new(), dead, looked_at_new: 0, forgotten: 0, full: false };
         let mut pull = Pull {
             state: self,
@@ -56,7 +57,7 @@ impl State {
             max,
             until_ms: now_ms.saturating_add(lease_ms),
             epoch,
-            held: HashSet::new(),
+            held: HashSet::with_capacity(outstanding),
             closed: false,
             pulled,
         };
