@@ -218,7 +218,8 @@ pub struct Lease {
     pub attempt: u16,
 }
 
-/// An event that leaves the group for the dead letters. It is told once, by the call that found it.
+/// An event that leaves the group for the dead letters. It is told once, by the call that found it, of whatever kind:
+/// the store appends it in that call's transaction, and where its row is not kept any more there is nothing to append.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Dead {
     /// Which event.
