@@ -6,6 +6,7 @@ pub mod cloudevents;
 mod cursor;
 mod event;
 mod fingerprint;
+pub mod groups;
 mod lane;
 mod policy;
 mod time;

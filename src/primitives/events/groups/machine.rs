@@ -1,0 +1,317 @@
+//! What every call does first, and the calls of a consumer that has receipts.
+
+use std::collections::{HashMap, HashSet};
+
+use super::state::{Entry, Phase, State};
+use super::{Dead, DeadReason, DelayTime, LeaseTime, Outcome, Policy, Receipt, Receipts};
+use crate::primitives::events::Position;
+
+impl State {
+    /// The events of `receipts` are done.
+    pub fn ack(&mut self, now_ms: i64, policy: Policy, receipts: Receipts<'_>) -> Outcome {
+        let dead = self.settle(now_ms, policy);
+        let named = self.named(receipts);
+        if named.done > 0 {
+            let mut acked = named.entries.into_iter();
+            self.outstanding.retain(|_| !acked.next().unwrap_or(false));
+        }
+        Outcome { done: named.done, stale: named.stale, dead }
+    }
+
+    /// The events of `receipts` failed, and are held back for `delay`, the later events of their keys with them. Of
+    /// each key the first that is named counts as the failure; the order in which they are named says nothing.
+    pub fn nack(
+        &mut self,
+        now_ms: i64,
+        policy: Policy,
+        receipts: Receipts<'_>,
+        DelayTime(delay_ms): DelayTime,
+    ) -> Outcome {
+        let mut dead = self.settle(now_ms, policy);
+        let named = self.named(receipts);
+        if named.done > 0 {
+            let until_ms = now_ms.saturating_add(delay_ms);
+            let mut failed = HashSet::new();
+            let mut nacked = named.entries.into_iter();
+            self.outstanding.retain_mut(|entry| {
+                if nacked.next().unwrap_or(false) {
+                    entry.phase = Phase::Delayed { until_ms };
+                    !failed.insert(entry.key) || entry.fails(DeadReason::Nacked, policy, &mut dead)
+                } else {
+                    if matches!(entry.phase, Phase::Leased { .. }) && failed.contains(&entry.key) {
+                        entry.phase = Phase::Free;
+                    }
+                    true
+                }
+            });
+            dead.sort_unstable_by_key(|dead| dead.position);
+        }
+        Outcome { done: named.done, stale: named.stale, dead }
+    }
+
+    /// The leases of `receipts` end `lease` from now, or when they would have, whichever is later.
+    pub fn extend(
+        &mut self,
+        now_ms: i64,
+        policy: Policy,
+        receipts: Receipts<'_>,
+        LeaseTime(lease_ms): LeaseTime,
+    ) -> Outcome {
+        let dead = self.settle(now_ms, policy);
+        let (mut done, mut stale) = (0, Vec::new());
+        for (place, text) in receipts.0.iter().enumerate() {
+            match self.leased(text).map(|index| &mut self.outstanding[index].phase) {
+                Some(Phase::Leased { until_ms, .. }) => {
+                    *until_ms = now_ms.saturating_add(lease_ms).max(*until_ms);
+                    done += 1;
+                }
+                _ => stale.push(place),
+            }
+        }
+        Outcome { done, stale, dead }
+    }
+
+    /// Moves the group to just after `position`: what is outstanding is dropped, and every receipt is stale from now
+    /// on. What had its last failure before now still goes to the dead letters.
+    pub fn seek(&mut self, now_ms: i64, policy: Policy, position: Position) -> Vec<Dead> {
+        let dead = self.settle(now_ms, policy);
+        self.outstanding.clear();
+        self.position = position;
+        dead
+    }
+
+    /// When the next lease or delay ends, in milliseconds since 1970: until then only new events, and calls, can make
+    /// anything deliverable.
+    #[must_use]
+    pub fn due_ms(&self) -> Option<i64> {
+        let until = |entry: &Entry| match entry.phase {
+            Phase::Free => None,
+            Phase::Leased { until_ms, .. } | Phase::Delayed { until_ms } => Some(until_ms),
+        };
+        self.outstanding.iter().filter_map(until).min()
+    }
+
+    /// Brings the group to `now_ms`: leases that are over have failed, delays that are over are gone.
+    ///
+    /// The result is as if it had been called at every millisecond: a lease that is over is void, and has not failed,
+    /// where an earlier one of its key failed before it ended, or as it ended.
+    pub(super) fn settle(&mut self, now_ms: i64, policy: Policy) -> Vec<Dead> {
+        let mut dead = Vec::new();
+        // When the first failure was among the events of a key that were gone through.
+        let mut failed_ms = HashMap::new();
+        let outstanding = self.outstanding.len();
+        self.outstanding.retain_mut(|entry| match entry.phase {
+            Phase::Leased { until_ms, .. } => {
+                if failed_ms.get(&entry.key).is_some_and(|failed_ms| *failed_ms <= until_ms) {
+                    entry.phase = Phase::Free;
+                    return true;
+                }
+                if now_ms < until_ms {
+                    return true;
+                }
+                if failed_ms.is_empty() {
+                    failed_ms.reserve(outstanding);
+                }
+                failed_ms.insert(entry.key, until_ms);
+                entry.phase = Phase::Free;
+                entry.fails(DeadReason::Expired, policy, &mut dead)
+            }
+            Phase::Delayed { until_ms } if until_ms <= now_ms => {
+                entry.phase = Phase::Free;
+                true
+            }
+            Phase::Delayed { .. } | Phase::Free => true,
+        });
+        dead
+    }
+
+    /// Where the entry is whose lease `text` proves.
+    fn leased(&self, text: &str) -> Option<usize> {
+        let receipt = Receipt::parse(text).filter(|receipt| receipt.mark == self.mark)?;
+        let index = self.outstanding.binary_search_by_key(&receipt.position, |entry| entry.position).ok()?;
+        match self.outstanding[index].phase {
+            Phase::Leased { epoch, .. } if epoch == receipt.epoch => Some(index),
+            Phase::Leased { .. } | Phase::Delayed { .. } | Phase::Free => None,
+        }
+    }
+
+    /// Which entries `receipts` name, each once.
+    fn named(&self, receipts: Receipts<'_>) -> Named {
+        let mut named = Named { done: 0, stale: Vec::new(), entries: vec![false; self.outstanding.len()] };
+        for (place, text) in receipts.0.iter().enumerate() {
+            match self.leased(text) {
+                Some(index) if !named.entries[index] => {
+                    named.entries[index] = true;
+                    named.done += 1;
+                }
+                _ => named.stale.push(place),
+            }
+        }
+        named
+    }
+}
+
+/// What a call's receipts name.
+struct Named {
+    done: usize,
+    stale: Vec<usize>,
+    /// For each entry whether it is named.
+    entries: Vec<bool>,
+}
+
+impl Entry {
+    /// Counts a failure of its own. Whether it stays in the group.
+    fn fails(&mut self, reason: DeadReason, policy: Policy, dead: &mut Vec<Dead>) -> bool {
+        self.failures = self.failures.saturating_add(1);
+        let stays = self.failures < policy.max_attempts;
+        if !stays {
+            dead.push(Dead { position: self.position, reason, attempts: self.failures });
+        }
+        stays
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{KeyHash, MaxDeliveries};
+    use super::*;
+
+    /// A group of a policy of two attempts, at a time.
+    struct Group {
+        state: State,
+        now_ms: i64,
+    }
+
+    /// An answer: how many were done, which were stale, and what is dead.
+    type Answer = (usize, Vec<usize>, Vec<(i64, &'static str)>);
+
+    impl Group {
+        fn policy() -> Policy {
+            Policy::new(2, 100).unwrap()
+        }
+
+        /// Pulls for ten seconds, with new events of these positions and keys. What was delivered: position, attempt
+        /// and receipt.
+        fn pull(&mut self, new: &[(i64, u64)]) -> Vec<(i64, u16, Box<str>)> {
+            let ask = (MaxDeliveries::new(100).unwrap(), LeaseTime::new(10_000).unwrap());
+            let mut pull = self.state.pull(self.now_ms, Self::policy(), ask.0, ask.1);
+            let event = |&(position, key): &(i64, u64)| (Position::new(position), KeyHash::new(key));
+            pull.take(&new.iter().map(event).collect::<Vec<_>>()).unwrap();
+            let leases = pull.finish().leases;
+            let told = |lease: super::super::Lease| {
+                (lease.position.number(), lease.attempt, lease.receipt.to_string().into())
+            };
+            leases.into_iter().map(told).collect()
+        }
+
+        fn ack(&mut self, receipts: &[&(i64, u16, Box<str>)]) -> Answer {
+            let receipts: Vec<_> = receipts.iter().map(|told| told.2.clone()).collect();
+            answer(self.state.ack(self.now_ms, Self::policy(), Receipts::new(&receipts).unwrap()))
+        }
+
+        fn nack(&mut self, receipts: &[&(i64, u16, Box<str>)], delay_ms: u64) -> Answer {
+            let receipts: Vec<_> = receipts.iter().map(|told| told.2.clone()).collect();
+            let (receipts, delay) = (Receipts::new(&receipts).unwrap(), DelayTime::new(delay_ms).unwrap());
+            answer(self.state.nack(self.now_ms, Self::policy(), receipts, delay))
+        }
+
+        fn extend(&mut self, receipts: &[&(i64, u16, Box<str>)], lease_ms: u64) -> Answer {
+            let receipts: Vec<_> = receipts.iter().map(|told| told.2.clone()).collect();
+            let (receipts, lease) = (Receipts::new(&receipts).unwrap(), LeaseTime::new(lease_ms).unwrap());
+            answer(self.state.extend(self.now_ms, Self::policy(), receipts, lease))
+        }
+    }
+
+    fn answer(outcome: Outcome) -> Answer {
+        let dead = outcome.dead.iter().map(|dead| (dead.position.number(), dead.reason.as_str()));
+        (outcome.done, outcome.stale, dead.collect())
+    }
+
+    fn group() -> Group {
+        Group { state: State::new(Position::START, 1), now_ms: 1_800_000_000_000 }
+    }
+
+    fn attempts(told: &[(i64, u16, Box<str>)]) -> Vec<(i64, u16)> {
+        told.iter().map(|told| (told.0, told.1)).collect()
+    }
+
+    #[test]
+    fn an_event_acked_out_of_order_stays_done_when_an_earlier_one_of_its_key_fails() {
+        let mut group = group();
+        let told = group.pull(&[(1, 7), (2, 7), (3, 7)]);
+        assert_eq!(group.ack(&[&told[1]]), (1, vec![], vec![]));
+        assert_eq!(group.nack(&[&told[0]], 0), (1, vec![], vec![]));
+        assert_eq!(group.ack(&[&told[2]]), (0, vec![0], vec![]), "it is void");
+        assert_eq!(attempts(&group.pull(&[])), [(1, 2), (3, 1)]);
+    }
+
+    #[test]
+    fn an_expired_receipt_is_stale_before_anything_else_happened() {
+        let mut group = group();
+        let told = group.pull(&[(1, 7)]);
+        group.now_ms += 9_999;
+        assert_eq!(group.extend(&[&told[0]], 1000), (1, vec![], vec![]));
+        group.now_ms += 1_000;
+        assert_eq!(group.ack(&[&told[0]]), (0, vec![0], vec![]));
+    }
+
+    #[test]
+    fn a_consumer_that_dies_with_many_of_a_key_costs_only_the_first_an_attempt() {
+        let mut group = group();
+        group.pull(&[(1, 7), (2, 7), (3, 8)]);
+        group.now_ms += 10_000;
+        let told = group.pull(&[]);
+        assert_eq!(attempts(&told), [(1, 2), (2, 1), (3, 2)]);
+        group.now_ms += 10_000;
+        assert_eq!(group.extend(&[&told[1]], 1000), (0, vec![0], vec![(1, "expired"), (3, "expired")]));
+        assert_eq!(attempts(&group.pull(&[])), [(2, 1)], "the key goes on");
+    }
+
+    #[test]
+    fn nacking_all_of_a_key_is_one_failure_and_all_are_held_back() {
+        let mut group = group();
+        for attempt in 1..=2 {
+            let told = group.pull(if attempt == 1 { &[(1, 7), (2, 7)] } else { &[] });
+            assert_eq!(attempts(&told), [(1, attempt), (2, 1)]);
+            let dead = if attempt == 1 { vec![] } else { vec![(1, "nacked")] };
+            assert_eq!(group.nack(&[&told[1], &told[0]], 5_000), (2, vec![], dead), "in any order");
+            group.now_ms += 4_999;
+            assert_eq!(attempts(&group.pull(&[])), []);
+            group.now_ms += 1;
+        }
+        assert_eq!(attempts(&group.pull(&[])), [(2, 1)]);
+    }
+
+    #[test]
+    fn extending_a_later_event_does_not_keep_it_from_its_first_one_s_failure() {
+        let mut group = group();
+        let told = group.pull(&[(1, 7), (2, 7)]);
+        assert_eq!(group.extend(&[&told[1]], 60_000), (1, vec![], vec![]));
+        group.now_ms += 10_000;
+        assert_eq!(group.ack(&[&told[1]]), (0, vec![0], vec![]));
+    }
+
+    #[test]
+    fn a_lease_that_ended_before_its_key_s_first_one_failed_by_itself() {
+        let mut group = group();
+        let told = group.pull(&[(1, 7), (2, 7)]);
+        assert_eq!(group.extend(&[&told[0]], 20_000), (1, vec![], vec![]));
+        group.now_ms += 20_000;
+        assert_eq!(attempts(&group.pull(&[])), [(1, 2), (2, 2)]);
+    }
+
+    #[test]
+    fn after_a_seek_every_receipt_is_stale_and_what_had_failed_is_still_told() {
+        let mut group = group();
+        let told = group.pull(&[(1, 7)]);
+        assert_eq!(group.nack(&[&told[0]], 0).0, 1);
+        let told = group.pull(&[(2, 8)]);
+        group.now_ms += 10_000;
+        let dead = group.state.seek(group.now_ms, Group::policy(), Position::START);
+        assert_eq!(dead.iter().map(|dead| dead.position.number()).collect::<Vec<_>>(), [1]);
+        let again = group.pull(&[(1, 7), (2, 8)]);
+        assert_eq!(attempts(&again), [(1, 1), (2, 1)]);
+        assert_eq!(group.ack(&[&told[0], &told[1]]), (0, vec![0, 1], vec![]));
+        assert_eq!(group.ack(&[&again[0], &again[0]]), (1, vec![1], vec![]));
+    }
+}
