@@ -37,7 +37,8 @@ CREATE TABLE event_dedupe (
     key bytea NOT NULL,
     -- Of acceptance, UTC.
     day date NOT NULL,
-    accepted_at timestamptz NOT NULL,
+    -- Until when another of this id is the same event.
+    until timestamptz NOT NULL,
     -- By which other data under the same id is seen.
     fingerprint bigint NOT NULL,
     PRIMARY KEY (tenant_id, key, day)

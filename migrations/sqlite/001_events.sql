@@ -29,11 +29,11 @@ CREATE INDEX events_of_tenant ON events (tenant, topic, id);
 CREATE TABLE event_dedupe (
     tenant BLOB NOT NULL,
     key BLOB NOT NULL,
-    accepted_ms INTEGER NOT NULL,
+    until_ms INTEGER NOT NULL,
     fingerprint INTEGER NOT NULL,
     PRIMARY KEY (tenant, key)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX event_dedupe_by_age ON event_dedupe (accepted_ms);
+CREATE INDEX event_dedupe_by_end ON event_dedupe (until_ms);
 
 CREATE TABLE event_groups (
     tenant BLOB NOT NULL,

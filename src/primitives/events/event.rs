@@ -62,6 +62,15 @@ impl Data {
         }
     }
 
+    /// Its bytes as they are kept: nothing where there is no payload, which is not the same as an empty one.
+    #[must_use]
+    pub(super) fn stored(&self) -> Option<&[u8]> {
+        match self {
+            Self::None => None,
+            Self::Json(bytes) | Self::Text(bytes) | Self::Binary(bytes) => Some(bytes),
+        }
+    }
+
     /// Its bytes; none at all where there is no payload.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
@@ -73,7 +82,7 @@ impl Data {
 }
 
 /// An event's place in the log. Later events of a key have larger ones; there are gaps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position(i64);
 
 impl Position {

@@ -173,8 +173,8 @@ async fn a_batch_writes_for_its_tenants_alone_and_reads_nothing() {
         })
     };
     assert_eq!(seen(own).await.unwrap(), [tenants[0]]);
-    assert_eq!(seen(Tenants::Batch(both)).await.unwrap(), [Uuid::nil(); 0]);
-    assert_eq!(seen(NOBODY).await.unwrap(), [Uuid::nil(); 0]);
+    assert_eq!(seen(Tenants::Batch(both)).await.unwrap().len(), 0);
+    assert_eq!(seen(NOBODY).await.unwrap().len(), 0);
     for table in ["events", "event_dedupe", "event_groups"] {
         let none =
             bench.database.psql(PostgresRole::App, &[&format!("SELECT count(*) FROM {table}")]).unwrap();

@@ -1,0 +1,11 @@
+//! The log in PostgreSQL.
+
+mod append;
+mod groups;
+mod head;
+mod read;
+
+pub(super) use append::{insert, take_ids};
+pub(super) use groups::{create as create_group, load as load_group, store as store_group};
+pub(super) use head::readable;
+pub(super) use read::{at, first_after, page};

@@ -1,0 +1,125 @@
+//! Rows of one tenant's topic.
+
+use bytes::Bytes;
+use tokio_postgres::Row;
+use tokio_postgres::types::Type;
+use uuid::Uuid;
+
+use crate::primitives::events::read::{Kept, Scan};
+use crate::primitives::events::{Data, Logged, Position};
+use crate::store::StoreError;
+use crate::store::postgres::{Parameter, PgError, PgTx};
+
+/// A row is read while those before it are less than the bound of bytes, so that one always is. An event's transaction began
+/// less than an hour before the event of the cursor was accepted: no older partition is looked into.
+const PAGE: &str = "SELECT id, accepted_ms, key, type, attributes, form, data FROM ( \
+         SELECT id, floor(extract(epoch FROM accepted_at) * 1000)::bigint AS accepted_ms, key, type, attributes, form, data, \
+             sum(octet_length(attributes) + coalesce(octet_length(data), 0)) OVER (ORDER BY id) \
+                 - octet_length(attributes) - coalesce(octet_length(data), 0) AS before \
+         FROM events WHERE tenant_id = $1 AND topic = $2 AND id > $3 AND id <= $4 \
+             AND accepted_at >= to_timestamp($5::double precision / 1000) - interval '1 hour' \
+             AND ($6::text[] IS NULL OR type = ANY ($6)) \
+         ORDER BY id LIMIT $7) page \
+     WHERE before < $8 ORDER BY id";
+const AT: &str = "SELECT id, accepted_ms, key, type, CASE WHEN before < $4 THEN attributes ELSE '' END, form, \
+         CASE WHEN before < $4 THEN data END, before < $4 FROM ( \
+         SELECT id, floor(extract(epoch FROM accepted_at) * 1000)::bigint AS accepted_ms, key, type, attributes, form, data, \
+             sum(octet_length(attributes) + coalesce(octet_length(data), 0)) OVER (ORDER BY id) \
+                 - octet_length(attributes) - coalesce(octet_length(data), 0) AS before \
+         FROM events WHERE tenant_id = $1 AND topic = $2 AND id = ANY ($3)) wanted ORDER BY id";
+const FIRST_AFTER: &str = "SELECT id, floor(extract(epoch FROM accepted_at) * 1000)::bigint FROM events \
+     WHERE tenant_id = $1 AND topic = $2 AND id > $3 AND accepted_at >= to_timestamp($4::double precision / 1000) \
+     ORDER BY id LIMIT 1";
+
+/// The scan's next rows, up to `limit`.
+pub(in super::super) async fn page(
+    tx: &mut PgTx,
+    scan: &Scan,
+    limit: Position,
+) -> Result<Vec<Logged>, StoreError> {
+    let kinds = (!scan.kinds.is_empty()).then_some(&scan.kinds);
+    let (after, limit) = (scan.after.number(), limit.number());
+    let (rows, bytes) = (i64::from(scan.max_rows), scan.max_bytes);
+    #[allow(clippy::cast_precision_loss, reason = "milliseconds since 1970 are far below 2^53")]
+    let after_ms = scan.after_ms as f64;
+    let topic = scan.topic.as_str();
+    let parameters: [Parameter<'_>; 8] = [
+        (&scan.tenant, Type::UUID),
+        (&topic, Type::TEXT),
+        (&after, Type::INT8),
+        (&limit, Type::INT8),
+        (&after_ms, Type::FLOAT8),
+        (&kinds, Type::TEXT_ARRAY),
+        (&rows, Type::INT8),
+        (&bytes, Type::INT8),
+    ];
+    let rows = tx.query(PAGE, &parameters).await?;
+    rows.iter().map(|row| logged(row, scan.tenant)).collect()
+}
+
+/// The events at these positions that are still kept, in order; behind so many bytes of others only where they are.
+pub(in super::super) async fn at(
+    tx: &mut PgTx,
+    tenant: Uuid,
+    topic: &str,
+    positions: &[Position],
+    max_bytes: i64,
+) -> Result<Kept, StoreError> {
+    if positions.is_empty() {
+        return Ok(Kept::default());
+    }
+    let ids: Vec<i64> = positions.iter().map(|position| position.number()).collect();
+    let parameters: [Parameter<'_>; 4] =
+        [(&tenant, Type::UUID), (&topic, Type::TEXT), (&ids, Type::INT8_ARRAY), (&max_bytes, Type::INT8)];
+    let mut kept = Kept::default();
+    for row in tx.query(AT, &parameters).await? {
+        if row.try_get(7).map_err(PgError::of_row)? {
+            kept.events.push(logged(&row, tenant)?);
+        } else {
+            kept.unread.push(Position::new(row.try_get(0).map_err(PgError::of_row)?));
+        }
+    }
+    Ok(kept)
+}
+
+/// The first event after a position that was accepted at this time or later.
+pub(in super::super) async fn first_after(
+    tx: &mut PgTx,
+    tenant: Uuid,
+    topic: &str,
+    position: Position,
+    not_before_ms: i64,
+) -> Result<Option<(Position, i64)>, StoreError> {
+    #[allow(clippy::cast_precision_loss, reason = "milliseconds since 1970 are far below 2^53")]
+    let not_before = not_before_ms as f64;
+    let parameters: [Parameter<'_>; 4] = [
+        (&tenant, Type::UUID),
+        (&topic, Type::TEXT),
+        (&position.number(), Type::INT8),
+        (&not_before, Type::FLOAT8),
+    ];
+    let rows = tx.query(FIRST_AFTER, &parameters).await?;
+    let read = |row: &Row| Ok((Position::new(row.try_get(0)?), row.try_get(1)?));
+    Ok(rows.first().map(read).transpose().map_err(PgError::of_row)?)
+}
+
+fn logged(row: &Row, tenant: Uuid) -> Result<Logged, StoreError> {
+    let read = || -> Result<_, tokio_postgres::Error> {
+        let (form, data): (i16, Option<Vec<u8>>) = (row.try_get(5)?, row.try_get(6)?);
+        let event = Logged {
+            position: Position::new(row.try_get(0)?),
+            accepted_ms: row.try_get(1)?,
+            tenant,
+            key: row.try_get::<_, String>(2)?.into_boxed_str(),
+            kind: row.try_get::<_, String>(3)?.into_boxed_str(),
+            attributes: Bytes::from(row.try_get::<_, Vec<u8>>(4)?),
+            data: Data::None,
+        };
+        Ok((event, form, data.unwrap_or_default()))
+    };
+    let (event, form, data) = read().map_err(PgError::of_row)?;
+    let data = Data::of_form(form, data.into()).ok_or_else(|| {
+        StoreError::Corrupt(format!("the form {form} of event {}", event.position.number()))
+    })?;
+    Ok(Logged { data, ..event })
+}

@@ -1,0 +1,129 @@
+//! Rows of one tenant's topic.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use rusqlite::{OptionalExtension as _, Row};
+use uuid::Uuid;
+
+use crate::primitives::events::read::{Kept, Scan};
+use crate::primitives::events::{Data, Logged, Position};
+use crate::store::StoreError;
+use crate::store::sqlite::SqliteTx;
+
+const PAGE: &str = "SELECT id, accepted_ms, key, type, attributes, form, data FROM events \
+                    WHERE tenant = ?1 AND topic = ?2 AND id > ?3 AND id <= ?4 ORDER BY id";
+const AT: &str = "SELECT id, accepted_ms, key, type, attributes, form, data FROM events WHERE id = ?1 AND tenant = ?2 AND topic = ?3";
+const FIRST_AFTER: &str = "SELECT id, accepted_ms FROM events \
+                           WHERE tenant = ?1 AND topic = ?2 AND id > ?3 AND accepted_ms >= ?4 ORDER BY id LIMIT 1";
+/// Also where the newest events are not kept any more.
+const LAST: &str = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'events'), 0)";
+
+pub(super) fn now_ms() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// The last position that may be read: all that was committed.
+pub(in super::super) fn readable(tx: &mut SqliteTx<'_>) -> Result<Position, StoreError> {
+    let last = tx.run(|connection| connection.prepare_cached(LAST)?.query_row([], |row| row.get(0)))?;
+    Ok(Position::new(last))
+}
+
+/// The scan's next rows, up to `limit`.
+pub(in super::super) fn page(
+    tx: &mut SqliteTx<'_>,
+    scan: &Scan,
+    limit: Position,
+) -> Result<Vec<Logged>, StoreError> {
+    let found = tx.run(|connection| {
+        let mut statement = connection.prepare_cached(PAGE)?;
+        let (after, limit) = (scan.after.number(), limit.number());
+        let mut rows = statement.query((scan.tenant.as_bytes(), scan.topic.as_str(), after, limit))?;
+        let (mut found, mut bytes) = (Vec::new(), 0);
+        while let Some(row) = rows.next()? {
+            if found.len() == scan.max_rows as usize || bytes >= scan.max_bytes {
+                break;
+            }
+            let kind = row.get_ref(3)?.as_str()?;
+            if !scan.kinds.is_empty() && !scan.kinds.iter().any(|wanted| wanted == kind) {
+                continue;
+            }
+            let event = logged(row, scan.tenant)?;
+            bytes += size(&event);
+            found.push(event);
+        }
+        Ok(found)
+    })?;
+    found.into_iter().map(understood).collect()
+}
+
+/// The events at these positions that are still kept, in order; behind so many bytes of others only where they are.
+pub(in super::super) fn at(
+    tx: &mut SqliteTx<'_>,
+    tenant: Uuid,
+    topic: &str,
+    positions: &[Position],
+    max_bytes: i64,
+) -> Result<Kept, StoreError> {
+    let (found, unread) = tx.run(|connection| {
+        let mut statement = connection.prepare_cached(AT)?;
+        let (mut found, mut unread, mut bytes) = (Vec::with_capacity(positions.len()), Vec::new(), 0);
+        for position in positions {
+            let mut rows = statement.query((position.number(), tenant.as_bytes(), topic))?;
+            let Some(row) = rows.next()? else { continue };
+            if bytes >= max_bytes {
+                unread.push(*position);
+                continue;
+            }
+            let event = logged(row, tenant)?;
+            bytes += size(&event);
+            found.push(event);
+        }
+        Ok((found, unread))
+    })?;
+    Ok(Kept { events: found.into_iter().map(understood).collect::<Result<_, _>>()?, unread })
+}
+
+/// The first event after a position that was accepted at this time or later.
+pub(in super::super) fn first_after(
+    tx: &mut SqliteTx<'_>,
+    tenant: Uuid,
+    topic: &str,
+    position: Position,
+    not_before_ms: i64,
+) -> Result<Option<(Position, i64)>, StoreError> {
+    let found = tx.run(|connection| {
+        let mut statement = connection.prepare_cached(FIRST_AFTER)?;
+        let parameters = (tenant.as_bytes(), topic, position.number(), not_before_ms);
+        statement.query_row(parameters, |row| Ok((Position::new(row.get(0)?), row.get(1)?))).optional()
+    });
+    Ok(found?)
+}
+
+/// An event whose data is not yet known by its form.
+type Raw = (Logged, i16, Vec<u8>);
+
+fn size((event, _, data): &Raw) -> i64 {
+    i64::try_from(event.attributes.len() + data.len()).unwrap_or(i64::MAX)
+}
+
+fn logged(row: &Row<'_>, tenant: Uuid) -> rusqlite::Result<Raw> {
+    let event = Logged {
+        position: Position::new(row.get(0)?),
+        accepted_ms: row.get(1)?,
+        tenant,
+        key: row.get::<_, String>(2)?.into_boxed_str(),
+        kind: row.get::<_, String>(3)?.into_boxed_str(),
+        attributes: Bytes::from(row.get::<_, Vec<u8>>(4)?),
+        data: Data::None,
+    };
+    Ok((event, row.get(5)?, row.get::<_, Option<Vec<u8>>>(6)?.unwrap_or_default()))
+}
+
+fn understood((event, form, data): Raw) -> Result<Logged, StoreError> {
+    let data = Data::of_form(form, data.into()).ok_or_else(|| {
+        StoreError::Corrupt(format!("the form {form} of event {}", event.position.number()))
+    })?;
+    Ok(Logged { data, ..event })
+}
