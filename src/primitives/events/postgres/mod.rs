@@ -4,6 +4,8 @@ mod append;
 mod groups;
 mod head;
 mod read;
+#[cfg(test)]
+mod sessions;
 
 pub(super) use append::{insert, take_ids};
 pub(super) use groups::{create as create_group, load as load_group, store as store_group};

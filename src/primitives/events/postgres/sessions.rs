@@ -1,0 +1,207 @@
+//! The order of steps that readers rely on, held by scripts of three sessions: random load does not find two steps that
+//! were swapped. Every script is run with the steps swapped too, and one of them must then lose an event.
+
+use std::sync::Arc;
+
+use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio_postgres::Row;
+use tokio_postgres::types::Type;
+use uuid::Uuid;
+
+use super::append::FLOOR;
+use super::head::{STEPS, of_steps};
+use crate::policy::Permit;
+use crate::primitives::events::bench::{Callers, event};
+use crate::primitives::events::{Batch, append};
+use crate::store::bench::Stores;
+use crate::store::{Store, StoreError, Tx};
+
+const TENANT: u128 = 1;
+const DRAW: &str = "INSERT INTO events (id, accepted_at, tenant_id, topic, lane, key, type, attributes, form, data) \
+                    VALUES (nextval('events_id_seq'), now(), $1, 'leads', 0, 'k', 'made', '{}', 2, 'slow') RETURNING id";
+const ROWS: &str = "SELECT id FROM events WHERE id > 0 AND tenant_id = $1 ORDER BY id";
+
+/// A reader's steps, in the order in which they are right.
+const SEQUENCE: usize = 0;
+const FLOORS: usize = 1;
+const READ: usize = 2;
+const RIGHT: [usize; 3] = [SEQUENCE, FLOORS, READ];
+
+type Asked = (&'static str, oneshot::Sender<Vec<Row>>);
+
+/// A transaction that does what the script says, when it says so, and commits at the end.
+struct Session {
+    asks: mpsc::Sender<Asked>,
+    ends: JoinHandle<()>,
+}
+
+impl Session {
+    #[allow(clippy::disallowed_methods, reason = "a session of the script, which waits for it")]
+    fn begin(store: &Store, permit: &Permit) -> Self {
+        let (asks, asked) = mpsc::channel::<Asked>(1);
+        let (store, permit, asked) = (store.clone(), permit.clone(), Arc::new(Mutex::new(asked)));
+        let ends = tokio::spawn(async move {
+            let done: Result<(), StoreError> = store
+                .run(&[permit], 0, move |tx| {
+                    let asked = Arc::clone(&asked);
+                    Box::pin(async move {
+                        let Tx::Postgres(tx) = tx else { panic!("a session of PostgreSQL") };
+                        let tenant = Uuid::from_u128(TENANT);
+                        while let Some((statement, answer)) = asked.lock().await.recv().await {
+                            let own = [(&tenant as _, Type::UUID)];
+                            let parameters = if statement.contains("$1") { &own[..] } else { &[] };
+                            answer.send(tx.query(statement, parameters).await?).unwrap();
+                        }
+                        Ok(())
+                    })
+                })
+                .await;
+            done.unwrap();
+        });
+        Self { asks, ends }
+    }
+
+    async fn query(&self, statement: &'static str) -> Vec<Row> {
+        let (answer, answered) = oneshot::channel();
+        self.asks.send((statement, answer)).await.unwrap();
+        answered.await.unwrap()
+    }
+
+    async fn commit(self) {
+        drop(self.asks);
+        self.ends.await.unwrap();
+    }
+}
+
+/// A writer that is slow, and its two steps in this order.
+struct Writer {
+    session: Session,
+    steps: [&'static str; 2],
+    id: i64,
+}
+
+impl Writer {
+    async fn step(&mut self, at: usize) {
+        let rows = self.session.query(self.steps[at]).await;
+        if self.steps[at] == DRAW {
+            self.id = rows[0].get(0);
+        }
+    }
+}
+
+/// A reader, and its three steps in this order.
+struct Reader {
+    session: Session,
+    order: [usize; 3],
+    found: [Vec<Row>; 3],
+}
+
+impl Reader {
+    async fn step(&mut self, at: usize) {
+        let step = self.order[at];
+        let statement = [STEPS[0].0, STEPS[1].0, ROWS][step];
+        self.found[step] = self.session.query(statement).await;
+    }
+
+    /// The ids that it delivers.
+    async fn end(self) -> Vec<i64> {
+        self.session.commit().await;
+        let [sequence, floors, rows] = self.found;
+        let limit = of_steps(&[sequence, floors]).unwrap().number();
+        rows.iter().map(|row| row.get(0)).filter(|id| *id <= limit).collect()
+    }
+}
+
+struct Bench {
+    stores: Stores,
+    callers: Callers,
+    permit: Permit,
+}
+
+impl Bench {
+    async fn new() -> Self {
+        let (stores, callers) = (Stores::new(4).await, Callers::new("  leads: {}\n"));
+        let permit = callers.publisher(TENANT, "leads").await;
+        Self { stores, callers, permit }
+    }
+
+    /// A writer that is quick, and done.
+    async fn publish(&self) {
+        let id = Uuid::new_v4().to_string();
+        let batch: Arc<Batch> = Arc::new(self.callers.batch(TENANT, "leads", vec![event(&id, "k")]).await);
+        let done: Result<_, StoreError> = self
+            .stores
+            .postgres
+            .run(&[self.permit.clone()], 0, move |tx| {
+                let batch = Arc::clone(&batch);
+                Box::pin(async move { append(tx, &batch).await })
+            })
+            .await;
+        assert_eq!(done.unwrap().accepted, 1);
+    }
+
+    /// Whether the slow writer's event is read neither by the reader nor by one that goes on from its last event.
+    async fn loses(&self, script: usize, order: [usize; 3], steps: [&'static str; 2]) -> bool {
+        let begin = || Session::begin(&self.stores.postgres, &self.permit);
+        let mut writer = Writer { session: begin(), steps, id: 0 };
+        let mut reader = Reader { session: begin(), order, found: Default::default() };
+        match script {
+            // A writer begins, and another ends, after the reader's first step.
+            0 => {
+                reader.step(0).await;
+                writer.step(0).await;
+                writer.step(1).await;
+                self.publish().await;
+                reader.step(1).await;
+                reader.step(2).await;
+                writer.session.commit().await;
+            }
+            // A writer ends before the reader's last step.
+            1 => {
+                writer.step(0).await;
+                writer.step(1).await;
+                self.publish().await;
+                reader.step(0).await;
+                reader.step(1).await;
+                writer.session.commit().await;
+                reader.step(2).await;
+            }
+            // A reader comes between the writer's two steps, another writer before it.
+            _ => {
+                writer.step(0).await;
+                self.publish().await;
+                for at in 0..3 {
+                    reader.step(at).await;
+                }
+                writer.step(1).await;
+                writer.session.commit().await;
+            }
+        }
+        let read = reader.end().await;
+        let cursor = read.iter().copied().max().unwrap_or(0);
+        !read.contains(&writer.id) && writer.id <= cursor
+    }
+
+    /// Which of the scripts lose an event.
+    async fn losing(&self, order: [usize; 3], steps: [&'static str; 2]) -> Vec<usize> {
+        let mut losing = Vec::new();
+        for script in 0..3 {
+            if self.loses(script, order, steps).await {
+                losing.push(script);
+            }
+        }
+        losing
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_event_is_lost_by_the_order_of_steps_and_each_swap_of_two_loses_one() {
+    let bench = Bench::new().await;
+    assert_eq!(bench.losing(RIGHT, [FLOOR, DRAW]).await, [0; 0]);
+    // The floors before the sequence; the rows before the floors, or before both; the writer's floor after it drew.
+    assert_eq!(bench.losing([FLOORS, SEQUENCE, READ], [FLOOR, DRAW]).await, [0]);
+    assert_eq!(bench.losing([SEQUENCE, READ, FLOORS], [FLOOR, DRAW]).await, [1]);
+    assert_eq!(bench.losing([READ, SEQUENCE, FLOORS], [FLOOR, DRAW]).await, [1]);
+    assert_eq!(bench.losing(RIGHT, [DRAW, FLOOR]).await, [2]);
+}
