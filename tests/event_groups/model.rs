@@ -64,6 +64,11 @@ impl Group {
         Self { events: Vec::new(), position: 0, pulls: 0, max_attempts, max_outstanding }
     }
 
+    pub fn set_policy(&mut self, max_attempts: u16, max_outstanding: usize) {
+        self.max_attempts = max_attempts;
+        self.max_outstanding = max_outstanding;
+    }
+
     pub fn publish(&mut self, position: i64, key: u64) {
         self.events.push(Event { position, key, failures: 0, fate: Fate::New, gone: false });
     }

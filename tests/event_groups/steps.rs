@@ -33,6 +33,8 @@ pub enum Step {
     Wait(i64),
     /// Until just before, at, or just after the next lease or delay ends.
     WaitUntilDue(i64),
+    /// The policy is reloaded: attempts, and the bound.
+    Reload(u16, usize),
     /// Another sidecar's clock is behind.
     Back(i64),
 }
@@ -77,6 +79,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<Index>().prop_map(Step::Drop),
         3 => (0_i64..2500).prop_map(Step::Wait),
         4 => (-1_i64..2).prop_map(Step::WaitUntilDue),
+        1 => (1_u16..5, 2_usize..14).prop_map(|(attempts, outstanding)| Step::Reload(attempts, outstanding)),
         1 => (1_i64..50).prop_map(Step::Back),
     ]
 }
