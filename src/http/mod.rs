@@ -1,11 +1,13 @@
 //! HTTP: listeners, the pipeline every request takes, and what handlers speak. It knows no primitive.
 
+mod accept;
 mod budget;
 mod call;
 mod connection;
 pub mod headers;
 pub mod json;
 pub mod listener;
+pub mod ndjson;
 pub mod observe;
 pub mod openapi;
 pub mod path;
@@ -16,9 +18,11 @@ mod query;
 mod refusal;
 mod reply;
 mod route;
+pub mod sse;
 pub mod table;
 pub mod trace;
 
+pub use accept::StreamForm;
 pub use budget::{Load, LoadLimits};
 pub use call::{Call, Deadline, Params};
 pub use connection::{ConnectionState, Patience};
