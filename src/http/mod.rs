@@ -9,6 +9,7 @@ pub mod json;
 pub mod listener;
 pub mod ndjson;
 pub mod observe;
+mod open_streams;
 pub mod openapi;
 pub mod path;
 pub mod pipeline;
@@ -19,6 +20,7 @@ mod refusal;
 mod reply;
 mod route;
 pub mod sse;
+mod stream;
 pub mod table;
 pub mod trace;
 
@@ -32,3 +34,4 @@ pub use reply::{Reply, ReplyBody};
 pub use route::{
     Answers, Content, Docs, Handle, Handler, HandlerFuture, Parameter, ReplyDocs, Route, handler,
 };
+pub use stream::Broken;
