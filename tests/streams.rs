@@ -97,18 +97,11 @@ fn a_reader_that_stops_is_given_little_more_and_is_cut() {
         assert_eq!(client.read_chunk().unwrap().unwrap().len(), 8192);
     }
     // The kernel takes what its buffers hold; then nothing is asked for any more.
-    let mut given = (0, Instant::now());
-    wait_until("the producer not to be asked", SOON, || {
-        let now = server.state.given.load(Relaxed);
-        if now != given.0 {
-            given = (now, Instant::now());
-        }
-        given.1.elapsed() > Duration::from_millis(400)
-    });
-    assert!(given.0 < 16 << 20, "{} bytes were asked for", given.0);
+    let given = server.until_nothing_is_asked_for(100 * 8192);
+    assert!(given < 16 << 20, "{given} bytes were asked for");
     assert_eq!(server.state.alive.load(Relaxed), 1, "it is cut too early for this test");
     wait_until("the watchdog", SOON, || server.state.alive.load(Relaxed) == 0);
-    assert_eq!(server.state.given.load(Relaxed), given.0);
+    assert_eq!(server.state.given.load(Relaxed), given);
     server.until_none_is_open();
     assert_eq!(server.ended("left"), 1);
 }
@@ -231,6 +224,20 @@ fn a_drain_ends_every_stream_at_once_and_cleanly() {
     readers.into_iter().for_each(|reader| reader.join().unwrap());
     assert_eq!(server.state.alive.load(Relaxed), 0);
     assert_eq!(server.ended("stopping"), 5);
+}
+
+#[test]
+fn a_drain_waits_for_no_reader_that_takes_nothing() {
+    let server = Server::start(Setup { write_ms: 60_000, head_ms: 1000, ..Setup::default() });
+    let mut client = server.client_that_takes_little();
+    server.ask(&mut client, "endless?bytes=100000", ACME, "");
+    let mut connection = server.http2();
+    server.ask2(&mut connection, 1, "endless?bytes=100000", ACME, &[]);
+    server.until_nothing_is_asked_for(200_000);
+    let began = Instant::now();
+    assert!(server.stop(Duration::from_secs(20)), "the drain reached its bound");
+    assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
+    assert_eq!(server.state.alive.load(Relaxed), 0);
 }
 
 #[test]

@@ -83,6 +83,10 @@ impl Drop for Unread {
     }
 }
 
+/// How long a stream's reader may leave bytes unread while the process stops: its stream is over, and whoever waits for
+/// it to read waits for nothing.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(1);
+
 /// Reads of a refused body in a row, before other connections have their turn.
 const READS_A_POLL: usize = 32;
 
@@ -226,14 +230,11 @@ impl ConnectionState {
             since != 0 && u128::from(now.saturating_sub(since)) >= bound.as_millis()
         };
         let unfinished = self.in_flight.load(Relaxed) == 0 && over(&self.finish_since, patience.head);
+        let ends_a_stream = self.draining.load(Relaxed) && self.unread_chunks.load(Acquire) > 0;
+        let write = if ends_a_stream { patience.write.min(DRAIN_PATIENCE) } else { patience.write };
         // In HTTP/2 a peer that opens no window leaves a reply unread without one write that waits.
-        let unread =
-            self.http2.load(Relaxed) && self.has_unread() && over(&self.unread_since, patience.write);
-        if unread
-            || over(&self.write_since, patience.write)
-            || over(&self.head_since, patience.head)
-            || unfinished
-        {
+        let unread = self.http2.load(Relaxed) && self.has_unread() && over(&self.unread_since, write);
+        if unread || over(&self.write_since, write) || over(&self.head_since, patience.head) || unfinished {
             Verdict::Cut
         } else if over(&self.idle_since, patience.idle) {
             Verdict::Finish

@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::stream::{self, Stream, StreamExt as _};
@@ -254,6 +254,19 @@ impl Server {
 
     pub fn until_none_is_open(&self) {
         wait_until("every stream's end", Duration::from_secs(5), || self.open() == 0);
+    }
+
+    /// Waits until producers were asked for more than so many bytes, and then for none for a while; returns how many.
+    pub fn until_nothing_is_asked_for(&self, more_than: usize) -> usize {
+        let mut given = (0, Instant::now());
+        wait_until("the producers not to be asked", Duration::from_secs(5), || {
+            let now = self.state.given.load(Relaxed);
+            if now != given.0 {
+                given = (now, Instant::now());
+            }
+            now >= more_than && given.1.elapsed() > Duration::from_millis(400)
+        });
+        given.0
     }
 
     pub fn ended(&self, how: &str) -> u64 {
