@@ -224,3 +224,17 @@ impl Reply {
         self.0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streams_make_no_ordinary_reply_larger() {
+        struct OfBytes {
+            _bytes: Option<Bytes>,
+            _kept: Vec<Box<dyn Any + Send>>,
+        }
+        assert_eq!(size_of::<ReplyBody>(), size_of::<OfBytes>());
+    }
+}
