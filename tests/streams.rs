@@ -345,7 +345,6 @@ fn a_stream_that_fails_does_not_look_like_one_that_ended() {
         let last =
             frames.find(|(kind, flags, _)| *kind == RST_STREAM || (*kind == DATA && flags & END_STREAM != 0));
         assert_eq!(last.map(|(kind, _, _)| kind), Some(RST_STREAM), "{path}");
-        drop(frames);
         server.state.steps.add_permits(4);
         server.ask2(&mut connection, 3, "steps", ACME, &[]);
         assert_eq!(rest_of(&mut connection).len(), 33, "the connection's other streams go on");

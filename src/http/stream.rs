@@ -29,6 +29,9 @@ use super::{ConnectionState, Deadline};
 /// How often a chunk for which there is no room is tried again.
 const ROOM_INTERVAL: Duration = Duration::from_millis(20);
 
+/// What a chunk counts at the least, in bytes: the server library and this file keep some hundred for each.
+const LEAST_BYTES: usize = 512;
+
 /// A producer failed: its reader is to see that what it has is not all. Whoever says so has logged why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the stream broke off")]
@@ -86,7 +89,7 @@ impl AsRef<[u8]> for Chunk {
 
 impl Drop for Chunk {
     fn drop(&mut self) {
-        self.flow.bytes.fetch_sub(self.bytes.len(), Relaxed);
+        self.flow.bytes.fetch_sub(self.bytes.len().max(LEAST_BYTES), Relaxed);
         self.flow.taken.wake();
     }
 }
@@ -214,7 +217,7 @@ impl Opened {
             },
             _ => None,
         };
-        self.flow.bytes.fetch_add(chunk.len(), Relaxed);
+        self.flow.bytes.fetch_add(chunk.len().max(LEAST_BYTES), Relaxed);
         let unread = self.flow.connection.chunk_unread();
         let flow = Arc::clone(&self.flow);
         Ok(Bytes::from_owner(Chunk { bytes: chunk, flow, _unread: unread, _share: share }))
