@@ -136,6 +136,8 @@ fn load_limits(limits: &Limits) -> LoadLimits {
         bytes: limits.all_bytes(),
         tenant_bytes: limits.one_tenant_bytes(),
         tenant_calls: limits.tenant_calls,
+        streams: limits.streams,
+        tenant_streams: limits.tenant_streams,
     }
 }
 

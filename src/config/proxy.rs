@@ -169,7 +169,13 @@ pub struct Limits {
     /// Calls of one tenant that wait at once, for a body or a backend; more are refused.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub tenant_calls: usize,
-    /// A call's time where its caller names none, in milliseconds.
+    /// Streamed replies of one tenant that are open at once; more are refused. Each takes 32 KiB of `tenant_bytes`.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub tenant_streams: usize,
+    /// Streamed replies of all tenants that are open at once; more are refused.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub streams: usize,
+    /// A call's time where its caller names none, in milliseconds; of a streamed reply, the time to its beginning.
     #[schemars(range(min = 1, max = 600_000))]
     pub request_timeout_ms: u64,
     /// The longest time that a caller may ask for, in milliseconds.
@@ -205,6 +211,8 @@ impl Default for Limits {
             body_bytes: 16 * 1024 * 1024,
             tenant_bytes: 64 * 1024 * 1024,
             tenant_calls: 8192,
+            tenant_streams: 64,
+            streams: 1024,
             request_timeout_ms: 10_000,
             max_request_timeout_ms: 60_000,
             header_read_timeout_ms: 10_000,

@@ -5,6 +5,7 @@
 //! calls are answered at once with little in hand: they are not counted, and only look at their tenant's count, which
 //! their connection remembers. They take no lock and change nothing that another connection's calls change.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock, Weak};
@@ -14,6 +15,7 @@ use parking_lot::Mutex;
 use prometheus::{IntCounter, IntCounterVec};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::open_streams::OpenStreams;
 use super::{ConnectionState, Problem};
 use crate::error::ErrorKind;
 use crate::identity::TenantId;
@@ -28,14 +30,19 @@ pub struct LoadLimits {
     pub tenant_bytes: usize,
     /// One tenant's calls at once.
     pub tenant_calls: usize,
+    /// Streamed replies at once.
+    pub streams: usize,
+    /// Of those, one tenant's at the most.
+    pub tenant_streams: usize,
 }
 
 /// What one tenant has on its way.
-struct TenantLoad {
+pub(super) struct TenantLoad {
     tenant: TenantId,
     calls: AtomicUsize,
     bodies: AtomicUsize,
     replies: AtomicUsize,
+    pub(super) streams: AtomicUsize,
 }
 
 /// What a connection remembers: whose counts these are, and the count of the tenant that its last call was for.
@@ -54,11 +61,12 @@ pub(super) enum Bytes {
 
 /// Everything on its way.
 pub struct Load {
-    limits: LoadLimits,
+    pub(super) limits: LoadLimits,
     bodies: Arc<Semaphore>,
     replies: Arc<Semaphore>,
     tenants: Mutex<Tenants>,
-    refusals: Refusals,
+    pub(super) streams: OpenStreams,
+    pub(super) refusals: Refusals,
 }
 
 /// Those with something on its way, or with a connection that remembers them.
@@ -68,8 +76,10 @@ struct Tenants {
     sweep_at: usize,
 }
 
-struct Refusals {
+pub(super) struct Refusals {
     calls: IntCounter,
+    pub(super) streams: IntCounter,
+    pub(super) tenant_streams: IntCounter,
     tenant: [IntCounter; 2],
     all: [IntCounter; 2],
 }
@@ -84,6 +94,8 @@ impl Refusals {
         let child = |bound| family.with_label_values(&[bound]);
         Ok(Self {
             calls: child("tenant_calls"),
+            streams: child("streams"),
+            tenant_streams: child("tenant_streams"),
             tenant: [child("tenant_bodies"), child("tenant_replies")],
             all: [child("bodies"), child("replies")],
         })
@@ -107,6 +119,12 @@ pub(super) struct Share {
     taken: Option<Taken>,
 }
 
+/// Who has no room.
+enum Over {
+    Tenant,
+    All,
+}
+
 /// What a share has taken.
 struct Taken {
     of_tenant: Arc<TenantLoad>,
@@ -124,25 +142,18 @@ impl Load {
             bodies: all(),
             replies: all(),
             tenants: Mutex::default(),
+            streams: OpenStreams::new(registry)?,
             refusals: Refusals::new(registry)?,
         }))
     }
 
-    /// Takes `more` bytes for what holds `taken`; 503 where its tenant, or all together, have no room for them.
-    fn take(&self, taken: &mut Taken, more: usize) -> Result<(), Problem> {
-        let which = taken.bytes as usize;
+    /// Takes `more` bytes for what holds `taken`, where its tenant and all together have room for them.
+    fn take(&self, taken: &mut Taken, more: usize) -> Result<(), Over> {
         let held = taken.bytes.of(&taken.of_tenant);
         let before = held.fetch_add(more, Relaxed);
         if before.saturating_add(more) > self.limits.tenant_bytes {
             held.fetch_sub(more, Relaxed);
-            self.refusals.tenant[which].inc();
-            let most = self.limits.tenant_bytes;
-            return Err(Problem::new(
-                ErrorKind::Overloaded,
-                format!(
-                    "this tenant has too many bytes on their way (`limits.tenant_bytes`, {most}): send this call again"
-                ),
-            ));
+            return Err(Over::Tenant);
         }
         taken.count += more;
         let all = match taken.bytes {
@@ -151,18 +162,30 @@ impl Load {
         };
         let permit =
             u32::try_from(more).ok().and_then(|count| Arc::clone(all).try_acquire_many_owned(count).ok());
-        let Some(permit) = permit else {
-            self.refusals.all[which].inc();
-            return Err(Problem::new(
-                ErrorKind::Overloaded,
-                "too many bodies are on their way at once: send this call again",
-            ));
-        };
+        let Some(permit) = permit else { return Err(Over::All) };
         match &mut taken.permit {
             Some(held) => held.merge(permit),
             None => taken.permit = Some(permit),
         }
         Ok(())
+    }
+
+    /// 503, for a call that needed bytes which there was no room for.
+    fn refuse(&self, bytes: Bytes, over: Over) -> Problem {
+        let (counters, detail) = match over {
+            Over::Tenant => (
+                &self.refusals.tenant,
+                Cow::from(format!(
+                    "this tenant has too many bytes on their way (`limits.tenant_bytes`, {}): send this call again",
+                    self.limits.tenant_bytes
+                )),
+            ),
+            Over::All => {
+                (&self.refusals.all, "too many bodies are on their way at once: send this call again".into())
+            }
+        };
+        counters[bytes as usize].inc();
+        Problem::new(ErrorKind::Overloaded, detail)
     }
 }
 
@@ -192,7 +215,7 @@ impl ConnectionLoad {
         Some(Counted(of_tenant))
     }
 
-    fn of(&self, load: &Load, tenant: TenantId) -> Arc<TenantLoad> {
+    pub(super) fn of(&self, load: &Load, tenant: TenantId) -> Arc<TenantLoad> {
         if let Some(found) = self.last.load_full().filter(|found| found.tenant == tenant) {
             return found;
         }
@@ -211,8 +234,8 @@ impl Tenants {
             self.counts.retain(|_, count| count.strong_count() > 0);
             self.sweep_at = (2 * self.counts.len()).max(64);
         }
-        let (calls, bodies, replies) = Default::default();
-        let made = Arc::new(TenantLoad { tenant, calls, bodies, replies });
+        let (calls, bodies, replies, streams) = Default::default();
+        let made = Arc::new(TenantLoad { tenant, calls, bodies, replies, streams });
         self.counts.insert(tenant, Arc::downgrade(&made));
         made
     }
@@ -246,17 +269,29 @@ impl Share {
 
     /// Takes `more` bytes; 503 where the tenant or all together have no room for them.
     pub(super) fn take(&mut self, more: usize) -> Result<(), Problem> {
-        let known = &self.connection.load;
-        let Some(load) = known.load.get() else {
+        let bytes = self.bytes;
+        let Some((load, taken)) = self.taken() else {
             return Err(Problem::new(ErrorKind::Internal, "a defect: nobody counts what is on its way"));
         };
+        load.take(taken, more).map_err(|over| load.refuse(bytes, over))
+    }
+
+    /// Takes `more` bytes, where there is room for them now: for what can wait, and is no call to refuse.
+    pub(super) fn has_taken(&mut self, more: usize) -> bool {
+        self.taken().is_some_and(|(load, taken)| load.take(taken, more).is_ok())
+    }
+
+    fn taken(&mut self) -> Option<(&Load, &mut Taken)> {
+        let known = &self.connection.load;
+        let load = known.load.get()?;
+        let (tenant, bytes) = (self.tenant, self.bytes);
         let taken = self.taken.get_or_insert_with(|| Taken {
-            of_tenant: known.of(load, self.tenant),
-            bytes: self.bytes,
+            of_tenant: known.of(load, tenant),
+            bytes,
             count: 0,
             permit: None,
         });
-        load.take(taken, more)
+        Some((load, taken))
     }
 }
 
@@ -268,13 +303,17 @@ impl Drop for Taken {
 
 #[cfg(test)]
 mod tests {
+    use tokio_util::sync::CancellationToken;
+
     use super::*;
 
     const A: &str = "0190c7a8-3c5e-7f00-8000-0000000000a1";
     const B: &str = "0190c7a8-3c5e-7f00-8000-0000000000b2";
 
     fn load(bytes: usize, tenant_bytes: usize, tenant_calls: usize) -> Arc<Load> {
-        Load::new(LoadLimits { bytes, tenant_bytes, tenant_calls }, &Registry::default()).unwrap()
+        let (streams, tenant_streams) = (3, 2);
+        let limits = LoadLimits { bytes, tenant_bytes, tenant_calls, streams, tenant_streams };
+        Load::new(limits, &Registry::default()).unwrap()
     }
 
     fn tenant(text: &str) -> TenantId {
@@ -284,7 +323,7 @@ mod tests {
     #[test]
     fn shares_are_bounded_together_and_by_tenant_and_given_back() {
         let load = load(10, 6, 100);
-        let connection = ConnectionState::new();
+        let connection = ConnectionState::new(&CancellationToken::new());
         let share = |tenant, bytes| Share::new(&load, &connection, tenant, bytes);
         let (a, b) = (tenant(A), tenant(B));
         let mut first = share(a, Bytes::Bodies);

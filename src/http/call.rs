@@ -9,6 +9,7 @@ use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 use serde::de::DeserializeOwned;
 use smallvec::SmallVec;
+use tokio_util::sync::CancellationToken;
 
 use super::budget::Share;
 use super::{Problem, Query};
@@ -28,7 +29,7 @@ pub struct Call {
     pub query: Query,
     /// The request's headers.
     pub headers: HeaderMap,
-    /// When the whole call must be over.
+    /// When the whole call must be over; a streamed reply only where its caller named the time.
     pub deadline: Deadline,
     /// The body; read it through [`Call::bytes`] or [`Call::json`].
     pub body: Incoming,
@@ -38,25 +39,34 @@ pub struct Call {
 
 /// The instant at which a call must be over.
 #[derive(Debug, Clone, Copy)]
-pub struct Deadline(Instant);
+pub struct Deadline {
+    instant: Instant,
+    explicit: bool,
+}
 
 impl Deadline {
-    /// At this instant.
+    /// At this instant, which the caller named or not.
     #[must_use]
-    pub fn at(instant: Instant) -> Self {
-        Self(instant)
+    pub fn at(instant: Instant, explicit: bool) -> Self {
+        Self { instant, explicit }
+    }
+
+    /// Whether the caller named it, with `Outrigger-Timeout-Ms`: then it bounds a streamed reply too.
+    #[must_use]
+    pub fn is_explicit(self) -> bool {
+        self.explicit
     }
 
     /// The instant.
     #[must_use]
     pub fn instant(self) -> Instant {
-        self.0
+        self.instant
     }
 
     /// What is left of the call's time, at most `most`.
     #[must_use]
     pub fn budget(self, most: Duration) -> Duration {
-        self.0.saturating_duration_since(Instant::now()).min(most)
+        self.instant.saturating_duration_since(Instant::now()).min(most)
     }
 }
 
@@ -83,6 +93,13 @@ impl Call {
     pub fn key_param(&self, name: &str) -> Result<Key, Problem> {
         Key::parse(self.params.get(name))
             .map_err(|error| Problem::new(ErrorKind::Malformed, error.to_string()))
+    }
+
+    /// Cancelled once, when the process begins to stop. Streamed replies end then without looking at it; it is for a
+    /// call that waits for something which may never come.
+    #[must_use]
+    pub fn stopping(&self) -> &CancellationToken {
+        self.share.connection().stopping()
     }
 
     /// The whole body, at most `max_bytes`; a body in one piece is not copied.

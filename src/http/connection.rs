@@ -4,7 +4,8 @@ use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use parking_lot::Mutex;
 use std::task::Waker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
+use tokio_util::sync::CancellationToken;
 
 use super::budget::ConnectionLoad;
 use super::protocol::Protocol;
@@ -42,27 +44,48 @@ pub struct ConnectionState {
     write_since: AtomicU64,
     finish_since: AtomicU64,
     unread: AtomicU32,
+    /// Of streams, whose requests are in flight until they end.
+    unread_chunks: AtomicU32,
     unread_since: AtomicU64,
     http2: AtomicBool,
     body_unread: AtomicBool,
     draining: AtomicBool,
     gives_way: AtomicBool,
     waker: Mutex<Option<Waker>>,
+    stopping: CancellationToken,
     /// Whose token its last requests carried.
     pub(super) recent: Recent,
     /// Whose calls its last one was counted among.
     pub(super) load: ConnectionLoad,
 }
 
-/// A large reply that its peer has not read yet.
-pub(super) struct Unread(Arc<ConnectionState>);
+/// A large reply, or a chunk of a stream, that its peer has not read yet.
+pub(super) struct Unread {
+    connection: Arc<ConnectionState>,
+    is_chunk: bool,
+}
+
+impl Unread {
+    fn new(connection: &Arc<ConnectionState>, is_chunk: bool) -> Self {
+        // Since when comes first: the watchdog may look in between, from another thread.
+        if !connection.has_unread() {
+            connection.unread_since.store(connection.now(), Relaxed);
+        }
+        connection.unread_of(is_chunk).fetch_add(1, Release);
+        Self { connection: Arc::clone(connection), is_chunk }
+    }
+}
 
 impl Drop for Unread {
     fn drop(&mut self) {
-        self.0.unread_since.store(self.0.now(), Relaxed);
-        self.0.unread.fetch_sub(1, Relaxed);
+        self.connection.unread_since.store(self.connection.now(), Relaxed);
+        self.connection.unread_of(self.is_chunk).fetch_sub(1, Release);
     }
 }
+
+/// How long a stream's reader may leave bytes unread while the process stops: its stream is over, and whoever waits for
+/// it to read waits for nothing.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Reads of a refused body in a row, before other connections have their turn.
 const READS_A_POLL: usize = 32;
@@ -79,9 +102,9 @@ pub(super) enum Verdict {
 }
 
 impl ConnectionState {
-    /// A connection just opened.
+    /// A connection just opened; `stopping` is cancelled when the process begins to stop.
     #[must_use]
-    pub(super) fn new() -> Arc<Self> {
+    pub(super) fn new(stopping: &CancellationToken) -> Arc<Self> {
         Arc::new(Self {
             opened_ms: clock::monotonic_ms(),
             in_flight: AtomicU32::new(0),
@@ -90,12 +113,14 @@ impl ConnectionState {
             write_since: AtomicU64::new(0),
             finish_since: AtomicU64::new(0),
             unread: AtomicU32::new(0),
+            unread_chunks: AtomicU32::new(0),
             unread_since: AtomicU64::new(0),
             http2: AtomicBool::new(false),
             body_unread: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             gives_way: AtomicBool::new(false),
             waker: Mutex::new(None),
+            stopping: stopping.clone(),
             recent: Recent::default(),
             load: ConnectionLoad::default(),
         })
@@ -123,7 +148,7 @@ impl ConnectionState {
         self.idle_since.store(0, Relaxed);
     }
 
-    /// A request's reply was made, or its caller went away.
+    /// A request's reply was made, a streamed one ended, or its caller went away.
     pub(super) fn request_ended(&self) {
         if self.in_flight.fetch_sub(1, Relaxed) == 1 {
             self.idle_since.store(self.now(), Relaxed);
@@ -137,10 +162,25 @@ impl ConnectionState {
 
     /// Notes a large reply, unread until what this returns is dropped. Each one that is read gives the others time.
     pub(super) fn reply_unread(self: &Arc<Self>) -> Unread {
-        if self.unread.fetch_add(1, Relaxed) == 0 {
-            self.unread_since.store(self.now(), Relaxed);
-        }
-        Unread(Arc::clone(self))
+        Unread::new(self, false)
+    }
+
+    /// The same of a chunk of a stream.
+    pub(super) fn chunk_unread(self: &Arc<Self>) -> Unread {
+        Unread::new(self, true)
+    }
+
+    fn unread_of(&self, is_chunk: bool) -> &AtomicU32 {
+        if is_chunk { &self.unread_chunks } else { &self.unread }
+    }
+
+    fn has_unread(&self) -> bool {
+        self.unread.load(Acquire) > 0 || self.unread_chunks.load(Acquire) > 0
+    }
+
+    /// Cancelled once, when the process begins to stop.
+    pub(super) fn stopping(&self) -> &CancellationToken {
+        &self.stopping
     }
 
     /// Requests without a reply, and large replies that are not read yet.
@@ -190,15 +230,11 @@ impl ConnectionState {
             since != 0 && u128::from(now.saturating_sub(since)) >= bound.as_millis()
         };
         let unfinished = self.in_flight.load(Relaxed) == 0 && over(&self.finish_since, patience.head);
+        let ends_a_stream = self.draining.load(Relaxed) && self.unread_chunks.load(Acquire) > 0;
+        let write = if ends_a_stream { patience.write.min(DRAIN_PATIENCE) } else { patience.write };
         // In HTTP/2 a peer that opens no window leaves a reply unread without one write that waits.
-        let unread = self.http2.load(Relaxed)
-            && self.unread.load(Relaxed) > 0
-            && over(&self.unread_since, patience.write);
-        if unread
-            || over(&self.write_since, patience.write)
-            || over(&self.head_since, patience.head)
-            || unfinished
-        {
+        let unread = self.http2.load(Relaxed) && self.has_unread() && over(&self.unread_since, write);
+        if unread || over(&self.write_since, write) || over(&self.head_since, patience.head) || unfinished {
             Verdict::Cut
         } else if over(&self.idle_since, patience.idle) {
             Verdict::Finish

@@ -92,6 +92,12 @@ impl<'h> Seen<'h> {
         self.authorization.first
     }
 
+    /// Whether the caller names the call's time.
+    #[must_use]
+    pub fn names_timeout(&self) -> bool {
+        self.timeout.first.is_some()
+    }
+
     /// The body's length as the request declares it.
     #[must_use]
     pub fn content_length(&self) -> Option<u64> {

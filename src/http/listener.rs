@@ -294,7 +294,7 @@ impl Server {
 
     /// Counts a connection in; what drains them all finds it from now on.
     fn enter(self: &Arc<Self>, slot: OwnedSemaphorePermit) -> Entered {
-        let state = ConnectionState::new();
+        let state = ConnectionState::new(self.tasks.stopping());
         let number = self.open.lock().add(&state);
         if self.tasks.stopping().is_cancelled() {
             state.drain();
@@ -338,10 +338,15 @@ impl Server {
             };
             async move {
                 let mut reply = reply.await;
-                if reply.body().large_bytes().is_some() {
-                    reply.body_mut().keep(in_flight.0.reply_unread());
+                if reply.body().is_stream() && !head_only {
+                    // In flight until it ends, so that no idle bound ends it and a drain waits for it.
+                    reply.body_mut().keep(in_flight);
+                } else {
+                    if reply.body().large_bytes().is_some() {
+                        reply.body_mut().keep(in_flight.0.reply_unread());
+                    }
+                    drop(in_flight);
                 }
-                drop(in_flight);
                 Ok::<_, Infallible>(if head_only { without_body(reply) } else { reply })
             }
         });
@@ -390,7 +395,7 @@ fn without_body(reply: Response<ReplyBody>) -> Response<ReplyBody> {
     if let Some(length) = body.size_hint().exact().filter(|length| *length > 0) {
         head.headers.insert(CONTENT_LENGTH, length.into());
     }
-    Response::from_parts(head, ReplyBody::default())
+    Response::from_parts(head, body.without_bytes())
 }
 
 /// A connection among the open ones, for as long as this is held.

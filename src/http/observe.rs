@@ -1,4 +1,7 @@
 //! Every request is seen once: one histogram, and a log line where asked.
+//!
+//! A streamed reply is seen when it begins, with the time to its head: how long its reader stayed says nothing about
+//! this process. How many are open, and how they ended, is counted in `open_streams.rs`.
 
 use std::time::Duration;
 

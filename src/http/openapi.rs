@@ -5,7 +5,7 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 use super::problem::appearance;
-use super::{Content, Parameter, Route};
+use super::{Content, Parameter, Route, ndjson, sse};
 use crate::error::ErrorKind;
 
 /// The problems that any route can answer.
@@ -76,11 +76,11 @@ fn describe_route(route: &Route, generator: &mut SchemaGenerator) -> Value {
     let headers = docs.headers.iter().map(|parameter| describe_parameter(parameter, "header"));
     let mut replies = Map::new();
     for reply in docs.replies {
-        let mut described = json!({"description": reply.meaning});
+        let described =
+            replies.entry(reply.status.to_string()).or_insert_with(|| json!({"description": reply.meaning}));
         if let Some(content) = &reply.content {
-            described["content"] = describe_content(content, generator);
+            described["content"][content.media_type] = describe_media(content, generator);
         }
-        replies.insert(reply.status.to_string(), described);
     }
     let problem_statuses = COMMON.iter().map(|kind| appearance(*kind).status.as_u16());
     for status in problem_statuses.chain(docs.problems.iter().copied()) {
@@ -117,8 +117,18 @@ fn describe_parameter(parameter: &Parameter, place: &str) -> Value {
 }
 
 fn describe_content(content: &Content, generator: &mut SchemaGenerator) -> Value {
+    json!({content.media_type: describe_media(content, generator)})
+}
+
+/// A body's media type object. OpenAPI 3.1 has no word for the items of a stream (3.2 has `itemSchema`).
+fn describe_media(content: &Content, generator: &mut SchemaGenerator) -> Value {
     let schema = content.schema.map_or_else(|| json!({}), |schema| schema(generator).to_value());
-    json!({content.media_type: {"schema": schema}})
+    let meaning = match content.media_type {
+        sse::MEDIA_TYPE => "Server-sent events; the data of each is JSON that fits `x-item-schema`.",
+        ndjson::MEDIA_TYPE => "One JSON text a line, each fits `x-item-schema`; empty lines say nothing.",
+        _ => return json!({"schema": schema}),
+    };
+    json!({"schema": {"type": "string", "description": meaning}, "x-item-schema": schema})
 }
 
 fn parameters_of(pattern: &str) -> impl Iterator<Item = &str> {
@@ -148,4 +158,56 @@ fn problem_schema() -> Value {
             },
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::http::{Broken, Call, Docs, Problem, Reply, ReplyDocs, handler};
+    use crate::policy::Action;
+
+    async fn answer(_: &(), _: Box<Call>) -> Result<Reply, Problem> {
+        Ok(Reply::stream(ndjson::MEDIA_TYPE, futures_util::stream::pending::<Result<bytes::Bytes, Broken>>()))
+    }
+
+    #[test]
+    fn a_reply_of_several_forms_has_each_and_a_stream_s_items_are_described() {
+        fn item(generator: &mut SchemaGenerator) -> schemars::Schema {
+            generator.subschema_for::<u64>()
+        }
+        const fn form(media_type: &'static str) -> ReplyDocs {
+            ReplyDocs {
+                status: 200,
+                meaning: "Events.",
+                content: Some(Content { media_type, schema: Some(item) }),
+            }
+        }
+        const REPLIES: &[ReplyDocs] = &[
+            form(sse::MEDIA_TYPE),
+            form(ndjson::MEDIA_TYPE),
+            ReplyDocs { status: 204, meaning: "Nothing.", content: None },
+        ];
+        let route = Route {
+            method: http::Method::GET,
+            pattern: "/v1/tests/{name}",
+            action: Action::new("tests", "read"),
+            operation: "read",
+            docs: Docs { replies: REPLIES, ..Docs::default() },
+            handler: handler(&Arc::new(()), answer),
+        };
+        let described = describe(std::iter::once(&route));
+        let replies = &described["paths"]["/v1/tests/{name}"]["get"]["responses"];
+        let forms = replies["200"]["content"].as_object().unwrap();
+        assert_eq!(forms.len(), 2, "{replies}");
+        for form in forms.values() {
+            assert_eq!(
+                (&form["schema"]["type"], &form["x-item-schema"]["type"]),
+                (&json!("string"), &json!("integer"))
+            );
+        }
+        assert_eq!(replies["204"], json!({"description": "Nothing."}));
+        assert_eq!(replies["503"]["content"].as_object().unwrap().len(), 1);
+    }
 }

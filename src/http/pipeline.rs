@@ -69,7 +69,7 @@ enum Begun<'p> {
 struct Work<'p> {
     reply: HandlerFuture<'p>,
     deadline: Deadline,
-    timeout: Duration,
+    timeout_ms: u32,
     connection: &'p ConnectionState,
     tenant: Option<TenantId>,
     waiting: Option<Waiting>,
@@ -116,7 +116,7 @@ impl Pipeline {
                 Err(problem) => Err(problem),
             };
             let reply = reply.unwrap_or_else(|problem| problem.into_reply(trace.id()));
-            let reply = pipeline.counted(reply, &connection, told.tenant);
+            let reply = pipeline.counted(reply, &connection, &method, told.tenant);
             let reply = reply.unwrap_or_else(|problem| problem.into_reply(trace.id()));
             let (status, took) = (reply.status(), began.elapsed());
             pipeline.observer.ended(&Ended {
@@ -132,16 +132,23 @@ impl Pipeline {
 
     /// A large reply takes its part of what its tenant and all may, until it is written: its reader may be slow. What
     /// has no tenant is the same bytes for everyone, and whoever has no token could take every tenant's part with it.
+    /// A streamed one takes its place among the open ones; HEAD has none of it.
     fn counted(
         &self,
         mut reply: Reply,
         connection: &Arc<ConnectionState>,
+        method: &Method,
         tenant: Option<TenantId>,
     ) -> Result<Reply, Problem> {
-        if let (Some(tenant), Some((length, body))) = (tenant, reply.large_body()) {
+        let Some(tenant) = tenant else { return Ok(reply) };
+        if let Some((length, body)) = reply.large_body() {
             let mut share = Share::new(&self.load, connection, tenant, budget::Bytes::Replies);
             share.take(length)?;
             body.keep(share);
+        } else if let Some(stream) = reply.stream_body()
+            && *method != Method::HEAD
+        {
+            stream.open(self.load.open_stream(connection, tenant)?);
         }
         Ok(reply)
     }
@@ -163,7 +170,8 @@ impl Pipeline {
             return Ok(Begun::Reply(reply));
         }
         let timeout = headers::timeout(&seen, self.limits.timeout, self.limits.max_timeout)?;
-        let deadline = Deadline::at(began + timeout);
+        let timeout_ms = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
+        let deadline = Deadline::at(began + timeout, seen.names_timeout());
         let known = match known {
             Some(principal) => Some(principal),
             None => self.gate.known(seen.authorization(), &connection.recent)?,
@@ -175,7 +183,7 @@ impl Pipeline {
             return Ok(Begun::Work(Work {
                 reply,
                 deadline,
-                timeout,
+                timeout_ms,
                 connection,
                 tenant: None,
                 waiting: None,
@@ -199,7 +207,7 @@ impl Pipeline {
         let (method, headers) = (head.method, head.headers);
         let call = Call { caller, method, params, query, headers, deadline, body, share };
         let reply = route.handler.handle(Box::new(call));
-        Ok(Begun::Work(Work { reply, deadline, timeout, connection, tenant: Some(tenant), waiting: None }))
+        Ok(Begun::Work(Work { reply, deadline, timeout_ms, connection, tenant: Some(tenant), waiting: None }))
     }
 
     /// The same for a token that is to be verified, which may wait for keys.
@@ -258,7 +266,10 @@ impl Future for Work<'_> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        if let Poll::Ready(reply) = this.reply.as_mut().poll(context) {
+        if let Poll::Ready(mut reply) = this.reply.as_mut().poll(context) {
+            if let Some(stream) = reply.as_mut().ok().and_then(Reply::stream_body) {
+                stream.ends_with(this.deadline);
+            }
             return Poll::Ready(reply);
         }
         let waiting = this.waiting.get_or_insert_with(|| Waiting {
@@ -270,7 +281,7 @@ impl Future for Work<'_> {
             ErrorKind::DeadlineExceeded,
             format!(
                 "the call did not end within {} ms; `Outrigger-Timeout-Ms` sets its time",
-                this.timeout.as_millis()
+                this.timeout_ms
             ),
         )))
     }
@@ -284,7 +295,7 @@ fn caught(
 }
 
 /// The same for what does not wait.
-fn caught_now<T>(answer: impl FnOnce() -> Result<T, Problem>) -> Result<T, Problem> {
+pub(super) fn caught_now<T>(answer: impl FnOnce() -> Result<T, Problem>) -> Result<T, Problem> {
     std::panic::catch_unwind(AssertUnwindSafe(answer)).unwrap_or_else(|panic| Err(defect(&*panic)))
 }
 

@@ -1,27 +1,37 @@
 //! What a handler answers.
 
 use std::any::Any;
-use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use futures_util::Stream;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use serde::Serialize;
 
-use super::Problem;
+use super::stream::StreamBody;
+use super::{Broken, Problem};
 use crate::error::ErrorKind;
 
 /// What a reply may take without being counted, in bytes: the kernel's buffers hold as much for each connection.
-const SMALL_BYTES: usize = 16 * 1024;
+pub(super) const SMALL_BYTES: usize = 16 * 1024;
 
-/// A reply's body: nothing, or bytes already in memory.
+/// A reply's body: nothing, bytes already in memory, or a stream.
 #[derive(Debug, Default)]
-pub struct ReplyBody {
-    bytes: Option<Bytes>,
-    kept: Vec<Box<dyn Any + Send>>,
+pub struct ReplyBody(Inner);
+
+#[derive(Debug)]
+enum Inner {
+    Bytes { bytes: Option<Bytes>, kept: Vec<Box<dyn Any + Send>> },
+    Stream(Box<StreamBody>),
+}
+
+impl Default for Inner {
+    fn default() -> Self {
+        Self::Bytes { bytes: None, kept: Vec::new() }
+    }
 }
 
 /// Bytes, and what goes when the server library lets go of them: once they are written, or never will be.
@@ -39,25 +49,51 @@ impl AsRef<[u8]> for Kept {
 impl ReplyBody {
     /// Its length where it is large enough for what it takes to be counted.
     pub(super) fn large_bytes(&self) -> Option<usize> {
-        self.bytes.as_ref().map(Bytes::len).filter(|length| *length > SMALL_BYTES)
+        match &self.0 {
+            Inner::Bytes { bytes, kept: _ } => {
+                bytes.as_ref().map(Bytes::len).filter(|length| *length > SMALL_BYTES)
+            }
+            Inner::Stream(_) => None,
+        }
     }
 
-    /// Keeps `value` until the bytes are written.
+    /// Whether it is a stream.
+    pub(super) fn is_stream(&self) -> bool {
+        matches!(self.0, Inner::Stream(_))
+    }
+
+    /// Keeps `value` until the bytes are written, or the stream ended.
     pub(super) fn keep(&mut self, value: impl Any + Send) {
-        self.kept.push(Box::new(value));
+        match &mut self.0 {
+            Inner::Bytes { bytes: _, kept } => kept.push(Box::new(value)),
+            Inner::Stream(stream) => stream.keep(Box::new(value)),
+        }
+    }
+
+    /// What is left of it where only the head is sent: a stream's length stays unknown.
+    pub(super) fn without_bytes(self) -> Self {
+        match self.0 {
+            Inner::Bytes { .. } => Self::default(),
+            Inner::Stream(_) => Self(Inner::Stream(Box::new(StreamBody::of_nothing()))),
+        }
     }
 }
 
 impl Body for ReplyBody {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = Broken;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let kept = std::mem::take(&mut self.kept);
-        let bytes = self.bytes.take().map(|bytes| match kept.is_empty() {
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let (bytes, kept) = match &mut self.0 {
+            Inner::Bytes { bytes, kept } => (bytes.take(), std::mem::take(kept)),
+            Inner::Stream(stream) => {
+                return stream.poll_bytes(context).map(|next| next.map(|bytes| bytes.map(Frame::data)));
+            }
+        };
+        let bytes = bytes.map(|bytes| match kept.is_empty() {
             true => bytes,
             false => Bytes::from_owner(Kept { bytes, _kept: kept }),
         });
@@ -65,11 +101,16 @@ impl Body for ReplyBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.bytes.is_none()
+        matches!(self.0, Inner::Bytes { bytes: None, .. })
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+        match &self.0 {
+            Inner::Bytes { bytes, kept: _ } => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            }
+            Inner::Stream(_) => SizeHint::default(),
+        }
     }
 }
 
@@ -118,8 +159,29 @@ impl Reply {
     pub fn with_typed_body(mut self, content_type: HeaderValue, body: impl Into<Bytes>) -> Self {
         self.0.headers_mut().insert(CONTENT_TYPE, content_type);
         let body = body.into();
-        *self.0.body_mut() = ReplyBody { bytes: (!body.is_empty()).then_some(body), kept: Vec::new() };
+        let bytes = (!body.is_empty()).then_some(body);
+        *self.0.body_mut() = ReplyBody(Inner::Bytes { bytes, kept: Vec::new() });
         self
+    }
+
+    /// 200 with a body that goes on: what `chunks` yields, each as soon as the connection has taken what came before.
+    /// `futures_util::stream::unfold` makes such a stream of an async function.
+    ///
+    /// The call's time bounds what comes before this reply, and the stream only where its caller named a time. It ends
+    /// between two chunks, when that is over and when the process stops, and `chunks` is dropped then, as it is when its
+    /// reader leaves: so a chunk is one or several whole events or lines, and all that is kept for it is kept in it.
+    /// Chunks of 16 KiB or less are the cheapest to count. An error breaks the stream off, so that its reader does not
+    /// take what it has for all there is.
+    #[must_use]
+    pub fn stream(
+        content_type: &'static str,
+        chunks: impl Stream<Item = Result<Bytes, Broken>> + Send + 'static,
+    ) -> Self {
+        let mut reply = Self::new(StatusCode::OK)
+            .with_header(CONTENT_TYPE, HeaderValue::from_static(content_type))
+            .with_header(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        *reply.0.body_mut() = ReplyBody(Inner::Stream(Box::new(StreamBody::new(Box::pin(chunks)))));
+        reply
     }
 
     /// With a header, replacing an earlier one of the same name.
@@ -142,6 +204,14 @@ impl Reply {
         body.large_bytes().map(|length| (length, body))
     }
 
+    /// Its body, where it is a stream.
+    pub(super) fn stream_body(&mut self) -> Option<&mut StreamBody> {
+        match &mut self.0.body_mut().0 {
+            Inner::Bytes { .. } => None,
+            Inner::Stream(stream) => Some(stream),
+        }
+    }
+
     /// The status.
     #[must_use]
     pub fn status(&self) -> StatusCode {
@@ -152,5 +222,19 @@ impl Reply {
     #[must_use]
     pub fn into_response(self) -> Response<ReplyBody> {
         self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streams_make_no_ordinary_reply_larger() {
+        struct OfBytes {
+            _bytes: Option<Bytes>,
+            _kept: Vec<Box<dyn Any + Send>>,
+        }
+        assert_eq!(size_of::<ReplyBody>(), size_of::<OfBytes>());
     }
 }

@@ -49,7 +49,7 @@ pub struct Docs {
     pub headers: &'static [Parameter],
     /// The request body.
     pub request: Option<Content>,
-    /// The replies that are not problems.
+    /// The replies that are not problems; one that comes in several forms has a row for each.
     pub replies: &'static [ReplyDocs],
     /// The problems it can answer beside those that every route can (400, 401, 403, 404, 405, 413, 421, 500, 503, 504).
     pub problems: &'static [u16],
@@ -71,7 +71,7 @@ pub struct Parameter {
 pub struct Content {
     /// Its media type.
     pub media_type: &'static str,
-    /// Its schema; none for bytes.
+    /// Its schema, of a stream (`sse::MEDIA_TYPE`, `ndjson::MEDIA_TYPE`) that of one item; none for bytes.
     pub schema: Option<fn(&mut SchemaGenerator) -> Schema>,
 }
 

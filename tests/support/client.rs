@@ -58,7 +58,11 @@ impl Reply {
 
 impl Client {
     pub fn tcp(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).unwrap();
+        Self::of(TcpStream::connect(address).unwrap())
+    }
+
+    /// On a connection that is there.
+    pub fn of(stream: TcpStream) -> Self {
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
@@ -95,6 +99,17 @@ impl Client {
     }
 
     pub fn read_reply(&mut self, head_only: bool) -> io::Result<Reply> {
+        let mut reply = self.read_head()?;
+        let length = reply.header("content-length").and_then(|text| text.parse().ok()).unwrap_or(0);
+        if !head_only && reply.status != 304 && reply.status != 204 {
+            reply.body.resize(length, 0);
+            self.stream.read_exact(&mut reply.body)?;
+        }
+        Ok(reply)
+    }
+
+    /// A reply's head; its body is still to come.
+    pub fn read_head(&mut self) -> io::Result<Reply> {
         let mut line = String::new();
         if self.stream.read_line(&mut line)? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -112,13 +127,19 @@ impl Client {
             let (name, value) = line.split_once(':').ok_or_else(|| io::Error::other(line.to_owned()))?;
             headers.push((name.to_owned(), value.trim().to_owned()));
         }
-        let mut reply = Reply { status, headers, body: Vec::new() };
-        let length = reply.header("content-length").and_then(|text| text.parse().ok()).unwrap_or(0);
-        if !head_only && status != 304 && status != 204 {
-            reply.body.resize(length, 0);
-            self.stream.read_exact(&mut reply.body)?;
-        }
-        Ok(reply)
+        Ok(Reply { status, headers, body: Vec::new() })
+    }
+
+    /// The next chunk of a chunked body; none at its proper end, an error where it broke off.
+    pub fn read_chunk(&mut self) -> io::Result<Option<Vec<u8>>> {
+        let mut line = String::new();
+        self.stream.read_line(&mut line)?;
+        let length = usize::from_str_radix(line.trim_end(), 16);
+        let length = length.map_err(|error| io::Error::other(format!("not a chunk: {line:?}: {error}")))?;
+        let mut chunk = vec![0; length + 2];
+        self.stream.read_exact(&mut chunk)?;
+        chunk.truncate(length);
+        Ok((length > 0).then_some(chunk))
     }
 
     /// The next bytes as they come, for protocols that are not HTTP/1.1.

@@ -3,12 +3,18 @@
 use super::client::Client;
 use super::sidecar::Sidecar;
 
+const PING: (u8, u8) = (6, 0);
+
 /// An HTTP/2 connection with prior knowledge, and its frames.
 pub struct Http2(Client);
 
 impl Http2 {
     pub fn open(sidecar: &Sidecar) -> Self {
-        let mut client = sidecar.client();
+        Self::over(sidecar.client())
+    }
+
+    /// The same on a connection that is there.
+    pub fn over(mut client: Client) -> Self {
         client.write_raw(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").unwrap();
         Self(client)
     }
@@ -46,6 +52,11 @@ impl Http2 {
         }
     }
 
+    /// Resets this stream: CANCEL.
+    pub fn reset(&mut self, stream: u8) {
+        self.0.write_raw(&[0, 0, 4, 3, 0, 0, 0, 0, stream, 0, 0, 0, 8]).unwrap();
+    }
+
     /// The bytes of the next DATA frame; none at the end of the connection.
     pub fn next_data(&mut self) -> Option<Vec<u8>> {
         loop {
@@ -61,12 +72,18 @@ impl Http2 {
         self.read_frame().map(|(kind, flags, _)| (kind, flags))
     }
 
-    fn read_frame(&mut self) -> Option<(u8, u8, Vec<u8>)> {
+    /// The next frame's type, flags and payload; none at the end of the connection.
+    pub fn read_frame(&mut self) -> Option<(u8, u8, Vec<u8>)> {
         let mut head = [0; 9];
         self.0.read_raw(&mut head).ok()?;
         let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
         let mut payload = vec![0; length];
         self.0.read_raw(&mut payload).ok()?;
+        if (head[3], head[4]) == PING {
+            // As every client does: a server that ends a connection waits for it.
+            let answer = [&[0, 0, 8, 6, 1, 0, 0, 0, 0][..], &payload].concat();
+            self.0.write_raw(&answer).ok()?;
+        }
         Some((head[3], head[4], payload))
     }
 }
