@@ -9,37 +9,15 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use rig::{PostgresRole, shared_postgres};
+use rig::shared_postgres;
 use serde_json::Value;
 use support::configuration::GOOD;
+use support::postgres::configuration;
 use support::sidecar::{BINARY, Sidecar};
 use support::wait_until;
 
 fn outrigger(command: &str, config: &Path, more: &[&str]) -> Output {
     Command::new(BINARY).args([command, "--config"]).arg(config).args(more).output().unwrap()
-}
-
-/// The configuration of a database on the shared servers.
-fn configuration(directory: &Path, database: &str) -> String {
-    let servers = shared_postgres();
-    let access = servers.access();
-    let role = |role: PostgresRole| {
-        std::fs::write(directory.join(role.name()), role.password()).unwrap();
-        format!("{{user: {0}, password: \"${{file:{0}}}\"}}", role.name())
-    };
-    let redis =
-        "redis:\n  limits:\n    nodes: [127.0.0.1:17001]\nratelimit: {backend: redis, redis: limits}\n";
-    assert!(GOOD.contains(redis));
-    let postgres = format!(
-        "store: postgres\npostgres:\n  servers: ['{}']\n  database: {database}\n  tls: {{ca_file: '{}'}}\n  required: true\n  \
-         app: {}\n  owner: {}\n",
-        access.address(0),
-        access.certificate().authority.display(),
-        role(PostgresRole::App),
-        role(PostgresRole::Owner),
-    );
-    GOOD.replace(redis, "ratelimit: {backend: embedded}\n").replace("jwks.json", "identity/jwks.json")
-        + &postgres
 }
 
 #[test]

@@ -16,6 +16,7 @@ use crate::identity::dev::DevIdentity;
 const SHIPPED_POLICIES: &[(&str, &str)] = &[
     ("access.yaml", include_str!("../../policies/access.yaml")),
     ("cache.yaml", include_str!("../../policies/cache.yaml")),
+    ("events.yaml", include_str!("../../policies/events.yaml")),
     ("ratelimits.yaml", include_str!("../../policies/ratelimits.yaml")),
 ];
 

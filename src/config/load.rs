@@ -49,7 +49,7 @@ impl ProxyConfig {
         };
         let mut findings = Findings::default();
         let names: Vec<_> = sections.iter().map(|section| section.name).collect();
-        meaning::check(value, &Surroundings { base, sections: &names }, &mut findings);
+        meaning::check(value, &Surroundings { base, sections }, &mut findings);
         report.append(document.report(&findings));
         let config = if report.is_empty() { typed(&document, &names, base, &mut report) } else { None };
         Inspection {

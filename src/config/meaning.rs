@@ -9,14 +9,14 @@ use serde_json::{Map, Value};
 
 use super::server::{host_and_port, is_key_url, is_loopback};
 use super::words::{one_of, with_nearest};
-use super::{Findings, Limits, SecretSource, pointer_step};
+use super::{Findings, Limits, SecretSource, Section, pointer_step};
 
 /// What is around the document.
 pub(super) struct Surroundings<'a> {
     /// The folder that relative paths start from.
     pub(super) base: &'a Path,
-    /// The names of the primitives' sections.
-    pub(super) sections: &'a [&'a str],
+    /// The primitives' sections.
+    pub(super) sections: &'a [Section],
 }
 
 /// Adds everything that is wrong with the meaning of `value`.
@@ -27,8 +27,18 @@ pub(super) fn check(value: &Value, around: &Surroundings<'_>, findings: &mut Fin
     instances(value, around.base, findings);
     store(value, around.base, findings);
     secrets(value, "", around.base, findings);
-    for name in around.sections {
-        section(value, name, findings);
+    for known in around.sections {
+        section(value, known.name, findings);
+        if known.needs_store
+            && value.get(known.name).is_some()
+            && value.get("store").is_none_or(Value::is_null)
+        {
+            findings.add(
+                format!("/{}", known.name),
+                format!("`{}` needs `store`", known.name),
+                "`store: embedded` with `data_dir`, or `store: postgres` with `postgres`, at the top of this file",
+            );
+        }
     }
 }
 

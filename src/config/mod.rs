@@ -41,4 +41,6 @@ pub struct Section {
     pub name: &'static str,
     /// Its schema.
     pub schema: fn(&mut SchemaGenerator) -> Schema,
+    /// Whether it needs `store`.
+    pub needs_store: bool,
 }

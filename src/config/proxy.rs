@@ -321,7 +321,7 @@ impl ProxyConfig {
             postgres: None,
             limits: Limits::default(),
             log: Log { format: LogFormat::Text, ..Log::default() },
-            sections: [("cache", embedded.clone()), ("ratelimit", embedded)]
+            sections: [("cache", embedded.clone()), ("ratelimit", embedded), ("events", json!({}))]
                 .map(|(name, section)| (name.to_owned(), section))
                 .into(),
         }

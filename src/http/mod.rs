@@ -34,4 +34,5 @@ pub use reply::{Reply, ReplyBody};
 pub use route::{
     Answers, Content, Docs, Handle, Handler, HandlerFuture, Parameter, ReplyDocs, Route, handler,
 };
+pub use sse::{SseEvent, write_comment};
 pub use stream::Broken;

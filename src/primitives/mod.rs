@@ -35,18 +35,22 @@ pub struct Primitive {
     pub redis_families: &'static [&'static str],
     /// Whether Redis must not evict what it keeps there (`maxmemory-policy noeviction`).
     pub must_not_be_evicted: bool,
+    /// Whether it keeps what it has in the store that transactional primitives share.
+    pub needs_store: bool,
     /// Makes its backend from its section, which fits the schema, and returns its routes. It does not
     /// wait for a backend: what is down recovers by itself.
     pub build: fn(section: Value, resources: &Resources) -> Result<Vec<Route>, BuildError>,
 }
 
 /// Every primitive there is.
-pub const ALL: &[&Primitive] = &[&ratelimit::PRIMITIVE, &cache::PRIMITIVE];
+pub const ALL: &[&Primitive] = &[&ratelimit::PRIMITIVE, &cache::PRIMITIVE, &events::PRIMITIVE];
 
 /// The sections of `proxy.yaml` that primitives bring.
 #[must_use]
 pub fn sections() -> Vec<Section> {
-    ALL.iter().map(|row| Section { name: row.name, schema: row.config_schema }).collect()
+    ALL.iter()
+        .map(|row| Section { name: row.name, schema: row.config_schema, needs_store: row.needs_store })
+        .collect()
 }
 
 /// What a primitive is built from.

@@ -4,8 +4,8 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use super::postgres::{PgError, PgTx, Postgres, Tenants};
-use super::sqlite::{Sqlite, SqliteError, SqliteTx};
+use super::postgres::{Failure, PgError, PgTx, Postgres, Tenants};
+use super::sqlite::{Full, Sqlite, SqliteError, SqliteTx};
 use crate::error::ErrorKind;
 use crate::policy::Permit;
 
@@ -55,6 +55,26 @@ impl StoreError {
     }
 }
 
+impl StoreError {
+    /// Whether the store refused what it was given, and would again: something in it is wrong.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Postgres(error) => error.failure() == Failure::Refused,
+            Self::Sqlite(_) | Self::Corrupt(_) => false,
+        }
+    }
+
+    /// What the embedded store has no room in, where that is why.
+    #[must_use]
+    pub fn full(&self) -> Option<Full> {
+        match self {
+            Self::Sqlite(error) => error.full(),
+            Self::Postgres(_) | Self::Corrupt(_) => None,
+        }
+    }
+}
+
 impl Store {
     /// Runs `work` in a transaction for the permits' tenants and commits it; it adds about so many bytes.
     ///
@@ -72,6 +92,16 @@ impl Store {
             Self::Sqlite(sqlite) => {
                 let ended = sqlite.transact(bytes, move |transaction| at_once(transaction, work)).await;
                 ended.map_err(|Raised(error)| error)
+            }
+        }
+    }
+
+    /// 32 secret bytes that are the same for every process of this store.
+    pub async fn cursor_key(&self) -> Result<Vec<u8>, StoreError> {
+        match self {
+            Self::Postgres(postgres) => Ok(postgres.identity().await?.cursor_key.clone()),
+            Self::Sqlite(sqlite) => {
+                Ok(sqlite.read(|c| c.query_row("SELECT cursor_key FROM store", [], |row| row.get(0))).await?)
             }
         }
     }

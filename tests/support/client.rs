@@ -100,6 +100,12 @@ impl Client {
 
     pub fn read_reply(&mut self, head_only: bool) -> io::Result<Reply> {
         let mut reply = self.read_head()?;
+        if reply.header("transfer-encoding") == Some("chunked") {
+            while !head_only && let Some(chunk) = self.read_chunk()? {
+                reply.body.extend(chunk);
+            }
+            return Ok(reply);
+        }
         let length = reply.header("content-length").and_then(|text| text.parse().ok()).unwrap_or(0);
         if !head_only && reply.status != 304 && reply.status != 204 {
             reply.body.resize(length, 0);

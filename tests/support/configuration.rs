@@ -15,8 +15,12 @@ pub enum Backend {
 }
 
 pub const SECTIONS: &[Section] = &[
-    Section { name: "ratelimit", schema: |generator| generator.subschema_for::<Backend>() },
-    Section { name: "cache", schema: |generator| generator.subschema_for::<Backend>() },
+    Section {
+        name: "ratelimit",
+        schema: |generator| generator.subschema_for::<Backend>(),
+        needs_store: false,
+    },
+    Section { name: "cache", schema: |generator| generator.subschema_for::<Backend>(), needs_store: false },
 ];
 
 pub const GOOD: &str = "\

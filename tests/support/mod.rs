@@ -7,6 +7,7 @@ pub mod client;
 pub mod configuration;
 pub mod disk;
 pub mod http2;
+pub mod postgres;
 pub mod random;
 pub mod sidecar;
 

@@ -52,6 +52,7 @@ pub const PRIMITIVE: Primitive = Primitive {
     redis_families: &["cache:", "outrigger:"],
     must_not_be_evicted: false,
     migrations: embedded::MIGRATIONS,
+    needs_store: false,
     build,
 };
 

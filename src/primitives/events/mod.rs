@@ -1,11 +1,20 @@
 //! Events: a log of what happened, a tenant's own, in the order of its keys.
 //!
-//! Nothing serves it yet.
+//! - An event that was accepted is durable, and is read by whoever reads its topic in that tenant.
+//! - Events of a key are read in the order in which they were accepted; those of one batch in its own.
+//! - An id counts once within a tenant, topic and source, for as long as the topic's `dedupe_ms`.
+//! - A consumer group gets each event at least once, and those of a key in order ([`groups`]).
+//!
+//! What an event is ([`cloudevents`]), what is done with it ([`append`], [`page`], [`Group`]) and how it is answered (`api`)
+//! know nothing of each other's technology; `postgres` and `sqlite` have the statements.
 
+mod api;
 mod append;
+mod arrivals;
 #[cfg(test)]
 mod bench;
 pub mod cloudevents;
+mod config;
 #[cfg(test)]
 mod conformance;
 mod consumers;
@@ -13,9 +22,12 @@ mod cursor;
 mod event;
 mod fingerprint;
 pub mod groups;
+mod housekeeping;
 mod lane;
+mod metrics;
 mod policy;
 mod postgres;
+mod publish;
 mod read;
 mod sqlite;
 mod time;
@@ -29,9 +41,31 @@ pub use lane::lane;
 pub use policy::{
     DEAD_LETTERS, EventsDocument, EventsPolicy, Groups, GroupsDocument, KIND, Topic, TopicDocument,
 };
+pub use publish::{PublishError, Publisher};
 pub use read::{Page, Scan, page, place};
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::http::Route;
+use crate::leases::{Leases, Owner};
 use crate::policy::Action;
+use crate::primitives::{BuildError, Primitive, Resources};
+
+/// The registry row.
+pub const PRIMITIVE: Primitive = Primitive {
+    name: "events",
+    actions: ACTIONS,
+    config_schema: schemars::SchemaGenerator::subschema_for::<config::EventsConfig>,
+    policy: KIND,
+    redis_families: &[],
+    must_not_be_evicted: false,
+    migrations: &[],
+    needs_store: true,
+    build,
+};
 
 /// Appending events to a topic.
 pub const PUBLISH: Action = Action::new("events", "publish");
@@ -41,3 +75,15 @@ pub const READ: Action = Action::new("events", "read");
 pub const CONSUME: Action = Action::new("events", "consume");
 /// Every action.
 pub const ACTIONS: &[Action] = &[PUBLISH, READ, CONSUME];
+
+fn build(section: Value, resources: &Resources) -> Result<Vec<Route>, BuildError> {
+    let config = config::EventsConfig::read(section)?;
+    let (store, tasks) = (resources.store()?, resources.tasks.clone());
+    let metrics = Arc::new(metrics::EventsMetrics::new(&resources.metrics)?);
+    let arrivals = arrivals::Arrivals::new(store.clone(), tasks.clone());
+    let publisher = Publisher::new(store.clone(), Arc::clone(&arrivals), Arc::clone(&metrics), tasks.clone());
+    let leases = Leases::new(store.clone(), Owner::of_this_process());
+    housekeeping::start(store.clone(), leases, config.retention_days, &tasks);
+    let heartbeat = Duration::from_millis(config.heartbeat_ms);
+    Ok(api::routes(api::Api { store, publisher, arrivals, metrics, heartbeat }))
+}

@@ -243,7 +243,7 @@ mod tests {
     use super::*;
     use crate::policy::{Vocabulary, check_documents};
 
-    const SHIPPED: &str = include_str!("events.yaml");
+    const SHIPPED: &str = include_str!("../../../policies/events.yaml");
     static EVENTS: Kind = KIND;
 
     fn checked(text: &str) -> Result<Policies, Vec<String>> {

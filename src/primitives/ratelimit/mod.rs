@@ -52,6 +52,7 @@ pub const PRIMITIVE: Primitive = Primitive {
     redis_families: &["tenant:", "outrigger:"],
     must_not_be_evicted: true,
     migrations: embedded::MIGRATIONS,
+    needs_store: false,
     build,
 };
 

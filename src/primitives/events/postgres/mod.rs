@@ -3,6 +3,7 @@
 mod append;
 mod groups;
 mod head;
+mod partitions;
 mod read;
 #[cfg(test)]
 mod sessions;
@@ -10,4 +11,5 @@ mod sessions;
 pub(super) use append::{insert, take_ids};
 pub(super) use groups::{create as create_group, load as load_group, store as store_group};
 pub(super) use head::readable;
+pub(super) use partitions::keep_partitions;
 pub(super) use read::{at, first_after, page};

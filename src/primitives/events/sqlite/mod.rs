@@ -2,8 +2,10 @@
 
 mod append;
 mod groups;
+mod old;
 mod read;
 
 pub(super) use append::{insert, take_ids};
 pub(super) use groups::{create as create_group, load as load_group, store as store_group};
+pub(super) use old::drop_old;
 pub(super) use read::{at, first_after, page, readable};

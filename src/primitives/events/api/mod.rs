@@ -1,0 +1,155 @@
+//! HTTP: the routes, and what they share.
+
+mod docs;
+mod groups;
+mod publish;
+mod read;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::Method;
+
+use super::arrivals::Arrivals;
+use super::metrics::EventsMetrics;
+use super::publish::{PublishError, Publisher};
+use super::{CONSUME, CursorKey, EventsPolicy, GroupError, PUBLISH, READ, Topic};
+use crate::error::ErrorKind;
+use crate::http::{Call, Problem, Route, handler};
+use crate::policy::{Action, Permit};
+use crate::store::sqlite::Full;
+use crate::store::{Store, StoreError};
+
+const TOPIC: &str = "/v1/events/{topic}";
+/// What is left of a call's time for its reply when a wait ends.
+const REPLY_MARGIN: Duration = Duration::from_millis(50);
+
+/// What the handlers need.
+pub(super) struct Api {
+    pub(super) store: Store,
+    pub(super) publisher: Arc<Publisher>,
+    pub(super) arrivals: Arc<Arrivals>,
+    pub(super) metrics: Arc<EventsMetrics>,
+    pub(super) heartbeat: Duration,
+}
+
+/// The routes of events.
+pub(super) fn routes(api: Api) -> Vec<Route> {
+    let api = Arc::new(api);
+    let route = |method, pattern, action, operation, docs, handler| Route {
+        method,
+        pattern,
+        action,
+        operation,
+        docs,
+        handler,
+    };
+    let post = Method::POST;
+    vec![
+        route(post.clone(), TOPIC, PUBLISH, "publish", docs::PUBLISH, handler(&api, publish::publish)),
+        route(Method::GET, TOPIC, READ, "read", docs::READ, handler(&api, read::read)),
+        route(
+            post.clone(),
+            "/v1/events/{topic}:pull",
+            CONSUME,
+            "pull",
+            docs::PULL,
+            handler(&api, groups::pull),
+        ),
+        route(post.clone(), "/v1/events/{topic}:ack", CONSUME, "ack", docs::ACK, handler(&api, groups::ack)),
+        route(
+            post.clone(),
+            "/v1/events/{topic}:nack",
+            CONSUME,
+            "nack",
+            docs::NACK,
+            handler(&api, groups::nack),
+        ),
+        route(
+            post.clone(),
+            "/v1/events/{topic}:extend",
+            CONSUME,
+            "extend",
+            docs::EXTEND,
+            handler(&api, groups::extend),
+        ),
+        route(post, "/v1/events/{topic}:seek", CONSUME, "seek", docs::SEEK, handler(&api, groups::seek)),
+    ]
+}
+
+/// The topic of a call: permitted, and named by policy. Dead letters are read like any topic.
+fn readable_topic(call: &Call, action: Action) -> Result<(Permit, Arc<Topic>), Problem> {
+    let name = call.name_param("topic")?;
+    let permit = call.caller.permit(action, &name)?;
+    let policy = call.caller.policies().get::<EventsPolicy>();
+    let found = policy.and_then(|policy| policy.topic(&name).or_else(|| policy.topic_of_dead_letters(&name)));
+    let topic = found.map(Arc::clone).ok_or_else(|| no_such_topic(&permit))?;
+    Ok((permit, topic))
+}
+
+fn no_such_topic(permit: &Permit) -> Problem {
+    let detail = format!("no policy of `kind: events` names the topic `{}`", permit.name());
+    Problem::new(ErrorKind::NotFound, detail)
+}
+
+impl Api {
+    /// The key of cursors, which every sidecar of the store has.
+    async fn cursor_key(&self) -> Result<CursorKey, Problem> {
+        let bytes = self.store.cursor_key().await.map_err(|error| store_problem(&error))?;
+        bytes.first_chunk().map(CursorKey::new).ok_or_else(|| {
+            tracing::error!("the store's cursor key is too short");
+            Problem::new(ErrorKind::Internal, "cursors cannot be read")
+        })
+    }
+}
+
+/// Until when a caller that asked with `wait_ms` waits: never to the end of the call's time.
+fn wait_until(call: &Call, wait_ms: u64) -> Instant {
+    let budget = call.deadline.budget(Duration::from_millis(wait_ms));
+    Instant::now() + budget.min(call.deadline.budget(Duration::MAX).saturating_sub(REPLY_MARGIN))
+}
+
+/// What a caller hears of a store that failed; what it said is in the log.
+fn store_problem(error: &StoreError) -> Problem {
+    tracing::debug!(%error, "the event store failed");
+    failed(error.kind(), error.full())
+}
+
+fn failed(kind: ErrorKind, full: Option<Full>) -> Problem {
+    let detail = match (kind, full) {
+        (_, Some(Full::Disk)) => {
+            "the disk of the event store is full: nothing was kept; what is there can be read"
+        }
+        (_, Some(Full::Database)) => {
+            "the event store has reached `limits.durable_db_bytes`: nothing was kept; what is there can be read"
+        }
+        (ErrorKind::OutcomeUnknown, None) => {
+            "the event store did not say whether this was done: send it again; an event with an id of yours counts once"
+        }
+        (ErrorKind::Internal, None) => "the event store refused this, which is a defect: nothing was kept",
+        (ErrorKind::Overloaded, None) => "too many calls wait for the event store: nothing was kept",
+        _ => "the event store does not answer: nothing was kept; send it again",
+    };
+    Problem::new(kind, detail)
+}
+
+impl From<PublishError> for Problem {
+    fn from(error: PublishError) -> Self {
+        match &error {
+            PublishError::Store { kind, full, .. } => failed(*kind, *full),
+            PublishError::Overloaded | PublishError::Gone => failed(error.kind(), None),
+        }
+    }
+}
+
+impl From<GroupError> for Problem {
+    fn from(error: GroupError) -> Self {
+        match &error {
+            GroupError::Store(error) => store_problem(error),
+            GroupError::State(_) | GroupError::Order(_) | GroupError::Policy(_) => {
+                tracing::error!(%error, "a consumer group cannot be worked with");
+                Self::new(error.kind(), "the group's state cannot be read; the log of this process says why")
+            }
+        }
+    }
+}

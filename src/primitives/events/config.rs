@@ -1,0 +1,37 @@
+//! `events:` in `proxy.yaml`.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::primitives::BuildError;
+
+/// How events are kept and read. Topics are in `policies/events.yaml`.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct EventsConfig {
+    /// For how many days events are kept. On PostgreSQL `outrigger migrate` puts a change into force.
+    #[serde(default = "default_retention_days")]
+    #[schemars(range(min = 1, max = 3650))]
+    pub(super) retention_days: u32,
+    /// How long a stream that follows a topic is silent at the most, in milliseconds; then it gets a heartbeat.
+    #[serde(default = "default_heartbeat_ms")]
+    #[schemars(range(min = 100, max = 600_000))]
+    pub(super) heartbeat_ms: u64,
+}
+
+fn default_retention_days() -> u32 {
+    7
+}
+
+fn default_heartbeat_ms() -> u64 {
+    15_000
+}
+
+impl EventsConfig {
+    /// Reads a section that fits its schema.
+    pub(super) fn read(section: Value) -> Result<Self, BuildError> {
+        serde_json::from_value(section)
+            .map_err(|error| BuildError::Section { pointer: "", message: error.to_string() })
+    }
+}

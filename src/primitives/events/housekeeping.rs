@@ -1,0 +1,57 @@
+//! What was kept long enough goes: partitions on PostgreSQL, rows in SQLite.
+
+use std::time::Duration;
+
+use super::{postgres, sqlite};
+use crate::leases::Leases;
+use crate::store::{Store, StoreError, Tx};
+use crate::tasks::Tasks;
+
+/// Between two rounds.
+const EVERY: Duration = Duration::from_secs(600);
+/// After a round that failed.
+const AGAIN: Duration = Duration::from_secs(10);
+/// Of the fleet's lease: as long as a round may take.
+const LEASE: Duration = Duration::from_secs(60);
+const LEASE_NAME: &str = "events/housekeeping";
+
+/// Starts it; `retention_days` counts in SQLite, and PostgreSQL has its own from `outrigger migrate`.
+pub(super) fn start(store: Store, leases: Leases, retention_days: u32, tasks: &Tasks) {
+    let stopping = tasks.stopping().clone();
+    tasks.spawn("events housekeeping", async move {
+        loop {
+            let pause = match round(&store, &leases, retention_days).await {
+                Ok(()) => EVERY,
+                Err(error) => {
+                    tracing::debug!(%error, "what was kept long enough could not be dropped");
+                    AGAIN
+                }
+            };
+            tokio::select! {
+                () = stopping.cancelled() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    });
+}
+
+async fn round(store: &Store, leases: &Leases, retention_days: u32) -> Result<(), StoreError> {
+    // One sidecar of the fleet does it; the others look again later.
+    let Some(lease) = leases.take(LEASE_NAME, LEASE).await? else { return Ok(()) };
+    loop {
+        let more: bool = store
+            .run(&[], 0, move |tx| {
+                Box::pin(async move {
+                    match tx {
+                        Tx::Postgres(tx) => postgres::keep_partitions(tx).await.map(|()| false),
+                        Tx::Sqlite(tx) => sqlite::drop_old(tx, retention_days),
+                    }
+                })
+            })
+            .await?;
+        if !more || !lease.holds() {
+            break;
+        }
+    }
+    leases.release(lease).await
+}

@@ -1,0 +1,97 @@
+//! Sidecars on a PostgreSQL database of the test's own.
+
+use std::path::Path;
+use std::process::Command;
+
+use rig::{Database, PostgresRole, shared_postgres};
+
+use super::configuration::GOOD;
+use super::sidecar::{ACME, BINARY, Sidecar};
+
+/// A configuration with `store: postgres` on the shared servers; the roles' passwords are put into the directory.
+pub fn configuration(directory: &Path, database: &str) -> String {
+    let servers = shared_postgres();
+    let address = servers.access().address(0);
+    configuration_at(directory, database, &[address], &servers.access().certificate().authority)
+}
+
+/// The same at these addresses.
+pub fn configuration_at(directory: &Path, database: &str, addresses: &[String], authority: &Path) -> String {
+    let role = |role: PostgresRole| {
+        std::fs::write(directory.join(role.name()), role.password()).unwrap();
+        format!("{{user: {0}, password: \"${{file:{0}}}\"}}", role.name())
+    };
+    let redis =
+        "redis:\n  limits:\n    nodes: [127.0.0.1:17001]\nratelimit: {backend: redis, redis: limits}\n";
+    assert!(GOOD.contains(redis));
+    let postgres = format!(
+        "store: postgres\npostgres:\n  servers: {addresses:?}\n  database: {database}\n  tls: {{ca_file: '{}'}}\n  required: true\n  \
+         app: {}\n  owner: {}\nevents: {{heartbeat_ms: 200}}\n",
+        authority.display(),
+        role(PostgresRole::App),
+        role(PostgresRole::Owner),
+    );
+    GOOD.replace(redis, "ratelimit: {backend: embedded}\n").replace("jwks.json", "identity/jwks.json")
+        + &postgres
+}
+
+/// A database that is migrated, and a configuration for it in a directory with policies.
+pub struct OnPostgres {
+    pub database: Database,
+    text: String,
+    pub policies: Vec<(String, String)>,
+}
+
+impl OnPostgres {
+    /// With the shipped policies.
+    pub fn new() -> Self {
+        let database = shared_postgres().database().unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let text = configuration(directory.path(), database.name());
+        let config = directory.path().join("proxy.yaml");
+        let on = Self { database, text, policies: shipped_policies() };
+        on.write_to(directory.path());
+        let migrated = Command::new(BINARY).args(["migrate", "--config"]).arg(&config).output().unwrap();
+        assert!(migrated.status.success(), "{migrated:?}");
+        on
+    }
+
+    /// Another policy document in the place of the one of that name.
+    pub fn with_policy(mut self, name: &str, text: &str) -> Self {
+        self.policies.retain(|(held, _)| held != name);
+        self.policies.push((name.to_owned(), text.to_owned()));
+        self
+    }
+
+    fn write_to(&self, directory: &Path) {
+        configuration(directory, self.database.name());
+        std::fs::write(directory.join("proxy.yaml"), &self.text).unwrap();
+        let policies = directory.join("policies");
+        std::fs::create_dir_all(&policies).unwrap();
+        for (name, text) in &self.policies {
+            std::fs::write(policies.join(name), text).unwrap();
+        }
+        let mint = ["token", "mint", "--subject", "s", "--tenant", ACME, "--data"];
+        let minted = Command::new(BINARY).args(mint).arg(directory).output().unwrap();
+        assert!(minted.status.success(), "{minted:?}");
+    }
+
+    /// A sidecar on it, in a directory of its own.
+    pub fn sidecar(&self) -> Sidecar {
+        let directory = tempfile::tempdir().unwrap();
+        self.write_to(directory.path());
+        let config = directory.path().join("proxy.yaml");
+        Sidecar::serve_in(directory, &config)
+    }
+}
+
+fn shipped_policies() -> Vec<(String, String)> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("policies");
+    let files = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    files
+        .map(|path| {
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            (name, std::fs::read_to_string(path).unwrap())
+        })
+        .collect()
+}
