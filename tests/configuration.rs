@@ -337,10 +337,12 @@ fn a_file_that_is_not_text_or_too_large_or_not_there_is_refused() {
 
 #[test]
 fn the_shipped_configuration_is_valid() {
+    // Its secrets are those of the servers that `make servers` starts.
+    rig::shared_postgres();
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let config = ProxyConfig::load(&root.join("proxy.yaml"), &primitives::sections());
     let config = config.unwrap_or_else(|report| panic!("{report}"));
-    assert_eq!(config.sections.keys().collect::<Vec<_>>(), ["cache", "ratelimit"]);
+    assert_eq!(config.sections.keys().collect::<Vec<_>>(), ["cache", "events", "ratelimit"]);
     assert_eq!(config.redis.keys().collect::<Vec<_>>(), ["cache", "limits"]);
     assert_eq!(config.identity.issuers[0].issuer, outrigger::config::DEVELOPMENT_ISSUER);
     assert_eq!(config.identity.issuers[0].audience, outrigger::config::DEVELOPMENT_AUDIENCE);

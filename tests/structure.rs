@@ -32,6 +32,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "clock",
             "config",
             "error",
+            "leases",
             "names",
             "pools",
             "store",

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::{FOUND_PROBLEMS, runtime};
 use crate::config::{ProxyConfig, StoreChoice};
-use crate::primitives;
+use crate::primitives::{self, events};
 use crate::store::postgres;
 
 #[derive(Args)]
@@ -39,7 +39,8 @@ pub(super) fn run(arguments: &MigrateArgs) -> anyhow::Result<ExitCode> {
         );
         return Ok(ExitCode::from(FOUND_PROBLEMS));
     };
-    let migrated = match runtime()?.block_on(postgres::migrate(database, arguments.dry_run)) {
+    let days = config.section("events").and_then(events::retention_days);
+    let migrated = match runtime()?.block_on(postgres::migrate(database, days, arguments.dry_run)) {
         Ok(migrated) => migrated,
         Err(error) => {
             eprintln!("error: {error}");

@@ -98,6 +98,12 @@ impl<'h> Seen<'h> {
         self.timeout.first.is_some()
     }
 
+    /// Whether there is an `Idempotency-Key`.
+    #[must_use]
+    pub fn has_idempotency_key(&self) -> bool {
+        self.idempotency_key.first.is_some()
+    }
+
     /// The body's length as the request declares it.
     #[must_use]
     pub fn content_length(&self) -> Option<u64> {
@@ -196,15 +202,10 @@ pub fn timeout(seen: &Seen<'_>, default: Duration, most: Duration) -> Result<Dur
     if ms == 0 || asked > most { Err(wrong()) } else { Ok(asked) }
 }
 
-/// 400 where a request carries an `Idempotency-Key` to a route that does not take one.
-pub fn refuse_idempotency_key(seen: &Seen<'_>) -> Result<(), Problem> {
-    if seen.idempotency_key.first.is_some() {
-        return Err(Problem::new(
-            ErrorKind::IdempotencyNotSupported,
-            "this route takes no Idempotency-Key: leave it out",
-        ));
-    }
-    Ok(())
+/// 400: a route that takes no `Idempotency-Key` was sent one.
+#[must_use]
+pub fn no_idempotency_key() -> Problem {
+    Problem::new(ErrorKind::IdempotencyNotSupported, "this route takes no Idempotency-Key: leave it out")
 }
 
 #[cfg(test)]

@@ -191,7 +191,9 @@ impl Pipeline {
         };
         let Found { index, route, params } = self.route(&head.method, &parsed, head.uri.path())?;
         told.route = Some(index);
-        headers::refuse_idempotency_key(&seen)?;
+        if seen.has_idempotency_key() && !route.takes_idempotency_key() {
+            return Err(headers::no_idempotency_key());
+        }
         let policies = self.policies.current();
         let choice = headers::tenant_choice(&seen).map_err(|problem| {
             // Only whom policy lets name a tenant is told how.

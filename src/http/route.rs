@@ -38,6 +38,14 @@ pub struct Route {
     pub handler: Handler,
 }
 
+impl Route {
+    /// Whether a caller may send an `Idempotency-Key`: where the route's own description says so.
+    #[must_use]
+    pub fn takes_idempotency_key(&self) -> bool {
+        self.docs.headers.iter().any(|header| header.name.eq_ignore_ascii_case("Idempotency-Key"))
+    }
+}
+
 /// What OpenAPI says about a route.
 #[derive(Clone, Default)]
 pub struct Docs {

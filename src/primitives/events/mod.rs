@@ -76,6 +76,12 @@ pub const CONSUME: Action = Action::new("events", "consume");
 /// Every action.
 pub const ACTIONS: &[Action] = &[PUBLISH, READ, CONSUME];
 
+/// For how many days events are kept, as a section that fits its schema says.
+#[must_use]
+pub fn retention_days(section: &Value) -> Option<u32> {
+    config::EventsConfig::read(section.clone()).ok().map(|config| config.retention_days)
+}
+
 fn build(section: Value, resources: &Resources) -> Result<Vec<Route>, BuildError> {
     let config = config::EventsConfig::read(section)?;
     let (store, tasks) = (resources.store()?, resources.tasks.clone());

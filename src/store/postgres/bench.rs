@@ -65,7 +65,7 @@ pub(crate) async fn bench_at(
 ) -> Bench {
     let ca_file = access.certificate().authority.clone();
     let (mut config, secrets) = config(servers, database.name(), Some(ca_file));
-    migrate(&config, false).await.unwrap();
+    migrate(&config, None, false).await.unwrap();
     config.connections = connections;
     config.servers = addresses.to_vec();
     let (board, tasks) = (HealthBoard::default(), Tasks::default());

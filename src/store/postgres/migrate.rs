@@ -73,7 +73,13 @@ pub struct Migrated {
 
 /// Brings the database to this program's version, and gives the roles of the configuration their rights. With `dry_run`
 /// it only says what it would do.
-pub async fn migrate(database: &PostgresConfig, dry_run: bool) -> Result<Migrated, MigrationError> {
+///
+/// `retention_days` is for how long events are kept from then on; without it that stays as it is.
+pub async fn migrate(
+    database: &PostgresConfig,
+    retention_days: Option<u32>,
+    dry_run: bool,
+) -> Result<Migrated, MigrationError> {
     let owner = database.owner.as_ref().ok_or(MigrationError::NoOwner)?;
     let mut connection = connect(database, owner).await?;
     let migrator = migrator();
@@ -88,6 +94,9 @@ pub async fn migrate(database: &PostgresConfig, dry_run: bool) -> Result<Migrate
     }
     if !dry_run {
         migrator.run_direct(None, &mut connection, false).await?;
+        if let Some(days) = retention_days {
+            keep_events(&mut connection, days).await?;
+        }
         grant(&mut connection, APP_RIGHTS, "{app}", &database.app).await?;
         if let Some(relay) = &database.relay {
             grant(&mut connection, RELAY_RIGHTS, "{relay}", relay).await?;
@@ -184,6 +193,12 @@ async fn check_role(
         ),
         None => wrong("is not there: CREATE ROLE … LOGIN NOBYPASSRLS PASSWORD …"),
     }
+}
+
+async fn keep_events(connection: &mut PgConnection, days: u32) -> Result<(), MigrationError> {
+    let days = i32::try_from(days).unwrap_or(i32::MAX);
+    let set = sqlx::query("UPDATE outrigger_store SET events_retention_days = $1").bind(days);
+    set.execute(connection).await.map(drop).map_err(refused("the retention of events"))
 }
 
 async fn grant(

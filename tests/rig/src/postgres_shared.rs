@@ -76,11 +76,22 @@ fn start(_: &Path) -> Result<Vec<Recorded>, Error> {
     let first = shared_first(PORT_VARIABLE, PORT_OFFSET)?;
     let options = PostgresOptions { fsync: fsync(), ..PostgresOptions::default() };
     let cluster = PostgresCluster::start_outliving(options, first)?;
+    write_passwords(&shared_folder(first)?)?;
     database::create(cluster.access(), 0, DATABASE)?;
     let bouncer = PgBouncer::start_outliving(cluster.access(), first + 2)?;
     let mut recorded = cluster.release()?;
     recorded.extend(bouncer.release()?);
     Ok(recorded)
+}
+
+/// The roles' passwords as files, since a configuration names its secrets and does not hold them.
+fn write_passwords(folder: &Path) -> Result<(), Error> {
+    let folder = folder.join("passwords");
+    let written = std::fs::create_dir_all(&folder).and_then(|()| {
+        let roles = [PostgresRole::Owner, PostgresRole::App, PostgresRole::Relay];
+        roles.iter().try_for_each(|role| std::fs::write(folder.join(role.name()), role.password()))
+    });
+    written.map_err(|error| Error::new(format!("{}: {error}", folder.display())))
 }
 
 fn fsync() -> bool {
