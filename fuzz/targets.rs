@@ -5,11 +5,15 @@
 use std::path::Path;
 use std::sync::LazyLock;
 
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use outrigger::config::Identity;
 use outrigger::http::path;
 use outrigger::identity::Inspector;
 use outrigger::policy::{Vocabulary, check_documents};
+use outrigger::primitives::events::cloudevents::{Context, kafka_headers, read, write_structured};
 use outrigger::primitives::{self, cache::envelope};
+use uuid::Uuid;
 
 /// The path parser: what it takes has no way out of its segments.
 pub fn path(bytes: &[u8]) {
@@ -61,4 +65,44 @@ pub fn envelope(bytes: &[u8]) {
     let Ok(found) = envelope::decode(bytes) else { return };
     assert!(found.content_type.len() <= envelope::MAX_CONTENT_TYPE_BYTES);
     assert_eq!(envelope::HEADER_BYTES + found.content_type.len() + found.body.len(), bytes.len());
+}
+
+/// The reader of events, given lines `name: value`, an empty line and a body: what it takes is within the topic's bounds,
+/// can be written in both ways that events are given, and is read again from what was written.
+pub fn events(bytes: &[u8]) {
+    let at = bytes.windows(2).position(|pair| pair == b"\n\n").unwrap_or(bytes.len());
+    let (head, body) = bytes.split_at(at);
+    let mut headers = HeaderMap::new();
+    for line in head.split(|byte| *byte == b'\n') {
+        let colon = line.iter().position(|byte| *byte == b':').unwrap_or(line.len());
+        let (name, value) = line.split_at(colon);
+        let value = HeaderValue::from_bytes(value.get(2..).unwrap_or_default());
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), value) {
+            headers.append(name, value);
+        }
+    }
+    let body = Bytes::copy_from_slice(body.get(2..).unwrap_or_default());
+    let context = Context { tenant: Uuid::nil(), topic: "leads", max_event_bytes: 1024, max_batch: 4 };
+    let events = match read(&headers, None, None, &body, &context) {
+        Ok(events) => events,
+        Err(error) => {
+            assert!(error.to_string().len() > 20 && error.fields().len() <= 100, "{error}");
+            return;
+        }
+    };
+    assert!((1..=4).contains(&events.len()));
+    headers.clear();
+    headers.insert("content-type", HeaderValue::from_static("application/cloudevents+json"));
+    for event in events {
+        assert!(event.bytes() <= 1024 && (1..=512).contains(&event.key.len()));
+        assert!(kafka_headers(&event.attributes, &event.data).is_ok());
+        let mut text = Vec::new();
+        write_structured(&mut text, &event.attributes, &event.data, &[]);
+        assert!(!text.contains(&b'\n') && !text.contains(&b'\r'));
+        // Base64 and escapes are longer than what they stand for.
+        let context = Context { max_event_bytes: 1 << 20, ..context };
+        let again =
+            read(&headers, None, None, &text.into(), &context).expect("what is given can be sent again");
+        assert_eq!((&again[0].attributes, &again[0].key), (&event.attributes, &event.key));
+    }
 }

@@ -74,3 +74,8 @@ fn the_policy_parser_stands_its_corpus() {
 fn the_cache_envelope_stands_its_corpus() {
     replay("envelope", targets::envelope);
 }
+
+#[test]
+fn the_reader_of_events_stands_its_corpus() {
+    replay("events", targets::events);
+}

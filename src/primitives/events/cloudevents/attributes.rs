@@ -12,7 +12,8 @@ use super::{Context, RESERVED};
 use crate::names::{Key, NameError};
 use crate::primitives::events::{Data, Event};
 
-/// The most attributes of an event: each is a header in Kafka and in HTTP's binary mode, and servers take about 100.
+/// The most attributes of an event beside `tenantid`: each is a header in Kafka and in HTTP's binary mode, and servers
+/// take about 100.
 pub(super) const MAX_ATTRIBUTES: usize = 64;
 /// What the record's key in Kafka has before the event's: the tenant and a `/`.
 const TENANT_BYTES: usize = 37;
@@ -56,8 +57,9 @@ impl<'a> Checked<'a> {
                 wrong.invalid(place.attribute(name), detail);
             }
         }
-        if list.len() > MAX_ATTRIBUTES {
-            let detail = format!("at most {MAX_ATTRIBUTES} attributes; there are {}", list.len());
+        let count = list.iter().filter(|(name, _)| name != "tenantid").count();
+        if count > MAX_ATTRIBUTES {
+            let detail = format!("at most {MAX_ATTRIBUTES} attributes; there are {count}");
             wrong.invalid(place.event(), detail);
         }
         for name in ["specversion", "id", "source", "type"] {

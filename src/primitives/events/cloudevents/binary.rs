@@ -42,7 +42,7 @@ pub(super) fn binary(
             None => continue,
         };
         count += 1;
-        if count > MAX_ATTRIBUTES {
+        if attributes.len() > MAX_ATTRIBUTES {
             continue;
         }
         let text = if name == "datacontenttype" {
@@ -58,7 +58,8 @@ pub(super) fn binary(
             }
         }
     }
-    if count > MAX_ATTRIBUTES {
+    // Room for `tenantid` beside them.
+    if count > MAX_ATTRIBUTES + 1 {
         wrong.invalid(String::new(), format!("at most {MAX_ATTRIBUTES} attributes; there are {count}"));
         return wrong.into_result(Vec::new());
     }

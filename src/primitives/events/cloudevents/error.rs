@@ -27,18 +27,18 @@ pub enum EventError {
     #[error("an event's `tenantid` is that of the token: leave it out, and Outrigger sets it")]
     Forbidden(Vec<FieldError>),
     /// Attributes or data are wrong; every one is named, and what would be right.
-    #[error("no event was kept, since {}", wrong(.0))]
+    #[error("no event was kept: {}", wrong(.0))]
     Invalid(Vec<FieldError>),
     /// Events are larger than the topic takes; each is named.
-    #[error("no event was kept, since {}", wrong(.0))]
+    #[error("no event was kept: {}", wrong(.0))]
     TooLarge(Vec<FieldError>),
 }
 
 fn wrong(fields: &[FieldError]) -> String {
     match fields {
         [only] if only.pointer.is_empty() => only.detail.clone(),
-        [only] => format!("`{}` is wrong: {}", only.pointer, only.detail),
-        _ => "fields are wrong: each is named in `errors`, with what would be right".to_owned(),
+        [only] => format!("`{}`: {}", only.pointer, only.detail),
+        _ => "each wrong field is named in `errors`, with what would be right".to_owned(),
     }
 }
 

@@ -198,8 +198,8 @@ impl<'a> Visitor<'a> for ElementVisitor {
         let (mut members, mut count) = (Vec::with_capacity(16), 0);
         while let Some(Text(name)) = map.next_key()? {
             count += 1;
-            // Room for both kinds of data beside the attributes.
-            if members.len() < MAX_ATTRIBUTES + 2 {
+            // Room for `tenantid` and both kinds of data beside the attributes.
+            if members.len() < MAX_ATTRIBUTES + 3 {
                 members.push((name, map.next_value()?));
             } else {
                 map.next_value::<IgnoredAny>()?;

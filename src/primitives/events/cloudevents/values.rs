@@ -88,9 +88,12 @@ pub(super) fn depth(json: &str) -> Verdict {
 mod tests {
     use super::*;
 
+    /// A type, its check, what is right and what is wrong.
+    type Case = (&'static str, fn(&str) -> Verdict, &'static [&'static str], &'static [&'static str]);
+
     #[test]
     fn a_value_of_each_type_is_taken_or_refused() {
-        let cases: [(&str, fn(&str) -> Verdict, &[&str], &[&str]); 4] = [
+        let cases: [Case; 4] = [
             (
                 "string",
                 string,
