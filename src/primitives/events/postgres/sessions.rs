@@ -133,7 +133,7 @@ impl Bench {
         let done: Result<_, StoreError> = self
             .stores
             .postgres
-            .run(&[self.permit.clone()], 0, move |tx| {
+            .run(std::slice::from_ref(&self.permit), 0, move |tx| {
                 let batch = Arc::clone(&batch);
                 Box::pin(async move { append(tx, &batch).await })
             })
