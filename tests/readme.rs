@@ -43,13 +43,16 @@ fn the_readme_s_lines_work_as_written() {
     let script = lines.iter().map(|line| format!("{line}\necho\n")).collect::<String>();
     let printed = shell(&script, work.path());
     let replies: Vec<&str> = printed.lines().filter(|line| !line.is_empty()).collect();
-    assert_eq!(replies.len(), 4, "{printed}");
+    assert_eq!(replies.len(), 7, "{printed}");
     let json = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
     assert_eq!(json(replies[0])["allowed"], true);
     assert_eq!(json(replies[0])["results"][0]["remaining"], 19);
     assert_eq!(replies[1], r#"{"score":0.93}"#);
     assert_eq!(json(replies[2])["status"], 404);
     assert_eq!(replies[3], r#"{"score":0.93}"#);
+    assert_eq!(json(replies[4])["accepted"], 1);
+    assert_eq!(json(replies[5])["data"]["lead"], "lead-42");
+    assert_eq!(json(replies[6])["deliveries"][0]["event"]["type"], "lead.scored");
 }
 
 #[test]
@@ -72,12 +75,13 @@ fn what_dev_prints_works_as_pasted() {
         .filter(|line| line.starts_with("curl ") || line.starts_with("ACME=") || line.starts_with("GLOBEX="))
         .map(|line| format!("{line}\n"))
         .collect();
-    assert_eq!(script.lines().count(), 7, "{text}");
+    assert_eq!(script.lines().count(), 10, "{text}");
     let replies = shell(&script, work.path());
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(replies.contains(r#""allowed":true"#), "{replies}");
     assert!(replies.contains("HTTP/1.1 200 OK"), "{replies}");
-    assert_eq!(replies.matches(r#"{"score":0.93}"#).count(), 2, "{replies}");
+    // The value twice; the event as it was read and as it was pulled.
+    assert_eq!(replies.matches(r#"{"score":0.93}"#).count(), 4, "{replies}");
     assert!(replies.contains(r#""code":"not_found""#), "{replies}");
 }

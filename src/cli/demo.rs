@@ -49,6 +49,11 @@ curl -sS -H "Authorization: Bearer $ACME" -H "Content-Type: application/json" -d
 curl -sS -X PUT -H "Authorization: Bearer $ACME" -H "Content-Type: application/json" -d '{{"score":0.93}}' "{url}/v1/cache/scoring/lead-42?ttl_ms=60000"
 curl -sS -i -H "Authorization: Bearer $ACME" {url}/v1/cache/scoring/lead-42; echo
 curl -sS -H "Authorization: Bearer $GLOBEX" {url}/v1/cache/scoring/lead-42; echo
+
+# an event, read back, and pulled by a consumer of a group
+curl -sS -H "Authorization: Bearer $ACME" -H "Content-Type: application/json" -d '{{"score":0.93}}' "{url}/v1/events/leads?type=lead.scored"; echo
+curl -sS -H "Authorization: Bearer $ACME" {url}/v1/events/leads
+curl -sS -H "Authorization: Bearer $ACME" -H "Content-Type: application/json" -d '{{"group":"mailer"}}' {url}/v1/events/leads:pull; echo
 "#
     );
     if let Some(socket) = socket {

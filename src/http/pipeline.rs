@@ -232,11 +232,15 @@ impl Pipeline {
     /// The route of a request. Only a POST has a custom verb; another method on one is told so.
     fn route(&self, method: &Method, path: &ParsedPath<'_>, raw: &str) -> Result<Found<'_>, Problem> {
         let problem = match self.routes.find(method, path) {
-            Err(problem) if problem.kind() == ErrorKind::NotFound && *method != Method::POST => problem,
+            Err(problem) if *method != Method::POST => problem,
             found => return found,
         };
+        // A verb's path takes its verb's method, whatever there is without the verb.
         let with_verb = path::parse(raw, true)?;
-        if with_verb.verb.is_some() { self.routes.find(method, &with_verb) } else { Err(problem) }
+        match self.routes.find(method, &with_verb) {
+            Err(of_verb) if of_verb.kind() == ErrorKind::NotFound => Err(problem),
+            found => found,
+        }
     }
 
     /// What is answered without a token.

@@ -93,6 +93,9 @@ pub async fn migrate(
         check_role(&mut connection, owner, role).await?;
     }
     if !dry_run {
+        // Until the end of the connection: sqlx's own lock is not around what comes after its steps.
+        let locked = connection.execute("SELECT pg_advisory_lock(1869968498)").await;
+        locked.map(drop).map_err(refused("the lock"))?;
         migrator.run_direct(None, &mut connection, false).await?;
         if let Some(days) = retention_days {
             keep_events(&mut connection, days).await?;
