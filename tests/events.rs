@@ -301,3 +301,81 @@ fn two_sidecars_on_one_database_see_each_other_s_events_and_share_a_group() {
     let rest = publisher.lines(&format!("/v1/events/leads?from={}", cursor["cursor"].as_str().unwrap()));
     assert_eq!(ids(&rest), ["e2"], "a cursor of one sidecar is good at the other");
 }
+
+const FLEET_ACCESS: &str = "kind: access
+rules:
+  - {name: tenants, match: {scopes: [tenant:admin]}, allow: [{actions: ['*']}]}
+  - {name: services, match: {subjects: [every, one]}, allow: [{actions: ['events:*']}]}
+services:
+  - {subject: every, issuer: dev, act_for: any}
+  - {subject: one, issuer: dev, act_for: {tenants: [0190c7a8-3c5e-7f00-8000-0000000000a1]}}
+";
+
+/// A caller without a tenant.
+fn service(sidecar: &Sidecar, subject: &str) -> Tenant {
+    let bearer = format!("Bearer {}", sidecar.token_with(&["--subject", subject]));
+    Tenant { bearer, client: sidecar.client() }
+}
+
+fn with_services(test: fn(&Sidecar)) {
+    let directory = tempfile::tempdir().unwrap();
+    let policies = directory.path().join("policies");
+    std::fs::create_dir(&policies).unwrap();
+    std::fs::write(policies.join("access.yaml"), FLEET_ACCESS).unwrap();
+    let on = OnPostgres::new().with_policy("access.yaml", FLEET_ACCESS);
+    for (name, text) in on.policies.iter().filter(|(name, _)| name != "access.yaml") {
+        std::fs::write(policies.join(name), text).unwrap();
+    }
+    test(&Sidecar::dev_in(directory, &["--policies", policies.to_str().unwrap()]));
+    test(&on.sidecar());
+}
+
+#[test]
+fn a_service_reads_and_consumes_for_its_tenants_and_for_no_other() {
+    with_services(|sidecar| {
+        let (mut acme, mut globex) = (Tenant::new(sidecar, ACME), Tenant::new(sidecar, GLOBEX));
+        acme.publish("leads", &[event("a1", "k"), event("a2", "k")]);
+        globex.publish("leads", &[event("g1", "k")]);
+        let (mut every, mut one) = (service(sidecar, "every"), service(sidecar, "one"));
+        let mut stranger = service(sidecar, "stranger");
+        assert_eq!(ids(&every.lines("/v1/events/leads")), ["a1", "a2", "g1"]);
+        assert_eq!(ids(&one.lines("/v1/events/leads")), ["a1", "a2"]);
+        stranger.send("GET", "/v1/events/leads", &[], "").problem(403, "forbidden");
+        every.publish_refused();
+        // One tenant of its own, named.
+        let named = every.send("GET", "/v1/events/leads", &[("Outrigger-Tenant", GLOBEX)], "");
+        assert!(named.text().contains("\"g1\"") && !named.text().contains("\"a1\""), "{}", named.text());
+        one.send("GET", "/v1/events/leads", &[("Outrigger-Tenant", GLOBEX)], "").problem(403, "forbidden");
+        // A cursor of the fleet's is the fleet's.
+        let cursor = every.lines("/v1/events/leads")[0]["cursor"].as_str().unwrap().to_owned();
+        assert_eq!(ids(&every.lines(&format!("/v1/events/leads?from={cursor}"))), ["a2", "g1"]);
+        acme.send("GET", &format!("/v1/events/leads?from={cursor}"), &[], "").problem(422, "invalid");
+        // Keys of two tenants are two keys; a group of the same name is each owner's own.
+        let pulled = every.verb("pull", json!({"group": "g", "max": 1}));
+        assert_eq!(pulled["deliveries"][0]["event"]["tenantid"], ACME);
+        let second = every.verb("pull", json!({"group": "g"}));
+        assert_eq!(second["deliveries"].as_array().unwrap().len(), 1);
+        assert_eq!(second["deliveries"][0]["event"]["id"], "g1");
+        assert_eq!(acme.verb("pull", json!({"group": "g"}))["deliveries"].as_array().unwrap().len(), 2);
+        assert_eq!(one.verb("pull", json!({"group": "g"}))["deliveries"].as_array().unwrap().len(), 2);
+        let stolen = &second["deliveries"][0]["receipt"];
+        assert_eq!(acme.verb("ack", json!({"group": "g", "receipts": [stolen]}))["done"], 0);
+        // What a fleet's group gives up goes to the dead letters of its tenant.
+        let mut receipt = stolen.clone();
+        for _ in 0..16 {
+            assert_eq!(every.verb("nack", json!({"group": "g", "receipts": [receipt]}))["done"], 1);
+            receipt = every.verb("pull", json!({"group": "g"}))["deliveries"][0]["receipt"].clone();
+        }
+        assert_eq!(ids(&globex.lines("/v1/events/leads.dlq")), ["g1"]);
+        assert_eq!(acme.lines("/v1/events/leads.dlq"), Vec::<Value>::new());
+    });
+}
+
+impl Tenant {
+    /// Publishing is one tenant's.
+    fn publish_refused(&mut self) {
+        self.post("/v1/events/leads", &[STRUCTURED], &event("x", "k")).problem(403, "forbidden");
+        let named = self.post("/v1/events/leads", &[STRUCTURED, ("Outrigger-Tenant", GLOBEX)], &event("g1", "k"));
+        assert_eq!(named.json()["duplicates"], 1, "{}", named.text());
+    }
+}

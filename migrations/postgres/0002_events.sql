@@ -26,6 +26,10 @@ ALTER TABLE events ENABLE ROW LEVEL SECURITY;
 ALTER TABLE events FORCE ROW LEVEL SECURITY;
 CREATE POLICY own ON events FOR SELECT
     USING (tenant_id = (SELECT nullif(current_setting('app.tenant_id', true), '')::uuid));
+-- A service reads for all of its tenants.
+CREATE POLICY fleet ON events FOR SELECT
+    USING ((SELECT current_setting('app.reads_for', true) = 'every')
+        OR tenant_id = ANY ((SELECT nullif(nullif(current_setting('app.reads_for', true), 'every'), ''))::uuid[]));
 -- A batch carries the events of many tenants, each of which a permit named; it can read none of them.
 CREATE POLICY own_or_batch ON events FOR INSERT
     WITH CHECK (tenant_id = (SELECT nullif(current_setting('app.tenant_id', true), '')::uuid)
@@ -50,6 +54,7 @@ CREATE POLICY own_or_batch ON event_dedupe
         OR tenant_id = ANY ((SELECT nullif(current_setting('app.writes_for', true), ''))::uuid[]));
 
 CREATE TABLE event_groups (
+    -- Whose the group is: a tenant's, or a service's, which has a UUID like no tenant.
     tenant_id uuid NOT NULL,
     topic text NOT NULL,
     name text NOT NULL,

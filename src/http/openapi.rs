@@ -193,6 +193,7 @@ mod tests {
             method: http::Method::GET,
             pattern: "/v1/tests/{name}",
             action: Action::new("tests", "read"),
+            serves_fleets: false,
             operation: "read",
             docs: Docs { replies: REPLIES, ..Docs::default() },
             handler: handler(&Arc::new(()), answer),

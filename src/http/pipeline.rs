@@ -200,7 +200,7 @@ impl Pipeline {
             if policies.access().may_act(&principal) { problem } else { Denied::ActFor.into() }
         })?;
         let caller = Caller::new(principal, choice, policies)?;
-        let tenant = caller.check_verb(route.action)?;
+        let tenant = caller.check_verb(route.action, route.serves_fleets)?;
         told.tenant = Some(tenant);
         self.check_declared_length(&seen)?;
         let query = Query::parse(head.uri.query())?;

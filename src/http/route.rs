@@ -30,6 +30,8 @@ pub struct Route {
     pub pattern: &'static str,
     /// What the caller must be allowed to do; checked before the body is read.
     pub action: Action,
+    /// Whether a service may call it for all of its tenants at once, naming none.
+    pub serves_fleets: bool,
     /// The operation's name, unique in its primitive: the metric label and OpenAPI's `operationId`.
     pub operation: &'static str,
     /// What OpenAPI says about it.

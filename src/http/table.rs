@@ -160,6 +160,7 @@ mod tests {
             method,
             pattern,
             action: Action::new("cache", "read"),
+            serves_fleets: false,
             operation: pattern,
             docs: Docs::default(),
             handler: handler(&Arc::new(()), nothing),

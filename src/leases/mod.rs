@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
-use crate::store::{Store, StoreError, Tx};
+use crate::store::{Reach, Store, StoreError, Tx};
 
 /// Who may own a lease: one process, from its start to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,7 +84,7 @@ impl Leases {
         let before = Instant::now();
         let (asked, owner) = (name.to_owned(), self.owner);
         let time_ms = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
-        let taken = self.store.run(&[], 0, move |tx| {
+        let taken = self.store.run(Reach::nobody(), 0, move |tx| {
             let name = asked.clone();
             Box::pin(async move {
                 match tx {
@@ -100,7 +100,7 @@ impl Leases {
     /// Gives a lease back: who asks next has it at once. One that was lost stays its new owner's.
     pub async fn release(&self, lease: Lease) -> Result<(), StoreError> {
         self.store
-            .run(&[], 0, move |tx| {
+            .run(Reach::nobody(), 0, move |tx| {
                 let lease = lease.clone();
                 Box::pin(async move {
                     match tx {

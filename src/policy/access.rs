@@ -1,10 +1,13 @@
 //! The access policy: which principals may do which actions on which names. Pure: no clock, no I/O.
 
+use std::collections::BTreeSet;
+
 use schemars::JsonSchema;
 use serde::Deserialize;
 use uuid::Uuid;
 
 use super::Action;
+use super::fleet::FleetTenants;
 use crate::identity::{Principal, TenantId};
 
 /// The `access` policy document. What no rule allows is denied.
@@ -123,6 +126,23 @@ impl Access {
     #[must_use]
     pub fn may_act(&self, principal: &Principal) -> bool {
         self.entries(&Bearer::of(principal)).next().is_some()
+    }
+
+    /// The tenants that `principal` may act for; none where it is no such service.
+    #[must_use]
+    pub(super) fn fleet_of(&self, principal: &Principal) -> Option<FleetTenants> {
+        self.fleet(&Bearer::of(principal))
+    }
+
+    fn fleet(&self, bearer: &Bearer<'_>) -> Option<FleetTenants> {
+        let mut these = BTreeSet::new();
+        for service in self.entries(bearer) {
+            match &service.act_for {
+                ActFor::Any => return Some(FleetTenants::Any),
+                ActFor::Tenants(tenants) => these.extend(tenants.iter().copied()),
+            }
+        }
+        (!these.is_empty()).then(|| FleetTenants::These(these.into_iter().collect()))
     }
 
     fn lets(&self, bearer: &Bearer<'_>, action: Action, name: &str) -> bool {

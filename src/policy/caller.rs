@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::fleet::{self, FleetPermit};
 use super::{Action, InForce, Policies};
 use crate::identity::{Principal, TenantId};
 use crate::names::Name;
@@ -64,9 +65,14 @@ impl Caller {
         Ok(Self { principal, tenant, policies })
     }
 
-    /// Whether `action` can be allowed on any name, and in which tenant: asked before the body is read.
-    pub fn check_verb(&self, action: Action) -> Result<TenantId, Denied> {
-        let tenant = self.tenant.ok_or(Denied::NoTenant)?;
+    /// Whether `action` can be allowed on any name, asked before the body is read; and whose call it is: the tenant's, or
+    /// where the route `serves_fleets` and no tenant is named, the service's own.
+    pub fn check_verb(&self, action: Action, serves_fleets: bool) -> Result<TenantId, Denied> {
+        let tenant = match self.tenant {
+            Some(tenant) => tenant,
+            None if serves_fleets && self.policies.access().may_act(&self.principal) => fleet::owner(&self.principal),
+            None => return Err(Denied::NoTenant),
+        };
         if self.policies.access().allows_somewhere(&self.principal, action) {
             Ok(tenant)
         } else {
@@ -81,6 +87,20 @@ impl Caller {
             return Err(Denied::Name { action, name: name.clone() });
         }
         Ok(Permit { tenant, action, name: name.clone(), principal: Arc::clone(&self.principal) })
+    }
+
+    /// The permit to do `action` on `name` in every tenant that this service may act for. None where the caller speaks for
+    /// one tenant: its token's, or the one that it named.
+    pub fn fleet_permit(&self, action: Action, name: &Name) -> Result<Option<FleetPermit>, Denied> {
+        if self.tenant.is_some() {
+            return Ok(None);
+        }
+        let access = self.policies.access();
+        let tenants = access.fleet_of(&self.principal).ok_or(Denied::NoTenant)?;
+        if !access.allows(&self.principal, action, name.as_str()) {
+            return Err(Denied::Name { action, name: name.clone() });
+        }
+        Ok(Some(FleetPermit::new(&self.principal, tenants, action, name)))
     }
 
     /// The policies in force for this request.

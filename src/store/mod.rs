@@ -9,7 +9,7 @@ pub mod postgres;
 pub mod sqlite;
 mod tx;
 
-pub use tx::{Store, StoreError, Tx};
+pub use tx::{Reach, Store, StoreError, Tx};
 
 /// The tables of `durable.db`.
 pub const DURABLE: &[sqlite::Migrations] =

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker};
 use super::postgres::{Failure, PgError, PgTx, Postgres, Tenants};
 use super::sqlite::{Full, Sqlite, SqliteError, SqliteTx};
 use crate::error::ErrorKind;
-use crate::policy::Permit;
+use crate::policy::{FleetPermit, Permit};
 
 /// A part of a transaction, while it runs.
 type Work<'t, T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send + 't>>;
@@ -27,6 +27,39 @@ pub enum Tx<'c> {
     Postgres(&'c mut PgTx),
     /// On the writer's thread.
     Sqlite(SqliteTx<'c>),
+}
+
+/// Whose rows a transaction reaches. Made from permits alone.
+#[derive(Debug)]
+pub struct Reach(Tenants);
+
+impl Reach {
+    /// No tenant's.
+    #[must_use]
+    pub fn nobody() -> Self {
+        Self(Tenants::None)
+    }
+}
+
+/// That tenant's.
+impl From<&Permit> for Reach {
+    fn from(permit: &Permit) -> Self {
+        Self(Tenants::of(std::slice::from_ref(permit)))
+    }
+}
+
+/// One tenant's, where the permits are of one; of several, inserts where a table's policy takes a batch of them.
+impl From<&[Permit]> for Reach {
+    fn from(permits: &[Permit]) -> Self {
+        Self(Tenants::of(permits))
+    }
+}
+
+/// The service's own, and those of its tenants where a table's policy lets fleets read.
+impl From<&FleetPermit> for Reach {
+    fn from(permit: &FleetPermit) -> Self {
+        Self(Tenants::of_fleet(permit))
+    }
 }
 
 /// Why a transaction did not end well.
@@ -76,19 +109,17 @@ impl StoreError {
 }
 
 impl Store {
-    /// Runs `work` in a transaction for the permits' tenants and commits it; it adds about so many bytes.
-    ///
-    /// With one permit it may read and write that tenant's rows; with several, only what takes a batch of many tenants'
-    /// rows lets it in. On PostgreSQL it is run again where nothing was written and it can succeed now, so it does
+    /// Runs `work` in a transaction within this reach and commits it; it adds about so many bytes.
+    /// On PostgreSQL it is run again where nothing was written and it can succeed now, so it does
     /// nothing but what its transaction does. On SQLite nothing in it waits for anything else.
-    pub async fn run<T, E, F>(&self, permits: &[Permit], bytes: u64, work: F) -> Result<T, E>
+    pub async fn run<T, E, F>(&self, reach: impl Into<Reach>, bytes: u64, work: F) -> Result<T, E>
     where
         T: Send + 'static,
         E: From<StoreError> + Send + 'static,
         F: for<'t> Fn(&'t mut Tx<'_>) -> Work<'t, T, E> + Send + Sync + 'static,
     {
         match self {
-            Self::Postgres(postgres) => on_postgres(postgres, Tenants::of(permits), work).await,
+            Self::Postgres(postgres) => on_postgres(postgres, reach.into().0, work).await,
             Self::Sqlite(sqlite) => {
                 let ended = sqlite.transact(bytes, move |transaction| at_once(transaction, work)).await;
                 ended.map_err(|Raised(error)| error)
@@ -106,17 +137,15 @@ impl Store {
         }
     }
 
-    /// Runs `work`, which changes nothing, for the permit's tenant.
-    pub async fn read<T, E, F>(&self, permit: &Permit, work: F) -> Result<T, E>
+    /// Runs `work`, which changes nothing, within this reach.
+    pub async fn read<T, E, F>(&self, reach: impl Into<Reach>, work: F) -> Result<T, E>
     where
         T: Send + 'static,
         E: From<StoreError> + Send + 'static,
         F: for<'t> Fn(&'t mut Tx<'_>) -> Work<'t, T, E> + Send + Sync + 'static,
     {
         match self {
-            Self::Postgres(postgres) => {
-                on_postgres(postgres, Tenants::of(std::slice::from_ref(permit)), work).await
-            }
+            Self::Postgres(postgres) => on_postgres(postgres, reach.into().0, work).await,
             Self::Sqlite(sqlite) => {
                 let ended = sqlite.look(move |transaction| at_once(transaction, work)).await;
                 ended.map_err(|Raised(error)| error)

@@ -170,6 +170,7 @@ impl Server {
             method: http::Method::GET,
             pattern: "/v1/streams/{name}",
             action: READ,
+            serves_fleets: false,
             operation: "read",
             docs: Docs::default(),
             handler: handler(&Arc::new(Streams(Arc::clone(&state))), read),

@@ -40,6 +40,7 @@ pub(super) fn routes(backend: Arc<dyn CacheBackend>, metrics: CacheMetrics, budg
         method,
         pattern,
         action,
+        serves_fleets: false,
         operation,
         docs,
         handler,

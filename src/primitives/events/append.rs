@@ -38,10 +38,10 @@ impl Batch {
         Self { tenant: *permit.tenant().as_uuid(), topic: permit.name().clone(), rules, events }
     }
 
-    /// Events that a group gave up, for the dead letters of the topic that the permit names.
-    pub(super) fn dead_letters(permit: &Permit, rules: Arc<Topic>, events: Vec<Event>) -> Self {
+    /// Events of a tenant that a group gave up, for the topic's dead letters.
+    pub(super) fn dead_letters(tenant: Uuid, rules: Arc<Topic>, events: Vec<Event>) -> Self {
         let topic = rules.dead_letters.clone();
-        Self { tenant: *permit.tenant().as_uuid(), topic, rules, events }
+        Self { tenant, topic, rules, events }
     }
 
     /// How many events.

@@ -11,7 +11,7 @@ use tokio::sync::{Notify, watch};
 
 use super::Position;
 use super::read::readable;
-use crate::store::{Store, StoreError};
+use crate::store::{Reach, Store, StoreError};
 use crate::tasks::Tasks;
 
 /// Between two looks while events come.
@@ -88,7 +88,7 @@ impl Arrivals {
                 }
             }
             let found: Result<Position, StoreError> =
-                self.store.run(&[], 0, |tx| Box::pin(readable(tx))).await;
+                self.store.run(Reach::nobody(), 0, |tx| Box::pin(readable(tx))).await;
             let pause = match found {
                 Ok(position) => {
                     let moved = self.seen.send_if_modified(|seen| {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::HeaderValue;
 use uuid::Uuid;
 
-use super::{ACTIONS, Batch, CONSUME, Data, Event, EventsPolicy, KIND, PUBLISH, READ, Topic};
+use super::{ACTIONS, Audience, Batch, CONSUME, Data, Event, EventsPolicy, KIND, PUBLISH, READ, Topic};
 use crate::config::Identity;
 use crate::identity::dev::DevIdentity;
 use crate::identity::{Gate, IdentityMetrics, Recent, TenantId};
@@ -62,12 +62,12 @@ impl Callers {
         self.permit(tenant, PUBLISH, topic).await
     }
 
-    pub(super) async fn reader(&self, tenant: u128, topic: &str) -> Permit {
-        self.permit(tenant, READ, topic).await
+    pub(super) async fn reader(&self, tenant: u128, topic: &str) -> Audience {
+        Audience::Tenant(self.permit(tenant, READ, topic).await)
     }
 
-    pub(super) async fn consumer(&self, tenant: u128, topic: &str) -> Permit {
-        self.permit(tenant, CONSUME, topic).await
+    pub(super) async fn consumer(&self, tenant: u128, topic: &str) -> Audience {
+        Audience::Tenant(self.permit(tenant, CONSUME, topic).await)
     }
 
     pub(super) fn topic(&self, name: &str) -> Arc<Topic> {

@@ -26,7 +26,7 @@ async fn publish(
     let permit = callers.publisher(tenant, topic).await;
     let batch = Arc::new(Batch::new(&permit, callers.topic(topic), events));
     let appended: Result<_, StoreError> = store
-        .run(&[permit], batch.bytes(), move |tx| {
+        .run(&permit, batch.bytes(), move |tx| {
             let batch = Arc::clone(&batch);
             Box::pin(async move { append(tx, &batch).await })
         })
@@ -132,7 +132,7 @@ async fn a_transaction_of_many_tenants_appends_for_each_and_one_that_fails_leave
         for fails in [true, false] {
             let batches = Arc::clone(&batches);
             let ended: Result<_, StoreError> = store
-                .run(&permits, 0, move |tx| {
+                .run(&permits[..], 0, move |tx| {
                     let batches = Arc::clone(&batches);
                     Box::pin(async move {
                         let appended = append_all(tx, &*batches).await?;
@@ -223,7 +223,7 @@ struct Consumers<'a> {
 impl<'a> Consumers<'a> {
     async fn new(store: &'a Store, callers: &Callers, tenant: u128, name: &str) -> Self {
         let permit = callers.consumer(tenant, "leads").await;
-        let group = Group::new(&permit, callers.topic("leads"), Name::parse(name).unwrap()).unwrap();
+        let group = Group::new(permit, callers.topic("leads"), Name::parse(name).unwrap()).unwrap();
         Self { store, group }
     }
 

@@ -1,12 +1,13 @@
 //! A consumer group on a store: its row locked, the machine run, the row written, in one transaction.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use aws_lc_rs::digest;
 use uuid::Uuid;
 
-use super::append::{Batch, append};
+use super::append::{Batch, append_all};
+use super::audience::Audience;
 use super::groups::{
     Dead, DelayTime, KeyHash, Lease, LeaseTime, MaxDeliveries, OutOfBounds, OutOfOrder, Outcome, Policy,
     Receipts, State, StateError,
@@ -15,7 +16,6 @@ use super::read::{self, Scan};
 use super::{Event, Logged, Position, ReadFrom, Topic, postgres, sqlite};
 use crate::error::ErrorKind;
 use crate::names::Name;
-use crate::policy::Permit;
 use crate::store::{Store, StoreError, Tx};
 
 /// What one pull's events have together at the most, but for the first: a reply is built in memory.
@@ -24,7 +24,8 @@ const MAX_BYTES: i64 = 4 * 1024 * 1024;
 /// Which group.
 #[derive(Debug, Clone)]
 pub(super) struct Place {
-    pub(super) tenant: Uuid,
+    /// A tenant, or a service.
+    pub(super) owner: Uuid,
     pub(super) topic: Name,
     pub(super) group: Name,
 }
@@ -68,10 +69,10 @@ impl GroupError {
     }
 }
 
-/// A group of consumers of one tenant's topic.
+/// A group of consumers of a topic, of one tenant or, a service's, of several.
 #[derive(Debug, Clone)]
 pub struct Group {
-    permit: Permit,
+    audience: Audience,
     place: Place,
     topic: Arc<Topic>,
     policy: Policy,
@@ -113,13 +114,12 @@ pub enum Settle {
 }
 
 impl Group {
-    /// The group `name` of the topic that the permit names, under the policy that is in force.
-    pub fn new(permit: &Permit, topic: Arc<Topic>, name: Name) -> Result<Self, OutOfBounds> {
+    /// The group `name` of the audience's topic, under the policy that is in force.
+    pub fn new(audience: Audience, topic: Arc<Topic>, name: Name) -> Result<Self, OutOfBounds> {
         let rules = topic.groups;
         let policy = Policy::new(u64::from(rules.max_attempts), u64::from(rules.max_outstanding))?;
-        let (tenant, group) = (*permit.tenant().as_uuid(), name);
-        let place = Place { tenant, topic: permit.name().clone(), group };
-        Ok(Self { permit: permit.clone(), place, topic, policy })
+        let place = Place { owner: audience.owner(), topic: audience.topic().clone(), group: name };
+        Ok(Self { audience, place, topic, policy })
     }
 
     /// Leases what may be delivered.
@@ -160,8 +160,7 @@ impl Group {
             + 'static,
     {
         let group = self.clone();
-        let permits = std::slice::from_ref(&self.permit);
-        store.run(permits, 0, move |tx| work(group.clone(), tx)).await
+        store.run(&self.audience, 0, move |tx| work(group.clone(), tx)).await
     }
 
     async fn pull_in(
@@ -178,8 +177,8 @@ impl Group {
             let mut wanted: Vec<Position> = pull.leases().iter().map(|lease| lease.position).collect();
             wanted.extend(pull.dead().iter().map(|dead| dead.position));
             wanted.sort_unstable();
-            let tenant = self.place.tenant;
-            let kept = read::at(tx, tenant, self.place.topic.as_str(), &wanted, MAX_BYTES).await?;
+            let sees = self.audience.sees();
+            let kept = read::at(tx, &sees, self.place.topic.as_str(), &wanted, MAX_BYTES).await?;
             let is_kept = |position: &Position| {
                 kept.unread.contains(position)
                     || kept.events.binary_search_by_key(position, |event| event.position).is_ok()
@@ -195,12 +194,12 @@ impl Group {
                     after: pull.position(),
                     max_rows: u32::try_from(pull.wanted()).unwrap_or(u32::MAX),
                     max_bytes: MAX_BYTES,
-                    ..Scan::new(&self.permit)
+                    ..Scan::new(&self.audience)
                 };
                 let new = read::rows(tx, &scan, row.readable).await?;
                 let none_left = new.len() < scan.max_rows as usize;
                 let keys: Vec<_> =
-                    new.iter().map(|event| (event.position, self.key_hash(&event.key))).collect();
+                    new.iter().map(|event| (event.position, self.key_hash(event))).collect();
                 pull.take(&keys)?;
                 events.extend(new.into_iter().map(|event| (event.position, event)));
                 if none_left || !pull.leases().is_empty() {
@@ -257,7 +256,7 @@ impl Group {
             ReadFrom::Cursor(cursor) => cursor.position,
             ReadFrom::Time(time_ms) => {
                 let topic = self.place.topic.as_str();
-                read::place_of_time(tx, self.place.tenant, topic, time_ms).await?
+                read::place_of_time(tx, &self.audience.sees(), topic, time_ms).await?
             }
         };
         let dead = state.seek(row.now_ms, self.policy, position);
@@ -300,23 +299,31 @@ impl Group {
         }
         let missing: Vec<Position> =
             dead.iter().map(|dead| dead.position).filter(|position| !read.contains_key(position)).collect();
-        let kept = read::at(tx, self.place.tenant, self.place.topic.as_str(), &missing, i64::MAX).await?;
+        let sees = self.audience.sees();
+        let kept = read::at(tx, &sees, self.place.topic.as_str(), &missing, i64::MAX).await?;
         read.extend(kept.events.into_iter().map(|event| (event.position, event)));
-        let letters = dead.iter().filter_map(|dead| {
-            let event = read.remove(&dead.position)?;
-            Some(Event::of_dead(event, &self.place.group, dead.reason.as_str()))
-        });
-        let batch = Batch::dead_letters(&self.permit, Arc::clone(&self.topic), letters.collect());
-        append(tx, &batch).await?;
+        let mut letters: BTreeMap<Uuid, Vec<Event>> = BTreeMap::new();
+        for dead in dead {
+            let Some(event) = read.remove(&dead.position) else { continue };
+            let of_tenant = letters.entry(event.tenant).or_default();
+            of_tenant.push(Event::of_dead(event, &self.place.group, dead.reason.as_str()));
+        }
+        if let (Audience::Fleet(_), Tx::Postgres(tx)) = (&self.audience, &mut *tx) {
+            tx.write_for(&letters.keys().copied().collect::<Vec<_>>()).await.map_err(StoreError::from)?;
+        }
+        let letters = letters
+            .into_iter()
+            .map(|(tenant, events)| Batch::dead_letters(tenant, Arc::clone(&self.topic), events));
+        append_all(tx, &letters.collect::<Vec<_>>()).await?;
         Ok(())
     }
 
-    fn key_hash(&self, key: &str) -> KeyHash {
+    fn key_hash(&self, event: &Logged) -> KeyHash {
         let mut context = digest::Context::new(&digest::SHA256);
-        context.update(self.place.tenant.as_bytes());
+        context.update(event.tenant.as_bytes());
         context.update(self.place.topic.as_str().as_bytes());
         context.update(&[0]);
-        context.update(key.as_bytes());
+        context.update(event.key.as_bytes());
         let hash = context.finish();
         KeyHash::new(hash.as_ref().first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes)))
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{postgres, sqlite};
 use crate::leases::Leases;
-use crate::store::{Store, StoreError, Tx};
+use crate::store::{Reach, Store, StoreError, Tx};
 use crate::tasks::Tasks;
 
 /// Between two rounds.
@@ -40,7 +40,7 @@ async fn round(store: &Store, leases: &Leases, retention_days: u32) -> Result<()
     let Some(lease) = leases.take(LEASE_NAME, LEASE).await? else { return Ok(()) };
     loop {
         let more: bool = store
-            .run(&[], 0, move |tx| {
+            .run(Reach::nobody(), 0, move |tx| {
                 Box::pin(async move {
                     match tx {
                         Tx::Postgres(tx) => postgres::keep_partitions(tx).await.map(|()| false),

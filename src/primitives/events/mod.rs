@@ -11,6 +11,7 @@
 mod api;
 mod append;
 mod arrivals;
+mod audience;
 #[cfg(test)]
 mod bench;
 pub mod cloudevents;
@@ -33,6 +34,7 @@ mod sqlite;
 mod time;
 
 pub use append::{Appended, Batch, append, append_all, is_dead_letters};
+pub use audience::Audience;
 pub use consumers::{Deliveries, Delivery, Group, GroupError, Settle};
 pub use cursor::{Cursor, CursorError, CursorKey, ReadFrom, ReadFromError};
 pub use event::{Data, Event, Logged, Position};

@@ -120,7 +120,7 @@ impl Publisher {
         let (bytes, batch) = (batch.bytes(), Arc::new(batch));
         let appended: Result<Appended, StoreError> = self
             .store
-            .run(&[permit], bytes, move |tx| {
+            .run(&permit, bytes, move |tx| {
                 let batch = Arc::clone(&batch);
                 Box::pin(async move { append(tx, &batch).await })
             })
@@ -173,7 +173,7 @@ impl Publisher {
             self.metrics.callers_per_transaction.observe(count(jobs.len()));
             let ended: Result<Vec<Appended>, StoreError> = self
                 .store
-                .run(&permits, 0, move |tx| {
+                .run(&permits[..], 0, move |tx| {
                     let batches = Arc::clone(&batches);
                     Box::pin(async move { append_all(tx, &batches).await })
                 })

@@ -1,10 +1,8 @@
-//! Out of the log: one tenant's topic, in order.
+//! Out of the log: a topic's events, in order, of one tenant or of several.
 
-use uuid::Uuid;
-
-use super::{Logged, Position, ReadFrom, postgres, sqlite};
+use super::audience::Sees;
+use super::{Audience, Logged, Position, ReadFrom, postgres, sqlite};
 use crate::names::Name;
-use crate::policy::Permit;
 use crate::store::{Store, StoreError, Tx};
 
 /// How much earlier than its neighbours in the log an event may have been accepted, in milliseconds: its time is that
@@ -14,7 +12,7 @@ const SLACK_MS: i64 = 60_000;
 /// What is read next.
 #[derive(Debug, Clone)]
 pub struct Scan {
-    pub(super) tenant: Uuid,
+    pub(super) sees: Sees,
     pub(super) topic: Name,
     /// What comes after this.
     pub after: Position,
@@ -49,12 +47,12 @@ pub(super) struct Kept {
 }
 
 impl Scan {
-    /// Of the topic that the permit names, from the beginning.
+    /// Of the audience's topic, from the beginning.
     #[must_use]
-    pub fn new(permit: &Permit) -> Self {
+    pub fn new(audience: &Audience) -> Self {
         Self {
-            tenant: *permit.tenant().as_uuid(),
-            topic: permit.name().clone(),
+            sees: audience.sees(),
+            topic: audience.topic().clone(),
             after: Position::START,
             after_ms: 0,
             kinds: Vec::new(),
@@ -65,10 +63,10 @@ impl Scan {
 }
 
 /// Reads the next page.
-pub async fn page(store: &Store, permit: &Permit, scan: &Scan) -> Result<Page, StoreError> {
+pub async fn page(store: &Store, audience: &Audience, scan: &Scan) -> Result<Page, StoreError> {
     let scan = scan.clone();
     store
-        .read(permit, move |tx| {
+        .read(audience, move |tx| {
             let scan = scan.clone();
             Box::pin(async move { page_in(tx, &scan).await })
         })
@@ -95,14 +93,14 @@ pub(super) async fn rows(tx: &mut Tx<'_>, scan: &Scan, limit: Position) -> Resul
 
 pub(super) async fn at(
     tx: &mut Tx<'_>,
-    tenant: Uuid,
+    sees: &Sees,
     topic: &str,
     positions: &[Position],
     max_bytes: i64,
 ) -> Result<Kept, StoreError> {
     match tx {
-        Tx::Postgres(tx) => postgres::at(tx, tenant, topic, positions, max_bytes).await,
-        Tx::Sqlite(tx) => sqlite::at(tx, tenant, topic, positions, max_bytes),
+        Tx::Postgres(tx) => postgres::at(tx, sees, topic, positions, max_bytes).await,
+        Tx::Sqlite(tx) => sqlite::at(tx, sees, topic, positions, max_bytes),
     }
 }
 
@@ -112,17 +110,17 @@ fn bytes(events: &[Logged]) -> i64 {
 }
 
 /// The place after which a read from there begins.
-pub async fn place(store: &Store, permit: &Permit, from: ReadFrom) -> Result<Position, StoreError> {
-    let (tenant, topic) = (*permit.tenant().as_uuid(), permit.name().clone());
+pub async fn place(store: &Store, audience: &Audience, from: ReadFrom) -> Result<Position, StoreError> {
+    let (sees, topic) = (audience.sees(), audience.topic().clone());
     match from {
         ReadFrom::Earliest => Ok(Position::START),
         ReadFrom::Cursor(cursor) => Ok(cursor.position),
-        ReadFrom::Latest => store.read(permit, |tx| Box::pin(readable(tx))).await,
+        ReadFrom::Latest => store.read(audience, |tx| Box::pin(readable(tx))).await,
         ReadFrom::Time(time_ms) => {
             store
-                .read(permit, move |tx| {
-                    let topic = topic.clone();
-                    Box::pin(async move { place_of_time(tx, tenant, topic.as_str(), time_ms).await })
+                .read(audience, move |tx| {
+                    let (sees, topic) = (sees.clone(), topic.clone());
+                    Box::pin(async move { place_of_time(tx, &sees, topic.as_str(), time_ms).await })
                 })
                 .await
         }
@@ -138,14 +136,14 @@ pub(super) async fn readable(tx: &mut Tx<'_>) -> Result<Position, StoreError> {
 
 async fn first_after(
     tx: &mut Tx<'_>,
-    tenant: Uuid,
+    sees: &Sees,
     topic: &str,
     position: Position,
     not_before_ms: i64,
 ) -> Result<Option<(Position, i64)>, StoreError> {
     match tx {
-        Tx::Postgres(tx) => postgres::first_after(tx, tenant, topic, position, not_before_ms).await,
-        Tx::Sqlite(tx) => sqlite::first_after(tx, tenant, topic, position, not_before_ms),
+        Tx::Postgres(tx) => postgres::first_after(tx, sees, topic, position, not_before_ms).await,
+        Tx::Sqlite(tx) => sqlite::first_after(tx, sees, topic, position, not_before_ms),
     }
 }
 
@@ -153,7 +151,7 @@ async fn first_after(
 /// times are nearly in the order of positions, and then looked for among its neighbours.
 pub(super) async fn place_of_time(
     tx: &mut Tx<'_>,
-    tenant: Uuid,
+    sees: &Sees,
     topic: &str,
     time_ms: i64,
 ) -> Result<Position, StoreError> {
@@ -162,13 +160,13 @@ pub(super) async fn place_of_time(
     let near_ms = time_ms.saturating_sub(SLACK_MS);
     while low < high {
         let middle = low + (high - low) / 2;
-        match first_after(tx, tenant, topic, Position::new(middle), 0).await? {
+        match first_after(tx, sees, topic, Position::new(middle), 0).await? {
             // All that is after the middle is too early until past this event.
             Some((found, accepted_ms)) if accepted_ms < near_ms => low = found.number().min(high),
             Some(_) | None => high = middle,
         }
     }
-    let found = first_after(tx, tenant, topic, Position::new(low), time_ms).await?;
+    let found = first_after(tx, sees, topic, Position::new(low), time_ms).await?;
     // What is visible beyond the end may have neighbours that are not yet.
     Ok(found.map_or(end, |(found, _)| Position::new(found.number() - 1).min(end)))
 }

@@ -50,6 +50,7 @@ pub(super) fn routes(source: Arc<dyn TokenSource>, metrics: RateLimitMetrics) ->
         method: Method::POST,
         pattern: "/v1/ratelimit/check",
         action: CHECK,
+        serves_fleets: false,
         operation: "check",
         docs: Docs {
             summary: "Takes from 1 to 16 limits, all or nothing.",

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::classify::{Failure, PgError};
 use super::metrics::PostgresMetrics;
-use crate::policy::Permit;
+use crate::policy::{FleetPermit, FleetTenants, Permit};
 
 /// A statement's parameter, and its type in the database.
 pub type Parameter<'p> = (&'p (dyn ToSql + Sync), Type);
@@ -27,8 +27,9 @@ pub type Statement<'p> = (&'static str, &'p [Parameter<'p>]);
 const BEGIN: &str = "BEGIN; SET LOCAL statement_timeout = '10s'; SET LOCAL lock_timeout = '5s'; \
                      SET LOCAL idle_in_transaction_session_timeout = '15s'; \
                      SET LOCAL client_connection_check_interval = '1s'";
-const SET_TENANTS: &str =
-    "SELECT set_config('app.tenant_id', $1, true), set_config('app.writes_for', $2, true)";
+const SET_TENANTS: &str = "SELECT set_config('app.tenant_id', $1, true), set_config('app.writes_for', $2, true), \
+                           set_config('app.reads_for', $3, true)";
+const SET_WRITES: &str = "SELECT set_config('app.writes_for', $1, true)";
 /// A statement that takes longer is logged.
 const SLOW: Duration = Duration::from_secs(1);
 
@@ -41,9 +42,19 @@ pub(in crate::store) enum Tenants {
     One(Uuid),
     /// Inserts for these, where a table's policy takes a batch of many tenants' rows; reads nothing.
     Batch(Vec<Uuid>),
+    /// A service's own rows, and where a table's policy lets fleets read, those of its tenants; `None` is every tenant.
+    Fleet(Uuid, Option<Arc<[Uuid]>>),
 }
 
 impl Tenants {
+    pub(in crate::store) fn of_fleet(permit: &FleetPermit) -> Self {
+        let tenants = match permit.tenants() {
+            FleetTenants::Any => None,
+            FleetTenants::These(tenants) => Some(Arc::clone(tenants)),
+        };
+        Self::Fleet(*permit.owner().as_uuid(), tenants)
+    }
+
     pub(in crate::store) fn of(permits: &[Permit]) -> Self {
         let uuid = |permit: &Permit| *permit.tenant().as_uuid();
         match permits {
@@ -60,17 +71,37 @@ impl Tenants {
         }
     }
 
-    /// `app.tenant_id` and `app.writes_for`, as row-level security reads them.
-    fn settings(&self) -> (String, String) {
+    /// `app.tenant_id`, `app.writes_for` and `app.reads_for`, as row-level security reads them.
+    fn settings(&self) -> [String; 3] {
         match self {
-            Self::None => (String::new(), "{}".to_owned()),
-            Self::One(tenant) => (tenant.to_string(), "{}".to_owned()),
-            Self::Batch(tenants) => {
-                let tenants: Vec<_> = tenants.iter().map(Uuid::to_string).collect();
-                (String::new(), format!("{{{}}}", tenants.join(",")))
-            }
+            Self::None => [String::new(), none(), none()],
+            Self::One(tenant) => [tenant.to_string(), none(), none()],
+            Self::Batch(tenants) => [String::new(), list(tenants), none()],
+            Self::Fleet(owner, None) => [owner.to_string(), none(), EVERY_TENANT.to_owned()],
+            Self::Fleet(owner, Some(tenants)) => [owner.to_string(), none(), list(tenants)],
         }
     }
+
+    /// Whether rows of this tenant may be written on behalf of a fleet.
+    fn cover(&self, tenant: &Uuid) -> bool {
+        match self {
+            Self::Fleet(_, None) => true,
+            Self::Fleet(_, Some(tenants)) => tenants.contains(tenant),
+            Self::None | Self::One(_) | Self::Batch(_) => false,
+        }
+    }
+}
+
+/// `app.reads_for` of a service that may act for every tenant.
+const EVERY_TENANT: &str = "every";
+
+fn none() -> String {
+    "{}".to_owned()
+}
+
+fn list(tenants: &[Uuid]) -> String {
+    let tenants: Vec<_> = tenants.iter().map(Uuid::to_string).collect();
+    format!("{{{}}}", tenants.join(","))
 }
 
 /// A transaction for its permits' tenants: row-level security shows it their rows and no others.
@@ -137,6 +168,16 @@ impl PgTx {
         })
     }
 
+    /// Lets a fleet's transaction insert for these of its tenants, as a batch does.
+    pub async fn write_for(&mut self, tenants: &[Uuid]) -> Result<(), PgError> {
+        if let Some(foreign) = tenants.iter().find(|tenant| !self.tenants.cover(tenant)) {
+            tracing::error!(%foreign, "a defect: a transaction would write for a tenant that is not its own");
+            return Err(PgError::Ended);
+        }
+        let tenants = list(tenants);
+        self.query(SET_WRITES, &[(&tenants, Type::TEXT)]).await.map(drop)
+    }
+
     /// What the last statement's failure means, where one failed.
     pub(super) fn failure(&self) -> Option<Failure> {
         self.failure
@@ -162,8 +203,9 @@ async fn send(
 ) -> Result<Vec<Vec<Row>>, tokio_postgres::Error> {
     let all = statements.iter().map(|(statement, parameters)| client.query_typed(statement, parameters));
     let Some(tenants) = begin_for else { return try_join_all(all).await };
-    let (tenant, writes_for) = tenants.settings();
-    let tenants: [Parameter<'_>; 2] = [(&tenant, Type::TEXT), (&writes_for, Type::TEXT)];
+    let [tenant, writes_for, reads_for] = tenants.settings();
+    let tenants: [Parameter<'_>; 3] =
+        [(&tenant, Type::TEXT), (&writes_for, Type::TEXT), (&reads_for, Type::TEXT)];
     // Where BEGIN fails, the tenants are set for no longer than their own statement, and those after it see no rows.
     let begin = client.batch_execute(BEGIN);
     let set_tenants = client.query_typed(SET_TENANTS, &tenants);

@@ -11,12 +11,11 @@ use super::{Api, readable_topic, wait_until};
 use crate::error::ErrorKind;
 use crate::http::{Call, Problem, Reply};
 use crate::names::Name;
-use crate::policy::Permit;
 use crate::primitives::events::cloudevents::write_structured;
 use crate::primitives::events::groups::{
     DelayTime, LeaseTime, MAX_RECEIPTS, MaxDeliveries, OutOfBounds, Receipts,
 };
-use crate::primitives::events::{CONSUME, Deliveries, Group, ReadFrom, Settle, Topic};
+use crate::primitives::events::{Audience, CONSUME, Deliveries, Group, ReadFrom, Settle, Topic};
 
 /// A receipt is 28 characters; a body has a thousand at the most.
 const MAX_BODY_BYTES: usize = 64 * 1024;
@@ -110,14 +109,14 @@ pub(super) struct SettleReply {
 }
 
 pub(super) async fn pull(api: &Api, mut call: Box<Call>) -> Result<Reply, Problem> {
-    let (permit, topic) = readable_topic(&call, CONSUME)?;
+    let (audience, topic) = readable_topic(&call, CONSUME)?;
     let request: PullRequest = call.json(MAX_BODY_BYTES).await?;
     if request.wait_ms > MAX_WAIT_MS {
         return Err(wrong("/wait_ms", format!("0 to {MAX_WAIT_MS}")));
     }
     let max = MaxDeliveries::new(request.max)?;
     let lease = LeaseTime::new(request.lease_ms.unwrap_or(topic.groups.lease_ms))?;
-    let group = group(&permit, topic, &request.group)?;
+    let group = group(audience, topic, &request.group)?;
     let until = wait_until(&call, request.wait_ms);
     let mut waiter = (request.wait_ms > 0).then(|| api.arrivals.waiter());
     loop {
@@ -170,16 +169,16 @@ fn reply(pulled: &Deliveries) -> Reply {
 }
 
 pub(super) async fn ack(api: &Api, mut call: Box<Call>) -> Result<Reply, Problem> {
-    let (permit, topic) = readable_topic(&call, CONSUME)?;
+    let (audience, topic) = readable_topic(&call, CONSUME)?;
     let request: AckRequest = call.json(MAX_BODY_BYTES).await?;
-    let group = group(&permit, topic, &request.group)?;
+    let group = group(audience, topic, &request.group)?;
     settle(api, &group, request.receipts, Settle::Ack).await
 }
 
 pub(super) async fn nack(api: &Api, mut call: Box<Call>) -> Result<Reply, Problem> {
-    let (permit, topic) = readable_topic(&call, CONSUME)?;
+    let (audience, topic) = readable_topic(&call, CONSUME)?;
     let request: NackRequest = call.json(MAX_BODY_BYTES).await?;
-    let group = group(&permit, topic, &request.group)?;
+    let group = group(audience, topic, &request.group)?;
     let delay = DelayTime::new(request.delay_ms)?;
     let reply = settle(api, &group, request.receipts, Settle::Nack(delay)).await;
     api.arrivals.tell_waiters();
@@ -187,10 +186,10 @@ pub(super) async fn nack(api: &Api, mut call: Box<Call>) -> Result<Reply, Proble
 }
 
 pub(super) async fn extend(api: &Api, mut call: Box<Call>) -> Result<Reply, Problem> {
-    let (permit, topic) = readable_topic(&call, CONSUME)?;
+    let (audience, topic) = readable_topic(&call, CONSUME)?;
     let request: ExtendRequest = call.json(MAX_BODY_BYTES).await?;
     let lease = LeaseTime::new(request.lease_ms.unwrap_or(topic.groups.lease_ms))?;
-    let group = group(&permit, topic, &request.group)?;
+    let group = group(audience, topic, &request.group)?;
     settle(api, &group, request.receipts, Settle::Extend(lease)).await
 }
 
@@ -204,19 +203,19 @@ async fn settle(api: &Api, group: &Group, receipts: Vec<Box<str>>, what: Settle)
 }
 
 pub(super) async fn seek(api: &Api, mut call: Box<Call>) -> Result<Reply, Problem> {
-    let (permit, topic) = readable_topic(&call, CONSUME)?;
+    let (audience, topic) = readable_topic(&call, CONSUME)?;
     let request: SeekRequest = call.json(MAX_BODY_BYTES).await?;
-    let (key, tenant) = (api.cursor_key().await?, *permit.tenant().as_uuid());
-    let to = ReadFrom::parse(&request.to, &key, tenant, permit.name().as_str())
+    let key = api.cursor_key().await?;
+    let to = ReadFrom::parse(&request.to, &key, audience.owner(), audience.topic().as_str())
         .map_err(|error| wrong("/to", error.to_string()))?;
-    group(&permit, topic, &request.group)?.seek(&api.store, to).await?;
+    group(audience, topic, &request.group)?.seek(&api.store, to).await?;
     api.arrivals.tell_waiters();
     Ok(Reply::no_content())
 }
 
-fn group(permit: &Permit, topic: Arc<Topic>, name: &str) -> Result<Group, Problem> {
+fn group(audience: Audience, topic: Arc<Topic>, name: &str) -> Result<Group, Problem> {
     let name = Name::parse(name).map_err(|error| wrong("/group", error.to_string()))?;
-    Group::new(permit, topic, name).map_err(|error| {
+    Group::new(audience, topic, name).map_err(|error| {
         tracing::error!(%error, "a topic's policy is out of the bounds of consumer groups");
         Problem::new(ErrorKind::Internal, "the topic's policy cannot be used")
     })

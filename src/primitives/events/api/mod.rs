@@ -13,10 +13,11 @@ use http::Method;
 use super::arrivals::Arrivals;
 use super::metrics::EventsMetrics;
 use super::publish::{PublishError, Publisher};
-use super::{CONSUME, CursorKey, EventsPolicy, GroupError, PUBLISH, READ, Topic};
+use super::{Audience, CONSUME, CursorKey, EventsPolicy, GroupError, PUBLISH, READ, Topic};
 use crate::error::ErrorKind;
 use crate::http::{Call, Problem, Route, handler};
-use crate::policy::{Action, Permit};
+use crate::names::Name;
+use crate::policy::Action;
 use crate::store::sqlite::Full;
 use crate::store::{Store, StoreError};
 
@@ -40,6 +41,7 @@ pub(super) fn routes(api: Api) -> Vec<Route> {
         method,
         pattern,
         action,
+        serves_fleets: action != PUBLISH,
         operation,
         docs,
         handler,
@@ -77,18 +79,21 @@ pub(super) fn routes(api: Api) -> Vec<Route> {
     ]
 }
 
-/// The topic of a call: permitted, and named by policy. Dead letters are read like any topic.
-fn readable_topic(call: &Call, action: Action) -> Result<(Permit, Arc<Topic>), Problem> {
+/// Who reads, and the topic: permitted, and named by policy. A service that names no tenant reads for all of its own. Dead letters are read like any topic.
+fn readable_topic(call: &Call, action: Action) -> Result<(Audience, Arc<Topic>), Problem> {
     let name = call.name_param("topic")?;
-    let permit = call.caller.permit(action, &name)?;
+    let audience = match call.caller.fleet_permit(action, &name)? {
+        Some(permit) => Audience::Fleet(permit),
+        None => Audience::Tenant(call.caller.permit(action, &name)?),
+    };
     let policy = call.caller.policies().get::<EventsPolicy>();
     let found = policy.and_then(|policy| policy.topic(&name).or_else(|| policy.topic_of_dead_letters(&name)));
-    let topic = found.map(Arc::clone).ok_or_else(|| no_such_topic(&permit))?;
-    Ok((permit, topic))
+    let topic = found.map(Arc::clone).ok_or_else(|| no_such_topic(&name))?;
+    Ok((audience, topic))
 }
 
-fn no_such_topic(permit: &Permit) -> Problem {
-    let detail = format!("no policy of `kind: events` names the topic `{}`", permit.name());
+fn no_such_topic(name: &Name) -> Problem {
+    let detail = format!("no policy of `kind: events` names the topic `{name}`");
     Problem::new(ErrorKind::NotFound, detail)
 }
 

@@ -33,7 +33,7 @@ pub(super) async fn publish(api: &Api, mut call: Box<Call>) -> Result<Reply, Pro
     let permit = call.caller.permit(PUBLISH, &name)?;
     let policy = call.caller.policies().get::<EventsPolicy>();
     let topic = policy.and_then(|policy| policy.topic(&name)).map(Arc::clone);
-    let topic = topic.ok_or_else(|| no_such_topic(&permit))?;
+    let topic = topic.ok_or_else(|| no_such_topic(&name))?;
     let key = idempotency_key(&call)?;
     let body = call.bytes(MAX_BODY_BYTES).await?;
     let context = Context {

@@ -11,11 +11,10 @@ use http::header::HeaderName;
 use super::{Api, readable_topic, store_problem};
 use crate::error::ErrorKind;
 use crate::http::{Broken, Call, Problem, Reply, SseEvent, StreamForm, ndjson, write_comment};
-use crate::policy::Permit;
 use crate::primitives::events::arrivals::Waiter;
 use crate::primitives::events::cloudevents::write_structured;
 use crate::primitives::events::metrics::EventsMetrics;
-use crate::primitives::events::{Cursor, CursorKey, Logged, READ, ReadFrom, Scan, page, place};
+use crate::primitives::events::{Audience, Cursor, CursorKey, Logged, READ, ReadFrom, Scan, page, place};
 use crate::store::{Store, StoreError};
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -33,7 +32,7 @@ const MAX_TYPES: usize = 32;
 
 pub(super) async fn read(api: &Api, call: Box<Call>) -> Result<Reply, Problem> {
     call.query.expect_only(&["from", "type", "follow"])?;
-    let (permit, _) = readable_topic(&call, READ)?;
+    let (audience, _) = readable_topic(&call, READ)?;
     let form = StreamForm::accepted(&call.headers)?;
     let follows = match (form, call.query.get::<bool>("follow", "`true` or `false`")?) {
         (StreamForm::EventStream, Some(false)) => {
@@ -46,8 +45,8 @@ pub(super) async fn read(api: &Api, call: Box<Call>) -> Result<Reply, Problem> {
         (StreamForm::Ndjson, follow) => follow.unwrap_or(false),
     };
     let key = api.cursor_key().await?;
-    let from = from(&call, &permit, &key, form)?;
-    let after = place(&api.store, &permit, from).await.map_err(|error| store_problem(&error))?;
+    let from = from(&call, &audience, &key, form)?;
+    let after = place(&api.store, &audience, from).await.map_err(|error| store_problem(&error))?;
     let after_ms = if let ReadFrom::Cursor(cursor) = from { cursor.accepted_ms } else { 0 };
     let scan = Scan {
         after,
@@ -55,11 +54,11 @@ pub(super) async fn read(api: &Api, call: Box<Call>) -> Result<Reply, Problem> {
         kinds: kinds(&call)?,
         max_rows: PAGE_ROWS,
         max_bytes: PAGE_BYTES,
-        ..Scan::new(&permit)
+        ..Scan::new(&audience)
     };
     let mut tail = Tail {
         store: api.store.clone(),
-        permit,
+        audience,
         scan,
         key,
         form,
@@ -89,10 +88,10 @@ fn wrong(pointer: &'static str, detail: impl Into<String>) -> Problem {
 }
 
 /// Where the read begins. `Last-Event-ID` is a reader's that comes back: it counts before `from`.
-fn from(call: &Call, permit: &Permit, key: &CursorKey, form: StreamForm) -> Result<ReadFrom, Problem> {
-    let (tenant, topic) = (*permit.tenant().as_uuid(), permit.name().as_str());
+fn from(call: &Call, audience: &Audience, key: &CursorKey, form: StreamForm) -> Result<ReadFrom, Problem> {
+    let (owner, topic) = (audience.owner(), audience.topic().as_str());
     if let Some(last) = call.headers.get(LAST_EVENT_ID).filter(|last| !last.is_empty()) {
-        let cursor = last.to_str().ok().and_then(|text| Cursor::decode(text, key, tenant, topic).ok());
+        let cursor = last.to_str().ok().and_then(|text| Cursor::decode(text, key, owner, topic).ok());
         return cursor.map(ReadFrom::Cursor).ok_or_else(|| {
             Problem::new(ErrorKind::Invalid, "a header is wrong")
                 .with_field("last-event-id", "the `id` of an event of this topic, as it was received")
@@ -100,7 +99,7 @@ fn from(call: &Call, permit: &Permit, key: &CursorKey, form: StreamForm) -> Resu
     }
     match call.query.text("from") {
         Some(text) => {
-            ReadFrom::parse(text, key, tenant, topic).map_err(|error| wrong("?from", error.to_string()))
+            ReadFrom::parse(text, key, owner, topic).map_err(|error| wrong("?from", error.to_string()))
         }
         // Who follows wants what comes; who reads to the end wants what there is.
         None if form == StreamForm::EventStream => Ok(ReadFrom::Latest),
@@ -121,7 +120,7 @@ fn kinds(call: &Call) -> Result<Vec<String>, Problem> {
 /// A reader's place in the log.
 struct Tail {
     store: Store,
-    permit: Permit,
+    audience: Audience,
     scan: Scan,
     key: CursorKey,
     form: StreamForm,
@@ -155,7 +154,7 @@ impl Tail {
                 tail.wait(heartbeat).await;
             }
             if let Err(error) = tail.read_page().await {
-                tracing::warn!(%error, topic = %tail.permit.name(), "a stream of events broke off");
+                tracing::warn!(%error, topic = %tail.audience.topic(), "a stream of events broke off");
                 return Some((Err(Broken), None));
             }
         }
@@ -175,7 +174,7 @@ impl Tail {
         if let Some(waiter) = &mut self.waiter {
             waiter.looks();
         }
-        let page = page(&self.store, &self.permit, &self.scan).await?;
+        let page = page(&self.store, &self.audience, &self.scan).await?;
         self.metrics.read.inc_by(page.events.len() as u64);
         if let Some(last) = page.events.last() {
             self.scan.after_ms = last.accepted_ms;
@@ -199,7 +198,7 @@ impl Tail {
 
     fn write(&self, out: &mut BytesMut, event: &Logged) {
         let cursor = Cursor { position: event.position, accepted_ms: event.accepted_ms };
-        let cursor = cursor.encode(&self.key, event.tenant, self.permit.name().as_str());
+        let cursor = cursor.encode(&self.key, self.audience.owner(), self.audience.topic().as_str());
         let mut text = Vec::new();
         match self.form {
             StreamForm::Ndjson => {

@@ -20,7 +20,7 @@ const STORE: &str = "UPDATE event_groups SET position = $4, state = $5, changed_
 /// The group's row, locked until the transaction ends, the time and how far the log may be read.
 pub(in super::super) async fn load(tx: &mut PgTx, place: &Place) -> Result<GroupRow, StoreError> {
     let (topic, name) = (place.topic.as_str(), place.group.as_str());
-    let own = [(&place.tenant as _, Type::UUID), (&topic as _, Type::TEXT), (&name as _, Type::TEXT)];
+    let own = [(&place.owner as _, Type::UUID), (&topic as _, Type::TEXT), (&name as _, Type::TEXT)];
     let [last, floors] = STEPS;
     let statements: [Statement<'_>; 4] = [(LOCK, &own), (NOW, &[]), last, floors];
     let found = tx.query_all(&statements).await?;
@@ -60,7 +60,7 @@ async fn write(
 ) -> Result<(), StoreError> {
     let (topic, name, position) = (place.topic.as_str(), place.group.as_str(), position.number());
     let parameters = [
-        (&place.tenant as _, Type::UUID),
+        (&place.owner as _, Type::UUID),
         (&topic as _, Type::TEXT),
         (&name as _, Type::TEXT),
         (&position as _, Type::INT8),

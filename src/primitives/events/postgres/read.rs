@@ -1,10 +1,11 @@
-//! Rows of one tenant's topic.
+//! Rows of a topic, of one tenant or of several.
 
 use bytes::Bytes;
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
+use crate::primitives::events::audience::Sees;
 use crate::primitives::events::read::{Kept, Scan};
 use crate::primitives::events::{Data, Logged, Position};
 use crate::store::StoreError;
@@ -12,24 +13,89 @@ use crate::store::postgres::{Parameter, PgError, PgTx};
 
 /// A row is read while those before it are less than the bound of bytes, so that one always is. An event's transaction began
 /// less than an hour before the event of the cursor was accepted: no older partition is looked into.
-const PAGE: &str = "SELECT id, accepted_ms, key, type, attributes, form, data FROM ( \
-         SELECT id, floor(extract(epoch FROM accepted_at) * 1000)::bigint AS accepted_ms, key, type, attributes, form, data, \
-             sum(octet_length(attributes) + coalesce(octet_length(data), 0)) OVER (ORDER BY id) \
-                 - octet_length(attributes) - coalesce(octet_length(data), 0) AS before \
-         FROM events WHERE tenant_id = $1 AND topic = $2 AND id > $3 AND id <= $4 \
-             AND accepted_at >= to_timestamp($5::double precision / 1000) - interval '1 hour' \
-             AND ($6::text[] IS NULL OR type = ANY ($6)) \
-         ORDER BY id LIMIT $7) page \
-     WHERE before < $8 ORDER BY id";
-const AT: &str = "SELECT id, accepted_ms, key, type, CASE WHEN before < $4 THEN attributes ELSE '' END, form, \
-         CASE WHEN before < $4 THEN data END, before < $4 FROM ( \
-         SELECT id, floor(extract(epoch FROM accepted_at) * 1000)::bigint AS accepted_ms, key, type, attributes, form, data, \
-             sum(octet_length(attributes) + coalesce(octet_length(data), 0)) OVER (ORDER BY id) \
-                 - octet_length(attributes) - coalesce(octet_length(data), 0) AS before \
-         FROM events WHERE tenant_id = $1 AND topic = $2 AND id = ANY ($3)) wanted ORDER BY id";
-const FIRST_AFTER: &str = "SELECT id, floor(extract(epoch FROM accepted_at) * 1000)::bigint FROM events \
-     WHERE tenant_id = $1 AND topic = $2 AND id > $3 AND accepted_at >= to_timestamp($4::double precision / 1000) \
-     ORDER BY id LIMIT 1";
+macro_rules! page {
+    ($whose:literal) => {
+        concat!(
+            "SELECT id, accepted_ms, key, type, attributes, form, data, tenant_id FROM ( \
+                 SELECT id, floor(extract(epoch FROM accepted_at) * 1000)::bigint AS accepted_ms, key, type, attributes, form, data, \
+                     tenant_id, sum(octet_length(attributes) + coalesce(octet_length(data), 0)) OVER (ORDER BY id) \
+                         - octet_length(attributes) - coalesce(octet_length(data), 0) AS before \
+                 FROM events WHERE ", $whose, " AND topic = $2 AND id > $3 AND id <= $4 \
+                     AND accepted_at >= to_timestamp($5::double precision / 1000) - interval '1 hour' \
+                     AND ($6::text[] IS NULL OR type = ANY ($6)) \
+                 ORDER BY id LIMIT $7) page \
+             WHERE before < $8 ORDER BY id"
+        )
+    };
+}
+macro_rules! at {
+    ($whose:literal) => {
+        concat!(
+            "SELECT id, accepted_ms, key, type, CASE WHEN before < $4 THEN attributes ELSE '' END, form, \
+                 CASE WHEN before < $4 THEN data END, tenant_id, before < $4 FROM ( \
+                 SELECT id, floor(extract(epoch FROM accepted_at) * 1000)::bigint AS accepted_ms, key, type, attributes, form, data, \
+                     tenant_id, sum(octet_length(attributes) + coalesce(octet_length(data), 0)) OVER (ORDER BY id) \
+                         - octet_length(attributes) - coalesce(octet_length(data), 0) AS before \
+                 FROM events WHERE ", $whose, " AND topic = $2 AND id = ANY ($3)) wanted ORDER BY id"
+        )
+    };
+}
+macro_rules! first_after {
+    ($whose:literal) => {
+        concat!(
+            "SELECT id, floor(extract(epoch FROM accepted_at) * 1000)::bigint FROM events \
+             WHERE ", $whose, " AND topic = $2 AND id > $3 AND accepted_at >= to_timestamp($4::double precision / 1000) \
+             ORDER BY id LIMIT 1"
+        )
+    };
+}
+
+/// The same statement for one tenant, whose index begins with it, and for a fleet.
+struct Statements {
+    one: &'static str,
+    fleet: &'static str,
+}
+
+const PAGE: Statements = Statements {
+    one: page!("tenant_id = $1"),
+    fleet: page!("($1::uuid[] IS NULL OR tenant_id = ANY ($1))"),
+};
+const AT: Statements =
+    Statements { one: at!("tenant_id = $1"), fleet: at!("($1::uuid[] IS NULL OR tenant_id = ANY ($1))") };
+const FIRST_AFTER: Statements = Statements {
+    one: first_after!("tenant_id = $1"),
+    fleet: first_after!("($1::uuid[] IS NULL OR tenant_id = ANY ($1))"),
+};
+
+/// `$1` of a statement, which says whose rows.
+enum Whose {
+    One(Uuid),
+    Fleet(Option<Vec<Uuid>>),
+}
+
+impl Whose {
+    fn of(sees: &Sees) -> Self {
+        match sees {
+            Sees::One(tenant) => Self::One(*tenant),
+            Sees::Every => Self::Fleet(None),
+            Sees::These(tenants) => Self::Fleet(Some(tenants.to_vec())),
+        }
+    }
+
+    fn parameter(&self) -> Parameter<'_> {
+        match self {
+            Self::One(tenant) => (tenant, Type::UUID),
+            Self::Fleet(tenants) => (tenants, Type::UUID_ARRAY),
+        }
+    }
+
+    fn of_statements(&self, statements: &Statements) -> &'static str {
+        match self {
+            Self::One(_) => statements.one,
+            Self::Fleet(_) => statements.fleet,
+        }
+    }
+}
 
 /// The scan's next rows, up to `limit`.
 pub(in super::super) async fn page(
@@ -42,9 +108,9 @@ pub(in super::super) async fn page(
     let (rows, bytes) = (i64::from(scan.max_rows), scan.max_bytes);
     #[allow(clippy::cast_precision_loss, reason = "milliseconds since 1970 are far below 2^53")]
     let after_ms = scan.after_ms as f64;
-    let topic = scan.topic.as_str();
+    let (topic, whose) = (scan.topic.as_str(), Whose::of(&scan.sees));
     let parameters: [Parameter<'_>; 8] = [
-        (&scan.tenant, Type::UUID),
+        whose.parameter(),
         (&topic, Type::TEXT),
         (&after, Type::INT8),
         (&limit, Type::INT8),
@@ -53,14 +119,14 @@ pub(in super::super) async fn page(
         (&rows, Type::INT8),
         (&bytes, Type::INT8),
     ];
-    let rows = tx.query(PAGE, &parameters).await?;
-    rows.iter().map(|row| logged(row, scan.tenant)).collect()
+    let rows = tx.query(whose.of_statements(&PAGE), &parameters).await?;
+    rows.iter().map(logged).collect()
 }
 
 /// The events at these positions that are still kept, in order; behind so many bytes of others only where they are.
 pub(in super::super) async fn at(
     tx: &mut PgTx,
-    tenant: Uuid,
+    sees: &Sees,
     topic: &str,
     positions: &[Position],
     max_bytes: i64,
@@ -69,12 +135,13 @@ pub(in super::super) async fn at(
         return Ok(Kept::default());
     }
     let ids: Vec<i64> = positions.iter().map(|position| position.number()).collect();
+    let whose = Whose::of(sees);
     let parameters: [Parameter<'_>; 4] =
-        [(&tenant, Type::UUID), (&topic, Type::TEXT), (&ids, Type::INT8_ARRAY), (&max_bytes, Type::INT8)];
+        [whose.parameter(), (&topic, Type::TEXT), (&ids, Type::INT8_ARRAY), (&max_bytes, Type::INT8)];
     let mut kept = Kept::default();
-    for row in tx.query(AT, &parameters).await? {
-        if row.try_get(7).map_err(PgError::of_row)? {
-            kept.events.push(logged(&row, tenant)?);
+    for row in tx.query(whose.of_statements(&AT), &parameters).await? {
+        if row.try_get(8).map_err(PgError::of_row)? {
+            kept.events.push(logged(&row)?);
         } else {
             kept.unread.push(Position::new(row.try_get(0).map_err(PgError::of_row)?));
         }
@@ -85,31 +152,32 @@ pub(in super::super) async fn at(
 /// The first event after a position that was accepted at this time or later.
 pub(in super::super) async fn first_after(
     tx: &mut PgTx,
-    tenant: Uuid,
+    sees: &Sees,
     topic: &str,
     position: Position,
     not_before_ms: i64,
 ) -> Result<Option<(Position, i64)>, StoreError> {
     #[allow(clippy::cast_precision_loss, reason = "milliseconds since 1970 are far below 2^53")]
     let not_before = not_before_ms as f64;
+    let whose = Whose::of(sees);
     let parameters: [Parameter<'_>; 4] = [
-        (&tenant, Type::UUID),
+        whose.parameter(),
         (&topic, Type::TEXT),
         (&position.number(), Type::INT8),
         (&not_before, Type::FLOAT8),
     ];
-    let rows = tx.query(FIRST_AFTER, &parameters).await?;
+    let rows = tx.query(whose.of_statements(&FIRST_AFTER), &parameters).await?;
     let read = |row: &Row| Ok((Position::new(row.try_get(0)?), row.try_get(1)?));
     Ok(rows.first().map(read).transpose().map_err(PgError::of_row)?)
 }
 
-fn logged(row: &Row, tenant: Uuid) -> Result<Logged, StoreError> {
+fn logged(row: &Row) -> Result<Logged, StoreError> {
     let read = || -> Result<_, tokio_postgres::Error> {
         let (form, data): (i16, Option<Vec<u8>>) = (row.try_get(5)?, row.try_get(6)?);
         let event = Logged {
             position: Position::new(row.try_get(0)?),
             accepted_ms: row.try_get(1)?,
-            tenant,
+            tenant: row.try_get(7)?,
             key: row.try_get::<_, String>(2)?.into_boxed_str(),
             kind: row.try_get::<_, String>(3)?.into_boxed_str(),
             attributes: Bytes::from(row.try_get::<_, Vec<u8>>(4)?),

@@ -43,7 +43,7 @@ impl Session {
         let (store, permit, asked) = (store.clone(), permit.clone(), Arc::new(Mutex::new(asked)));
         let ends = tokio::spawn(async move {
             let done: Result<(), StoreError> = store
-                .run(&[permit], 0, move |tx| {
+                .run(&permit, 0, move |tx| {
                     let asked = Arc::clone(&asked);
                     Box::pin(async move {
                         let Tx::Postgres(tx) = tx else { panic!("a session of PostgreSQL") };
@@ -133,7 +133,7 @@ impl Bench {
         let done: Result<_, StoreError> = self
             .stores
             .postgres
-            .run(std::slice::from_ref(&self.permit), 0, move |tx| {
+            .run(&self.permit, 0, move |tx| {
                 let batch = Arc::clone(&batch);
                 Box::pin(async move { append(tx, &batch).await })
             })

@@ -19,7 +19,7 @@ pub(in super::super) fn load(tx: &mut SqliteTx<'_>, place: &Place) -> Result<Gro
     let (topic, name) = (place.topic.as_str(), place.group.as_str());
     let state = tx.run(|connection| {
         let mut statement = connection.prepare_cached(LOAD)?;
-        statement.query_row((place.tenant.as_bytes(), topic, name), |row| row.get(0)).optional()
+        statement.query_row((place.owner.as_bytes(), topic, name), |row| row.get(0)).optional()
     })?;
     Ok(GroupRow { state, now_ms: now_ms(), readable: readable(tx)? })
 }
@@ -51,7 +51,7 @@ fn write(
 ) -> Result<(), StoreError> {
     let (topic, name, position) = (place.topic.as_str(), place.group.as_str(), position.number());
     tx.run(|connection| {
-        connection.prepare_cached(statement)?.execute((place.tenant.as_bytes(), topic, name, position, state))
+        connection.prepare_cached(statement)?.execute((place.owner.as_bytes(), topic, name, position, state))
     })?;
     Ok(())
 }

@@ -1,21 +1,36 @@
-//! Rows of one tenant's topic.
+//! Rows of a topic, of one tenant or of several.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use rusqlite::{OptionalExtension as _, Row};
+use rusqlite::Row;
 use uuid::Uuid;
 
+use crate::primitives::events::audience::Sees;
 use crate::primitives::events::read::{Kept, Scan};
 use crate::primitives::events::{Data, Logged, Position};
 use crate::store::StoreError;
 use crate::store::sqlite::SqliteTx;
 
-const PAGE: &str = "SELECT id, accepted_ms, key, type, attributes, form, data FROM events \
-                    WHERE tenant = ?1 AND topic = ?2 AND id > ?3 AND id <= ?4 ORDER BY id";
-const AT: &str = "SELECT id, accepted_ms, key, type, attributes, form, data FROM events WHERE id = ?1 AND tenant = ?2 AND topic = ?3";
-const FIRST_AFTER: &str = "SELECT id, accepted_ms FROM events \
-                           WHERE tenant = ?1 AND topic = ?2 AND id > ?3 AND accepted_ms >= ?4 ORDER BY id LIMIT 1";
+/// The same statement for one tenant, whose index begins with it, and for a fleet, whose rows are looked through.
+struct Statements {
+    one: &'static str,
+    fleet: &'static str,
+}
+
+const PAGE: Statements = Statements {
+    one: "SELECT id, accepted_ms, key, type, attributes, form, data, tenant FROM events \
+          WHERE tenant = ?1 AND topic = ?2 AND id > ?3 AND id <= ?4 ORDER BY id",
+    fleet: "SELECT id, accepted_ms, key, type, attributes, form, data, tenant FROM events \
+            WHERE topic = ?2 AND id > ?3 AND id <= ?4 ORDER BY id",
+};
+const AT: &str =
+    "SELECT id, accepted_ms, key, type, attributes, form, data, tenant FROM events WHERE id = ?1 AND topic = ?2";
+const FIRST_AFTER: Statements = Statements {
+    one: "SELECT id, accepted_ms, tenant FROM events \
+          WHERE tenant = ?1 AND topic = ?2 AND id > ?3 AND accepted_ms >= ?4 ORDER BY id",
+    fleet: "SELECT id, accepted_ms, tenant FROM events WHERE topic = ?2 AND id > ?3 AND accepted_ms >= ?4 ORDER BY id",
+};
 /// Also where the newest events are not kept any more.
 const LAST: &str = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'events'), 0)";
 
@@ -30,26 +45,40 @@ pub(in super::super) fn readable(tx: &mut SqliteTx<'_>) -> Result<Position, Stor
     Ok(Position::new(last))
 }
 
+/// The statement for those whose rows are looked at, and its first parameter.
+fn of<'s>(sees: &'s Sees, statements: &Statements) -> (&'static str, Option<&'s [u8]>) {
+    match sees {
+        Sees::One(tenant) => (statements.one, Some(tenant.as_bytes())),
+        Sees::Every | Sees::These(_) => (statements.fleet, None),
+    }
+}
+
+fn tenant(row: &Row<'_>, column: usize) -> rusqlite::Result<Uuid> {
+    row.get::<_, [u8; 16]>(column).map(Uuid::from_bytes)
+}
+
 /// The scan's next rows, up to `limit`.
 pub(in super::super) fn page(
     tx: &mut SqliteTx<'_>,
     scan: &Scan,
     limit: Position,
 ) -> Result<Vec<Logged>, StoreError> {
+    let (statement, whose) = of(&scan.sees, &PAGE);
     let found = tx.run(|connection| {
-        let mut statement = connection.prepare_cached(PAGE)?;
+        let mut statement = connection.prepare_cached(statement)?;
         let (after, limit) = (scan.after.number(), limit.number());
-        let mut rows = statement.query((scan.tenant.as_bytes(), scan.topic.as_str(), after, limit))?;
+        let mut rows = statement.query((whose, scan.topic.as_str(), after, limit))?;
         let (mut found, mut bytes) = (Vec::new(), 0);
         while let Some(row) = rows.next()? {
             if found.len() == scan.max_rows as usize || bytes >= scan.max_bytes {
                 break;
             }
             let kind = row.get_ref(3)?.as_str()?;
-            if !scan.kinds.is_empty() && !scan.kinds.iter().any(|wanted| wanted == kind) {
+            let is_wanted = scan.kinds.is_empty() || scan.kinds.iter().any(|wanted| wanted == kind);
+            if !is_wanted || !scan.sees.covers(&tenant(row, 7)?) {
                 continue;
             }
-            let event = logged(row, scan.tenant)?;
+            let event = logged(row)?;
             bytes += size(&event);
             found.push(event);
         }
@@ -61,7 +90,7 @@ pub(in super::super) fn page(
 /// The events at these positions that are still kept, in order; behind so many bytes of others only where they are.
 pub(in super::super) fn at(
     tx: &mut SqliteTx<'_>,
-    tenant: Uuid,
+    sees: &Sees,
     topic: &str,
     positions: &[Position],
     max_bytes: i64,
@@ -70,13 +99,16 @@ pub(in super::super) fn at(
         let mut statement = connection.prepare_cached(AT)?;
         let (mut found, mut unread, mut bytes) = (Vec::with_capacity(positions.len()), Vec::new(), 0);
         for position in positions {
-            let mut rows = statement.query((position.number(), tenant.as_bytes(), topic))?;
+            let mut rows = statement.query((position.number(), topic))?;
             let Some(row) = rows.next()? else { continue };
+            if !sees.covers(&tenant(row, 7)?) {
+                continue;
+            }
             if bytes >= max_bytes {
                 unread.push(*position);
                 continue;
             }
-            let event = logged(row, tenant)?;
+            let event = logged(row)?;
             bytes += size(&event);
             found.push(event);
         }
@@ -88,15 +120,21 @@ pub(in super::super) fn at(
 /// The first event after a position that was accepted at this time or later.
 pub(in super::super) fn first_after(
     tx: &mut SqliteTx<'_>,
-    tenant: Uuid,
+    sees: &Sees,
     topic: &str,
     position: Position,
     not_before_ms: i64,
 ) -> Result<Option<(Position, i64)>, StoreError> {
+    let (statement, whose) = of(sees, &FIRST_AFTER);
     let found = tx.run(|connection| {
-        let mut statement = connection.prepare_cached(FIRST_AFTER)?;
-        let parameters = (tenant.as_bytes(), topic, position.number(), not_before_ms);
-        statement.query_row(parameters, |row| Ok((Position::new(row.get(0)?), row.get(1)?))).optional()
+        let mut statement = connection.prepare_cached(statement)?;
+        let mut rows = statement.query((whose, topic, position.number(), not_before_ms))?;
+        while let Some(row) = rows.next()? {
+            if sees.covers(&tenant(row, 2)?) {
+                return Ok(Some((Position::new(row.get(0)?), row.get(1)?)));
+            }
+        }
+        Ok(None)
     });
     Ok(found?)
 }
@@ -108,11 +146,11 @@ fn size((event, _, data): &Raw) -> i64 {
     i64::try_from(event.attributes.len() + data.len()).unwrap_or(i64::MAX)
 }
 
-fn logged(row: &Row<'_>, tenant: Uuid) -> rusqlite::Result<Raw> {
+fn logged(row: &Row<'_>) -> rusqlite::Result<Raw> {
     let event = Logged {
         position: Position::new(row.get(0)?),
         accepted_ms: row.get(1)?,
-        tenant,
+        tenant: tenant(row, 7)?,
         key: row.get::<_, String>(2)?.into_boxed_str(),
         kind: row.get::<_, String>(3)?.into_boxed_str(),
         attributes: Bytes::from(row.get::<_, Vec<u8>>(4)?),

@@ -1,0 +1,79 @@
+//! Who reads: a tenant its own events, or a service those of its tenants.
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use crate::names::Name;
+use crate::policy::{FleetPermit, FleetTenants, Permit};
+use crate::store::Reach;
+
+/// A reader or a consumer, permitted.
+#[derive(Debug, Clone)]
+pub enum Audience {
+    /// A tenant.
+    Tenant(Permit),
+    /// A service, for several tenants at once.
+    Fleet(FleetPermit),
+}
+
+/// Whose events are looked at.
+#[derive(Debug, Clone)]
+pub(super) enum Sees {
+    /// One tenant's.
+    One(Uuid),
+    /// Every tenant's.
+    Every,
+    /// These tenants'.
+    These(Arc<[Uuid]>),
+}
+
+impl Audience {
+    /// The topic.
+    #[must_use]
+    pub fn topic(&self) -> &Name {
+        match self {
+            Self::Tenant(permit) => permit.name(),
+            Self::Fleet(permit) => permit.name(),
+        }
+    }
+
+    /// Whose its groups and cursors are: the tenant's, or the service's own.
+    #[must_use]
+    pub fn owner(&self) -> Uuid {
+        match self {
+            Self::Tenant(permit) => *permit.tenant().as_uuid(),
+            Self::Fleet(permit) => *permit.owner().as_uuid(),
+        }
+    }
+
+    pub(super) fn sees(&self) -> Sees {
+        match self {
+            Self::Tenant(permit) => Sees::One(*permit.tenant().as_uuid()),
+            Self::Fleet(permit) => match permit.tenants() {
+                FleetTenants::Any => Sees::Every,
+                FleetTenants::These(tenants) => Sees::These(Arc::clone(tenants)),
+            },
+        }
+    }
+}
+
+impl Sees {
+    /// Whether it sees this tenant's.
+    pub(super) fn covers(&self, tenant: &Uuid) -> bool {
+        match self {
+            Self::One(own) => own == tenant,
+            Self::Every => true,
+            Self::These(tenants) => tenants.binary_search(tenant).is_ok(),
+        }
+    }
+}
+
+impl From<&Audience> for Reach {
+    fn from(audience: &Audience) -> Self {
+        match audience {
+            Audience::Tenant(permit) => Self::from(permit),
+            Audience::Fleet(permit) => Self::from(permit),
+        }
+    }
+}
