@@ -29,6 +29,7 @@ mod policy;
 mod postgres;
 mod publish;
 mod read;
+pub mod relay;
 mod sqlite;
 mod time;
 
