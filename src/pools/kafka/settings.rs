@@ -2,7 +2,7 @@
 
 use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::{KafkaFailure, Verdict};
 use crate::config::{KafkaConfig, SaslMechanism, host_and_port, is_loopback};
@@ -124,6 +124,10 @@ pub(super) fn write_log(level: RDKafkaLogLevel, facility: &str, message: &str) {
 
 /// A broker that is away is said here; it heals by itself.
 pub(super) fn write_error(error: &KafkaError, reason: &str) {
+    // A reader that has come to the end: nothing is wrong.
+    if error.rdkafka_error_code() == Some(RDKafkaErrorCode::PartitionEOF) {
+        return;
+    }
     tracing::warn!(code = ?error.rdkafka_error_code(), reason, "librdkafka");
 }
 

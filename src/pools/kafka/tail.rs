@@ -55,6 +55,8 @@ fn consumer(kafka: &Kafka, isolation: &str) -> Result<BaseConsumer<Log>, KafkaFa
     let mut settings = kafka.settings()?;
     settings
         .set("isolation.level", isolation)
+        // librdkafka assigns nothing without a group; nothing is ever committed in it.
+        .set("group.id", format!("{}.relay", kafka.config.prefix))
         .set("enable.partition.eof", "true")
         .set("enable.auto.commit", "false")
         .set("auto.offset.reset", "error")

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use rdkafka::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext as _, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -25,6 +25,10 @@ const MAX_QUEUED_KIB: &str = "131072";
 const BATCH_BYTES: &str = "524288";
 /// How long to wait when the queue is full.
 const FULL_WAIT: Duration = Duration::from_millis(5);
+
+/// How long one attempt to abort may take. Each takes what is queued out of the queue; a batch that comes back for a
+/// retry after that would stay there until its time is over (measured: 15 s), and the next attempt takes it out.
+const ABORT_SLICE: Duration = Duration::from_millis(250);
 
 /// What goes to Kafka.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,11 +67,18 @@ pub enum TransactionFailure {
 /// What became of the records of the open transaction.
 #[derive(Debug, Default)]
 struct Deliveries {
+    /// Sent, and not yet acknowledged or failed.
+    outstanding: usize,
     refused: Vec<usize>,
     first: Option<RDKafkaErrorCode>,
 }
 
-struct Context(Mutex<Deliveries>);
+#[derive(Default)]
+struct Context {
+    deliveries: Mutex<Deliveries>,
+    /// The last one was acknowledged, or the first one failed.
+    settled: Condvar,
+}
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
@@ -83,15 +94,20 @@ impl ProducerContext for Context {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, index: usize) {
+        let mut deliveries = self.deliveries.lock();
+        deliveries.outstanding = deliveries.outstanding.saturating_sub(1);
+        if deliveries.outstanding == 0 {
+            self.settled.notify_all();
+        }
         let Err((error, _)) = result else { return };
         let Some(code) = error.rdkafka_error_code() else { return };
-        let mut deliveries = self.0.lock();
         if verdict(code) == Verdict::RefusedEvent {
             deliveries.refused.push(index);
         }
         // What an abort takes out of the queue says nothing.
         if !matches!(code, RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight) {
             deliveries.first.get_or_insert(code);
+            self.settled.notify_all();
         }
     }
 }
@@ -121,7 +137,7 @@ impl Transactions {
             .set("batch.size", BATCH_BYTES)
             .set("queue.buffering.max.messages", MAX_QUEUED_RECORDS)
             .set("queue.buffering.max.kbytes", MAX_QUEUED_KIB);
-        let producer = ThreadedProducer::from_config_and_context(&settings, Context(Mutex::default()))
+        let producer = ThreadedProducer::from_config_and_context(&settings, Context::default())
             .map_err(|error| failure("making a producer", &error))?;
         let transactions = Self { producer, timeout };
         transactions
@@ -133,18 +149,18 @@ impl Transactions {
 
     /// All of the records, in this order, and the cursor: or none of them.
     pub(super) fn deliver(&self, records: &[Record], cursor: &Record) -> Result<(), TransactionFailure> {
-        *self.producer.client().context().0.lock() = Deliveries::default();
+        let context = self.producer.client().context();
+        *context.deliveries.lock() = Deliveries { outstanding: records.len() + 1, ..Deliveries::default() };
         self.producer
             .begin_transaction()
             .map_err(|error| TransactionFailure::Unknown(self.failure("beginning", &error)))?;
-        match self.send_all(records, cursor) {
-            Ok(()) => {}
-            Err((_, failed)) if failed.verdict != Verdict::RefusedEvent => return Err(self.abort(failed)),
-            Err((index, failed)) => {
-                self.producer.client().context().0.lock().refused.push(index);
-                return Err(self.abort(failed));
+        if let Err((index, failed)) = self.send_all(records, cursor) {
+            if failed.verdict == Verdict::RefusedEvent {
+                context.deliveries.lock().refused.push(index);
             }
+            return Err(self.abort(failed));
         }
+        self.acknowledged().map_err(|failed| self.abort(failed))?;
         let Err(error) = self.producer.commit_transaction(self.timeout) else { return Ok(()) };
         let failed = self.failure("committing", &error);
         match &error {
@@ -153,6 +169,24 @@ impl Transactions {
             KafkaError::Transaction(error) if error.txn_requires_abort() => Err(self.abort(failed)),
             _ => Err(TransactionFailure::Unknown(failed)),
         }
+    }
+
+    /// Waits for the brokers. Once a record has failed the others are not waited for: nothing of a transaction that
+    /// must be aborted is sent any more, and what waits in the queue would stay there until its time is over.
+    fn acknowledged(&self) -> Result<(), KafkaFailure> {
+        let deadline = Instant::now() + self.timeout;
+        let context = self.producer.client().context();
+        let mut deliveries = context.deliveries.lock();
+        let mut is_late = false;
+        while deliveries.outstanding > 0 && deliveries.first.is_none() && !is_late {
+            is_late = context.settled.wait_until(&mut deliveries, deadline).timed_out();
+        }
+        let text = match deliveries.first {
+            None if deliveries.outstanding == 0 => return Ok(()),
+            None => "sending: not acknowledged in time".to_owned(),
+            Some(code) => format!("sending: {code}"),
+        };
+        Err(KafkaFailure { verdict: Verdict::Again, text })
     }
 
     fn send_all(&self, records: &[Record], cursor: &Record) -> Result<(), (usize, KafkaFailure)> {
@@ -190,10 +224,14 @@ impl Transactions {
         if why.verdict == Verdict::Fenced {
             return TransactionFailure::Unknown(why);
         }
-        if let Err(error) = self.producer.abort_transaction(self.timeout) {
-            return TransactionFailure::Unknown(self.failure("aborting", &error));
+        let deadline = Instant::now() + self.timeout;
+        while let Err(error) = self.producer.abort_transaction(ABORT_SLICE) {
+            let again = matches!(&error, KafkaError::Transaction(error) if error.is_retriable());
+            if !again || Instant::now() >= deadline {
+                return TransactionFailure::Unknown(self.failure("aborting", &error));
+            }
         }
-        let deliveries = std::mem::take(&mut *self.producer.client().context().0.lock());
+        let deliveries = std::mem::take(&mut *self.producer.client().context().deliveries.lock());
         let Some(code) = deliveries.first else {
             return match deliveries.refused.is_empty() {
                 true => TransactionFailure::Aborted(why),

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 use uuid::Uuid;
 
-use super::{Origin, Row, Shard};
+use super::{CursorError, Origin, Row, Shard};
 use crate::primitives::events::{Logged, Position};
 
 /// Keys of a shard that may be parked at once. More means that Kafka refuses events in general.
@@ -122,6 +122,9 @@ pub enum Stop {
          events since; see what Kafka has already, then run `outrigger migrate --new-epoch`"
     )]
     OtherEvent(i64),
+    /// The cursor in Kafka is of another kind.
+    #[error(transparent)]
+    Cursor(#[from] CursorError),
     /// Rows did not come in order, or are of another shard: a defect of the reader.
     #[error("defect: row {row} of lane {lane} was read after {after}")]
     Rows {

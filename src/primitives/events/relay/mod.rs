@@ -4,9 +4,19 @@
 //! event is written, `kafka.rs` delivers through the pool's producer, `run.rs` drives a shard for as long as its lease
 //! is held. The store's half is behind [`LogReader`].
 
+mod cursor;
+mod kafka;
 pub mod lanes;
+mod metrics;
+mod record;
 #[cfg(test)]
 mod rows;
+mod run;
+
+pub use cursor::CursorError;
+pub use kafka::{RESERVED_TOPIC, topics};
+pub use metrics::RelayMetrics;
+pub use run::{MAX_ROWS, ShardEnd, run_shard};
 
 use std::collections::BTreeMap;
 
@@ -72,6 +82,15 @@ pub struct Origin {
     pub mark: Option<Uuid>,
 }
 
+/// A row that waits for an operator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParkedRow {
+    /// The row.
+    pub row: Row,
+    /// Why, for the operator.
+    pub reason: String,
+}
+
 /// Rows behind a position.
 #[derive(Debug, Clone, Default)]
 pub struct Batch {
@@ -92,15 +111,17 @@ pub trait LogReader: Send + Sync {
     /// What the store says of itself, and of the event at `position`.
     async fn origin(&self, position: Position) -> Result<Origin, LogError>;
 
-    /// At most `limit` rows of the shard behind `after`, in order of position, without a gap: no row that becomes
-    /// readable later has a position up to the last one of these.
+    /// At most `limit` rows of the shard behind `after` (fewer where their bytes are many, and at least one where there
+    /// is one), in order of position, without a gap: no row that becomes readable later has a position up to the last
+    /// one of these.
     async fn read(&self, shard: Shard, after: Position, limit: usize) -> Result<Batch, LogError>;
 
     /// The parked keys of the shard, each with its first parked position.
     async fn parked(&self, shard: Shard) -> Result<BTreeMap<OrderedKey, Position>, LogError>;
 
-    /// Keeps rows as parked, in this order; one that is kept already stays as it is. Durable when it returns.
-    async fn park(&self, shard: Shard, rows: &[Row], reason: &str) -> Result<(), LogError>;
+    /// Keeps rows as parked, in the order of their positions among all that are; one that is kept already stays as it
+    /// is. Durable when it returns.
+    async fn park(&self, shard: Shard, rows: &[ParkedRow]) -> Result<(), LogError>;
 }
 
 /// Why the store did not answer.
