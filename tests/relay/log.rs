@@ -21,13 +21,15 @@ pub(crate) const TENANT: Uuid = Uuid::from_u128(7);
 pub(crate) struct Log {
     rows: Mutex<Vec<Row>>,
     parked: Mutex<Vec<ParkedRow>>,
-    lease: AtomicU64,
+    /// Of each shard.
+    leases: [AtomicU64; 2],
     last: AtomicI64,
 }
 
 /// The log as one holder of the lease sees it.
 pub(crate) struct Reader {
     log: Arc<Log>,
+    shard: Shard,
     lease: u64,
     /// While it is true, a read that has its rows does not return: the process is stopped.
     held: watch::Receiver<bool>,
@@ -56,10 +58,17 @@ impl Log {
     }
 
     /// Whoever had the lease has it no more.
-    pub(crate) fn take_lease(self: &Arc<Self>) -> (Reader, watch::Sender<bool>) {
-        let lease = self.lease.fetch_add(1, Ordering::SeqCst) + 1;
+    pub(crate) fn take_lease(self: &Arc<Self>, shard: Shard) -> (Reader, watch::Sender<bool>) {
+        let lease = self.leases[usize::from(shard.number())].fetch_add(1, Ordering::SeqCst) + 1;
         let (hold, held) = watch::channel(false);
-        (Reader { log: self.clone(), lease, held }, hold)
+        (Reader { log: self.clone(), shard, lease, held }, hold)
+    }
+
+    /// As after a restore to an earlier time: the last events are gone.
+    pub(crate) fn lose_last(&self, count: usize) {
+        let mut rows = self.rows.lock();
+        let left = rows.len() - count;
+        rows.truncate(left);
     }
 
     pub(crate) fn rows(&self) -> Vec<Row> {
@@ -86,7 +95,7 @@ fn event(position: i64, key: &str, attributes: Bytes, data: Data) -> Logged {
 
 impl Reader {
     fn check_lease(&self) -> Result<(), LogError> {
-        let is_ours = self.log.lease.load(Ordering::SeqCst) == self.lease;
+        let is_ours = self.log.leases[usize::from(self.shard.number())].load(Ordering::SeqCst) == self.lease;
         if is_ours { Ok(()) } else { Err(LogError::LeaseLost) }
     }
 }

@@ -5,15 +5,18 @@
 mod consumer;
 mod log;
 
+use std::io::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use outrigger::config::KafkaConfig;
+use outrigger::config::{KafkaConfig, KafkaSasl, SaslMechanism, SecretSource};
 use outrigger::pools::kafka::{Kafka, TopicMismatch, TopicReport, ensure_topics};
 use outrigger::primitives::events::Data;
+use outrigger::primitives::events::relay::lanes::Stop;
 use outrigger::primitives::events::relay::{RelayMetrics, Row, Shard, ShardEnd, run_shard, topics};
 use outrigger::telemetry::Registry;
+use parking_lot::Mutex;
 use rig::{KafkaCluster, KafkaOptions, shared_kafka_brokers};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -24,12 +27,16 @@ use consumer::{check, read_committed};
 use log::{Log, TENANT};
 
 const LANES: u16 = 8;
+/// Partitions of the cursors' topic; most tests use the first.
+const SHARDS: u16 = 2;
 const BOUND: Duration = Duration::from_secs(90);
 
 /// A prefix that no other test has, and its topic `t` with the cursors' topic.
 async fn kafka(brokers: Vec<String>) -> Arc<Kafka> {
     let prefix = format!("test-{}", Uuid::now_v7().simple());
-    let kafka = Kafka::new(KafkaConfig { prefix, ..KafkaConfig::of_brokers(brokers) }).unwrap();
+    // A third of the default, so that a transaction fails while a test looks.
+    let kafka =
+        Kafka::new(KafkaConfig { prefix, timeout_ms: 5000, ..KafkaConfig::of_brokers(brokers) }).unwrap();
     for report in ensure(&kafka, LANES).await {
         assert!(report.was_made && report.mismatches.is_empty(), "{report:?}");
     }
@@ -37,7 +44,7 @@ async fn kafka(brokers: Vec<String>) -> Arc<Kafka> {
 }
 
 async fn ensure(kafka: &Kafka, lanes: u16) -> Vec<TopicReport> {
-    ensure_topics(kafka, &topics(kafka, &[("t", lanes)], 1)).await.unwrap()
+    ensure_topics(kafka, &topics(kafka, &[("t", lanes)], SHARDS)).await.unwrap()
 }
 
 /// A relay with the lease. Cancelling is a lease that is given back; holding it, a process that is stopped.
@@ -55,18 +62,37 @@ impl Relay {
 }
 
 fn start(kafka: &Arc<Kafka>, log: &Arc<Log>, metrics: &Arc<RelayMetrics>) -> Relay {
-    let (reader, held) = log.take_lease();
+    start_shard(Shard::new(0, 1), kafka, log, metrics)
+}
+
+fn start_shard(shard: Shard, kafka: &Arc<Kafka>, log: &Arc<Log>, metrics: &Arc<RelayMetrics>) -> Relay {
+    let (reader, held) = log.take_lease(shard);
     let (kafka, metrics, lease_lost) = (kafka.clone(), metrics.clone(), CancellationToken::new());
     let lost = lease_lost.clone();
     #[allow(clippy::disallowed_methods, reason = "a test's relay is a process of its own")]
-    let task =
-        tokio::spawn(async move { run_shard(&reader, kafka, Shard::new(0, 1), &lost, &metrics).await });
+    let task = tokio::spawn(async move { run_shard(&reader, kafka, shard, &lost, &metrics).await });
     Relay { lease_lost, held, task }
+}
+
+static LOGGED: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+
+/// The log: kept, and shown when a test fails.
+struct Output;
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        print!("{}", String::from_utf8_lossy(bytes));
+        LOGGED.lock().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// What the relay counts; its log is shown when a test fails.
 fn metrics() -> (Registry, Arc<RelayMetrics>) {
-    tracing_subscriber::fmt().with_test_writer().try_init().ok();
+    tracing_subscriber::fmt().with_ansi(false).with_writer(|| Output).try_init().ok();
     let registry = Registry::default();
     let metrics = Arc::new(RelayMetrics::new(&registry).unwrap());
     (registry, metrics)
@@ -120,13 +146,13 @@ async fn a_log_is_delivered_as_cloudevents_and_the_rate_is_shown() {
     let (registry, metrics) = metrics();
     append(&log, 0, EVENTS);
     let begun = Instant::now();
-    let relay = start(&kafka, &log, &metrics);
+    let relays = [0, 1].map(|number| start_shard(Shard::new(number, SHARDS), &kafka, &log, &metrics));
     let seen = committed(&kafka, EVENTS).await;
     let seconds = begun.elapsed().as_secs_f64();
     #[allow(clippy::cast_precision_loss, reason = "shown only")]
     let rate = EVENTS as f64 / seconds;
     println!(
-        "{EVENTS} events of 200 bytes, one shard, takeover and consumer included: {rate:.0}/s, {seconds:.1} s"
+        "{EVENTS} events of 200 bytes, two shards, takeover and consumer included: {rate:.0}/s, {seconds:.1} s"
     );
     let rows = log.rows();
     check(&rows.iter().collect::<Vec<_>>(), &seen);
@@ -144,13 +170,17 @@ async fn a_log_is_delivered_as_cloudevents_and_the_rate_is_shown() {
     ];
     assert_eq!(headers, expected);
     // Its successor begins behind it, and nothing comes twice.
-    relay.lease_lost.cancel();
-    assert!(matches!(relay.task.await.unwrap(), ShardEnd::LeaseLost));
+    for relay in relays {
+        relay.lease_lost.cancel();
+        assert!(matches!(relay.task.await.unwrap(), ShardEnd::LeaseLost));
+    }
     append(&log, EVENTS, EVENTS + 10);
-    let successor = start(&kafka, &log, &metrics);
+    let successors = [0, 1].map(|number| start_shard(Shard::new(number, SHARDS), &kafka, &log, &metrics));
     check_all(&kafka, &log).await;
-    successor.lease_lost.cancel();
-    assert!(matches!(successor.task.await.unwrap(), ShardEnd::LeaseLost));
+    for successor in successors {
+        successor.lease_lost.cancel();
+        assert!(matches!(successor.task.await.unwrap(), ShardEnd::LeaseLost));
+    }
     let text = registry.render().unwrap();
     assert!(text.contains(&format!("outrigger_events_delivered_total {}\n", EVENTS + 10)), "{text}");
 }
@@ -196,6 +226,53 @@ async fn a_refused_event_is_parked_with_its_key_s_later_ones_and_the_others_go_o
     assert_eq!(log.parked().len(), 5);
     assert!(registry.render().unwrap().contains("outrigger_events_parked_total 5\n"));
     successor.lease_lost.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restored_log_stops_the_shard_and_so_does_another_number_of_shards() {
+    let (kafka, log) = (kafka(shared_kafka_brokers()).await, Arc::new(Log::default()));
+    let (_, metrics) = metrics();
+    append(&log, 0, 200);
+    let relay = start(&kafka, &log, &metrics);
+    check_all(&kafka, &log).await;
+    relay.lease_lost.cancel();
+    relay.task.await.unwrap();
+    let regrouped = start_shard(Shard::new(0, 2), &kafka, &log, &metrics).task.await.unwrap();
+    assert!(matches!(regrouped, ShardEnd::Stopped(Stop::Cursor(_))), "{regrouped}");
+    log.lose_last(10);
+    let behind = start(&kafka, &log, &metrics).task.await.unwrap();
+    assert!(matches!(behind, ShardEnd::Stopped(Stop::Behind { .. })), "{behind}");
+    assert!(behind.to_string().contains("outrigger migrate --new-epoch"), "{behind}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_password_is_in_no_log() {
+    const PASSWORD: &str = "canary-2f6d1c";
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("password");
+    std::fs::write(&file, PASSWORD).unwrap();
+    let (_, metrics) = metrics();
+    let log = Arc::new(Log::default());
+    for mechanism in [SaslMechanism::Plain, SaslMechanism::ScramSha512] {
+        let password = SecretSource::File(file.clone());
+        let sasl = Some(KafkaSasl { mechanism, username: "relay".to_owned(), password });
+        let config =
+            KafkaConfig { sasl, timeout_ms: 1000, ..KafkaConfig::of_brokers(shared_kafka_brokers()) };
+        // These brokers know no users: what the client says of its failure is what is looked at.
+        let relay = start(&Arc::new(Kafka::new(config).unwrap()), &log, &metrics);
+        let mut ticks = tokio::time::interval(Duration::from_millis(50));
+        let deadline = Instant::now() + BOUND;
+        let has_failed = || String::from_utf8_lossy(&LOGGED.lock()).contains("trying again");
+        while !has_failed() && !relay.task.is_finished() {
+            assert!(Instant::now() < deadline, "no failure was logged");
+            ticks.tick().await;
+        }
+        relay.lease_lost.cancel();
+        let end = relay.task.await.unwrap();
+        let logged = String::from_utf8(std::mem::take(&mut *LOGGED.lock())).unwrap();
+        assert!(logged.contains("librdkafka"), "{logged}");
+        assert!(!logged.contains(PASSWORD) && !format!("{end} {end:?}").contains(PASSWORD), "{logged}");
+    }
 }
 
 /// Brokers of its own, and the relay's topics there.

@@ -83,9 +83,8 @@ fn wait(consumer: &BaseConsumer<Log>, deadline: Instant) -> Result<(), KafkaFail
         return Err(KafkaFailure { verdict: Verdict::Again, text });
     }
     // Nothing is assigned: this waits, and serves the log.
-    match consumer.poll(POLL) {
-        Some(Err(error)) => tracing::debug!(%error, "waiting for the end of the cursor's partition"),
-        _ => {}
+    if let Some(Err(error)) = consumer.poll(POLL) {
+        tracing::debug!(%error, "waiting for the end of the cursor's partition");
     }
     Ok(())
 }

@@ -14,7 +14,7 @@ pub(super) struct Found {
     pub(super) what: String,
     pub(super) states: usize,
     pub(super) steps: usize,
-    pub(super) state: World,
+    pub(super) state: Box<World>,
 }
 
 /// How many states there are, or the first one that breaks a promise, with the fewest steps to it.
@@ -23,7 +23,8 @@ pub(super) fn search(scenario: &Scenario, mutation: Mutation) -> Result<usize, F
     let mut seen = HashSet::from([fingerprint(&start)]);
     let mut next = VecDeque::from([(start, 0)]);
     while let Some((world, steps)) = next.pop_front() {
-        let found = |what: String, states: usize| Found { what, states, steps, state: world.clone() };
+        let found =
+            |what: String, states: usize| Found { what, states, steps, state: Box::new(world.clone()) };
         world.check(scenario).map_err(|what| found(what, seen.len()))?;
         if world.at_rest(scenario) {
             let ended = world.drained(scenario, mutation);
