@@ -7,6 +7,10 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use super::{KafkaFailure, Verdict};
 use crate::config::{KafkaConfig, SaslMechanism, host_and_port, is_loopback};
 
+/// How long a broker may take to answer a request, in milliseconds. librdkafka's default is 60 s: a stopped broker is
+/// noticed sooner.
+pub(super) const SOCKET_TIMEOUT_MS: u64 = 10_000;
+
 /// A cluster, as it is configured. Making it connects to nothing.
 #[derive(Debug, Clone)]
 pub struct Kafka {
@@ -57,8 +61,7 @@ impl Kafka {
         settings
             .set("bootstrap.servers", self.config.brokers.join(","))
             .set("client.id", "outrigger")
-            // Of librdkafka's 60 s: a stopped broker is noticed sooner.
-            .set("socket.timeout.ms", "10000")
+            .set("socket.timeout.ms", SOCKET_TIMEOUT_MS.to_string())
             .set("socket.keepalive.enable", "true")
             .set("socket.nagle.disable", "true")
             .set("reconnect.backoff.ms", "50")

@@ -11,7 +11,7 @@ use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
 
 use super::classify::{failure, verdict};
-use super::settings::{Kafka, write_error, write_log};
+use super::settings::{Kafka, SOCKET_TIMEOUT_MS, write_error, write_log};
 use super::{KafkaFailure, Verdict};
 
 /// The largest record that is sent at all, in bytes; brokers have their own limit, 1 MiB unless set.
@@ -121,30 +121,36 @@ pub(super) struct Transactions {
 impl Transactions {
     /// Makes the producer and fences whoever used the id before; what that one had open is aborted when this returns.
     pub(super) fn take_over(kafka: &Kafka, id: &str) -> Result<Self, KafkaFailure> {
-        let timeout = Duration::from_millis(kafka.config.timeout_ms);
+        let transactions = Self::unconnected(kafka, id)?;
+        transactions
+            .producer
+            .init_transactions(transactions.timeout)
+            .map_err(|error| transactions.failure("taking the shard over", &error))?;
+        Ok(transactions)
+    }
+
+    fn unconnected(kafka: &Kafka, id: &str) -> Result<Self, KafkaFailure> {
+        let timeout_ms = kafka.config.timeout_ms;
         let mut settings = kafka.settings()?;
         settings
             .set("transactional.id", id)
-            .set("transaction.timeout.ms", kafka.config.timeout_ms.to_string())
+            .set("transaction.timeout.ms", timeout_ms.to_string())
             // Implied by the id, and said here since everything stands on it. Gaps need no guarantee of their own: a
             // record that fails makes its whole transaction fail.
             .set("enable.idempotence", "true")
             .set("acks", "all")
             .set("linger.ms", "1")
-            .set("message.timeout.ms", kafka.config.timeout_ms.to_string())
-            .set("request.timeout.ms", (kafka.config.timeout_ms / 2).max(500).to_string())
+            // None of these may be above the transaction's.
+            .set("message.timeout.ms", timeout_ms.to_string())
+            .set("request.timeout.ms", (timeout_ms / 2).to_string())
+            .set("socket.timeout.ms", timeout_ms.min(SOCKET_TIMEOUT_MS).to_string())
             .set("message.max.bytes", MAX_RECORD_BYTES)
             .set("batch.size", BATCH_BYTES)
             .set("queue.buffering.max.messages", MAX_QUEUED_RECORDS)
             .set("queue.buffering.max.kbytes", MAX_QUEUED_KIB);
         let producer = ThreadedProducer::from_config_and_context(&settings, Context::default())
             .map_err(|error| failure("making a producer", &error))?;
-        let transactions = Self { producer, timeout };
-        transactions
-            .producer
-            .init_transactions(timeout)
-            .map_err(|error| transactions.failure("taking the shard over", &error))?;
-        Ok(transactions)
+        Ok(Self { producer, timeout: Duration::from_millis(timeout_ms) })
     }
 
     /// All of the records, in this order, and the cursor: or none of them.
@@ -263,6 +269,22 @@ impl Transactions {
                 KafkaFailure { verdict, text: format!("{what}: {code}: {reason}") }
             }
             None => found,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::KafkaConfig;
+
+    #[test]
+    fn librdkafka_takes_every_time_that_the_configuration_allows() {
+        for timeout_ms in [1000, 5000, 15_000, 300_000] {
+            let config =
+                KafkaConfig { timeout_ms, ..KafkaConfig::of_brokers(vec!["127.0.0.1:1".to_owned()]) };
+            let made = Transactions::unconnected(&Kafka::new(config).unwrap(), "test");
+            assert_eq!(made.map(|_| ()), Ok(()), "{timeout_ms} ms");
         }
     }
 }
