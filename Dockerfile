@@ -6,6 +6,9 @@ ARG RUST=docker.io/library/rust:1.95-slim-bookworm
 ARG DEBIAN=docker.io/library/debian:bookworm-slim
 
 FROM ${RUST} AS build
+# librdkafka is compiled from source, against Debian's OpenSSL.
+RUN apt-get update -qq \
+ && apt-get install -y -qq --no-install-recommends g++ make pkg-config libssl-dev
 WORKDIR /source
 COPY . .
 RUN cargo build --release --locked --bin outrigger \
@@ -13,6 +16,8 @@ RUN cargo build --release --locked --bin outrigger \
 
 # The same Debian release as the compiler's image, so that the binary finds the C library it was linked against.
 FROM ${DEBIAN} AS assemble
+RUN dpkg-query -s libssl3 >/dev/null 2>&1 \
+ || { apt-get update -qq && apt-get install -y -qq --no-install-recommends libssl3; }
 COPY --from=build /out/outrigger /root/image/usr/local/bin/outrigger
 COPY proxy.yaml /root/image/etc/outrigger/proxy.yaml
 COPY policies /root/image/etc/outrigger/policies
@@ -23,7 +28,7 @@ RUN set -eu; cd /root/image; \
     done; \
     # Which packages they come from, where image scanners look for it (as distroless images do).
     mkdir -p var/lib/dpkg/status.d; \
-    for package in libc6 libgcc-s1; do dpkg-query -s "$package" > "var/lib/dpkg/status.d/$package"; done; \
+    for package in libc6 libgcc-s1 libssl3; do dpkg-query -s "$package" > "var/lib/dpkg/status.d/$package"; done; \
     # Names for the uid, and hosts before DNS.
     echo 'outrigger:x:65532:65532:outrigger:/var/lib/outrigger:/sbin/nologin' > etc/passwd; \
     echo 'outrigger:x:65532:' > etc/group; \

@@ -99,6 +99,7 @@ const DRIVERS: &[(&str, &[&str])] = &[
     ("tokio_postgres", &["store/postgres", "leases/postgres.rs", "primitives/events/postgres"]),
     ("deadpool_postgres", &["store/postgres"]),
     ("sqlx", &["store/postgres/migrate.rs"]),
+    ("rdkafka", &["pools/kafka"]),
     ("redis", &["pools/redis", "primitives/cache/redis", "primitives/ratelimit/redis"]),
     ("jsonwebtoken", &["identity"]),
     ("hyper", &["http", "admin", "identity"]),

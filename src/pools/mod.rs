@@ -1,3 +1,5 @@
 //! Connections shared by primitives: made lazily, healed by themselves, with their state on the health board.
 
+pub mod backoff;
+pub mod kafka;
 pub mod redis;

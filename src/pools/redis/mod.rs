@@ -3,7 +3,6 @@
 //! `connect.rs` dials, `node.rs` keeps a node's connections, `refresh.rs` learns the topology, `route.rs` runs
 //! commands, `confirm.rs` those that a failover must not undo, `tracking.rs` listens for changes. `docs/decisions/004-own-slot-router.md` says why it is our own.
 
-mod backoff;
 mod confirm;
 mod connect;
 mod core;

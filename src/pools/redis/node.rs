@@ -13,10 +13,10 @@ use tokio::sync::{Notify, watch};
 use tokio::time::error::Elapsed;
 use tokio_util::sync::CancellationToken;
 
-use super::backoff::{Backoff, jittered};
 use super::confirm::Confirming;
 use super::connect::{Address, Dialed, Dialer, MAX_IN_FLIGHT, NodeError};
 use super::metrics::InstanceMetrics;
+use crate::pools::backoff::{Backoff, jittered};
 use crate::tasks::Tasks;
 
 /// A connection is asked this often whether it lives.

@@ -7,11 +7,11 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use redis::Value;
 
-use super::backoff::jittered;
 use super::connect::{Address, Dialed, Dialer, NodeError};
 use super::core::Core;
 use super::node::{Link, NodeState};
 use super::topology::{Table, View};
+use crate::pools::backoff::jittered;
 
 /// Between two questions at least: a storm of MOVED replies asks once.
 const AT_LEAST: Duration = Duration::from_millis(50);

@@ -10,10 +10,10 @@ use redis::{PushInfo, PushKind, Value};
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
-use super::backoff::Backoff;
 use super::connect::{Address, Dialed, NodeError};
 use super::core::Core;
 use super::metrics::OpenConnection;
+use crate::pools::backoff::Backoff;
 
 /// Events that a receiver may be behind before it has lost some.
 const EVENTS: usize = 1024;

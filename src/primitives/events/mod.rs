@@ -30,6 +30,7 @@ mod policy;
 mod postgres;
 mod publish;
 mod read;
+pub mod relay;
 mod sqlite;
 mod time;
 

@@ -5,24 +5,28 @@ use std::time::Duration;
 const FIRST: Duration = Duration::from_millis(20);
 const CAP: Duration = Duration::from_millis(500);
 
-/// The waits between attempts to reach a node: 20 ms, doubled up to half a second, each shortened by up to half.
+/// The waits between attempts to reach a server: 20 ms, doubled up to half a second, each shortened by up to half.
 #[derive(Debug, Default)]
-pub(super) struct Backoff(u32);
+pub struct Backoff(u32);
 
 impl Backoff {
-    pub(super) fn next(&mut self) -> Duration {
+    /// How long to wait before the next attempt.
+    #[allow(clippy::should_implement_trait, reason = "it has no end")]
+    pub fn next(&mut self) -> Duration {
         let wait = FIRST.saturating_mul(1 << self.0.min(10)).min(CAP);
         self.0 = self.0.saturating_add(1);
         wait.mul_f64(0.5 + fastrand::f64() / 2.0)
     }
 
-    pub(super) fn reset(&mut self) {
+    /// An attempt succeeded.
+    pub fn reset(&mut self) {
         self.0 = 0;
     }
 }
 
 /// `period`, a quarter shorter or longer at most.
-pub(super) fn jittered(period: Duration) -> Duration {
+#[must_use]
+pub fn jittered(period: Duration) -> Duration {
     period.mul_f64(0.75 + fastrand::f64() / 2.0)
 }
 
