@@ -375,7 +375,8 @@ impl Tenant {
     /// Publishing is one tenant's.
     fn publish_refused(&mut self) {
         self.post("/v1/events/leads", &[STRUCTURED], &event("x", "k")).problem(403, "forbidden");
-        let named = self.post("/v1/events/leads", &[STRUCTURED, ("Outrigger-Tenant", GLOBEX)], &event("g1", "k"));
+        let named =
+            self.post("/v1/events/leads", &[STRUCTURED, ("Outrigger-Tenant", GLOBEX)], &event("g1", "k"));
         assert_eq!(named.json()["duplicates"], 1, "{}", named.text());
     }
 }

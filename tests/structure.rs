@@ -96,7 +96,16 @@ const DRIVERS: &[(&str, &[&str])] = &[
             "primitives/ratelimit/embedded",
         ],
     ),
-    ("tokio_postgres", &["store/postgres", "leases/postgres.rs", "primitives/events/postgres"]),
+    (
+        "tokio_postgres",
+        &[
+            "store/postgres",
+            "leases/postgres.rs",
+            "primitives/events/postgres",
+            "primitives/events/relay/postgres.rs",
+            "primitives/events/relay/fleet.rs",
+        ],
+    ),
     ("deadpool_postgres", &["store/postgres"]),
     ("sqlx", &["store/postgres/migrate.rs"]),
     ("rdkafka", &["pools/kafka"]),

@@ -78,6 +78,26 @@ CREATE TABLE event_relays (
     delivered_until timestamptz NOT NULL
 );
 
+-- What Kafka refused, and the later events of the same keys: they wait for an operator, as long as it takes.
+CREATE TABLE event_parked (
+    shard smallint NOT NULL,
+    id bigint NOT NULL,
+    tenant_id uuid NOT NULL,
+    accepted_at timestamptz NOT NULL,
+    topic text NOT NULL,
+    lane smallint NOT NULL,
+    key text NOT NULL,
+    type text NOT NULL,
+    attributes bytea NOT NULL,
+    form smallint NOT NULL,
+    data bytea,
+    reason text NOT NULL,
+    parked_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (shard, id)
+);
+ALTER TABLE event_parked ENABLE ROW LEVEL SECURITY;
+ALTER TABLE event_parked FORCE ROW LEVEL SECURITY;
+
 -- Makes the partitions of the days to come, and drops those whose last event is older than the retention and relayed.
 -- Whoever may call it can do no more than that.
 CREATE FUNCTION outrigger_keep_partitions() RETURNS TABLE (made integer, dropped integer)

@@ -5,6 +5,13 @@ GRANT SELECT ON events TO {relay};
 GRANT SELECT, INSERT, UPDATE ON event_relays TO {relay};
 DROP POLICY IF EXISTS relays ON events;
 CREATE POLICY relays ON events FOR SELECT TO {relay} USING (true);
-GRANT SELECT, INSERT, UPDATE ON leases TO {relay};
+GRANT SELECT, INSERT, DELETE ON event_parked TO {relay};
+DROP POLICY IF EXISTS relays ON event_parked;
+CREATE POLICY relays ON event_parked TO {relay} USING (true);
+-- For the age of what groups have not looked at.
+GRANT SELECT (tenant_id, topic, name, position) ON event_groups TO {relay};
+DROP POLICY IF EXISTS relays ON event_groups;
+CREATE POLICY relays ON event_groups FOR SELECT TO {relay} USING (true);
+GRANT SELECT, INSERT, UPDATE, DELETE ON leases TO {relay};
 DROP POLICY IF EXISTS relays ON leases;
 CREATE POLICY relays ON leases TO {relay} USING (true);

@@ -13,7 +13,7 @@ use tokio_rustls::TlsAcceptor;
 use super::databases::Opener;
 use super::{Addresses, App};
 use crate::admin::{Admin, Audience};
-use crate::config::{Limits, Listeners, ProxyConfig, Report};
+use crate::config::{Limits, Listeners, ProxyConfig, Report, Role};
 use crate::http::headers::AllowedHosts;
 use crate::http::listener::{self, Bound, ConnectionLimits, Server, Services};
 use crate::http::observe::Observer;
@@ -22,9 +22,11 @@ use crate::http::table::{RouteError, RouteTable};
 use crate::http::{Load, LoadLimits, Patience, Route, openapi};
 use crate::identity::{Gate, IdentityMetrics};
 use crate::policy::{Policies, PolicyLoader, PolicySource, Reloader};
+use crate::pools::kafka::Kafka;
 use crate::pools::redis::{RedisMetrics, RedisPool};
-use crate::primitives::{self, BuildError, Resources};
+use crate::primitives::{self, BuildError, RelayParts, Resources};
 use crate::store::Store;
+use crate::store::postgres::PostgresMetrics;
 use crate::tasks::Tasks;
 use crate::telemetry::{HealthBoard, MetricError, Registry};
 
@@ -81,11 +83,13 @@ impl App {
                 |error| StartError::Data { path: "identity".to_owned(), reason: error.to_string() },
             )?);
         let opener = Opener { config: &config, board: &board, metrics: &metrics, tasks: &tasks };
-        let (cache_db, store) = (opener.cache()?, opener.store()?);
+        let counts = PostgresMetrics::new(&metrics)?;
+        let (cache_db, store) = (opener.cache()?, opener.store(&counts)?);
         let resources = Resources {
             redis: start_redis(&config, &board, &metrics, &tasks)?,
             cache_db: cache_db.clone(),
             store: store.clone(),
+            relay: start_relay(&config, opener.relayed(&counts)?)?,
             metrics: metrics.clone(),
             health: board.clone(),
             tasks: tasks.clone(),
@@ -183,12 +187,21 @@ fn start_redis(
     pools.collect()
 }
 
+fn start_relay(config: &ProxyConfig, log: Option<Store>) -> Result<Option<RelayParts>, StartError> {
+    let (Some(log), Some(kafka)) = (log, config.kafka.clone()) else { return Ok(None) };
+    let data = |reason| StartError::Data { path: "kafka".to_owned(), reason };
+    let kafka = Kafka::new(kafka).map_err(|error| data(error.to_string()))?;
+    Ok(Some(RelayParts { log, kafka: Arc::new(kafka) }))
+}
+
 fn build_primitives(config: &ProxyConfig, resources: &Resources) -> Result<Vec<Route>, StartError> {
-    let mut routes = Vec::new();
+    let (mut routes, serves) = (Vec::new(), config.has_role(Role::Api));
     for primitive in primitives::ALL {
         let Some(section) = config.section(primitive.name) else { continue };
         let built = (primitive.build)(section.clone(), resources);
-        routes.extend(built.map_err(|source| StartError::Primitive { primitive: primitive.name, source })?);
+        let built = built.map_err(|source| StartError::Primitive { primitive: primitive.name, source })?;
+        // Who only relays serves no call.
+        routes.extend(built.into_iter().filter(|_| serves));
     }
     Ok(routes)
 }

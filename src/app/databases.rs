@@ -7,10 +7,11 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::StartError;
-use crate::config::{ProxyConfig, StoreChoice};
+use crate::config::{PostgresConfig, ProxyConfig, Role, StoreChoice};
 use crate::primitives;
+use crate::store::postgres::{self, ConnectAs, Postgres, PostgresMetrics};
 use crate::store::sqlite::{Durability, Full, Migrations, Sqlite};
-use crate::store::{self, Store, postgres::Postgres};
+use crate::store::{self, Store};
 use crate::tasks::Tasks;
 use crate::telemetry::{BackendHealth, BackendState, HealthBoard, MetricError, Registry};
 
@@ -61,7 +62,7 @@ impl Opener<'_> {
     }
 
     /// The store, where one is chosen.
-    pub(super) fn store(&self) -> Result<Option<Store>, StartError> {
+    pub(super) fn store(&self, counts: &PostgresMetrics) -> Result<Option<Store>, StartError> {
         let data = |path: &str, reason: String| StartError::Data { path: path.to_owned(), reason };
         match self.config.store {
             None => Ok(None),
@@ -76,12 +77,34 @@ impl Opener<'_> {
                 let database = self.config.postgres.as_ref();
                 let database =
                     database.ok_or_else(|| data("store", "`store: postgres` needs `postgres`".to_owned()))?;
-                let health = self.board.add("postgres", database.required);
-                let postgres = Postgres::start(database, health, self.metrics, self.tasks);
-                let postgres = postgres.map_err(|error| data("postgres", error.to_string()))?;
-                Ok(Some(Store::Postgres(postgres)))
+                let app = ConnectAs::App(&database.app);
+                self.postgres("postgres", database, app, counts).map(Some)
             }
         }
+    }
+
+    /// The same database as relays see it, where this process is one.
+    pub(super) fn relayed(&self, counts: &PostgresMetrics) -> Result<Option<Store>, StartError> {
+        let database = self.config.postgres.as_ref().filter(|_| self.config.has_role(Role::Relay));
+        let role = database.and_then(|database| Some((database, database.relay.as_ref()?)));
+        role.map(|(database, role)| self.postgres("postgres.relay", database, ConnectAs::Relay(role), counts))
+            .transpose()
+    }
+
+    fn postgres(
+        &self,
+        name: &'static str,
+        database: &PostgresConfig,
+        role: ConnectAs<'_>,
+        counts: &PostgresMetrics,
+    ) -> Result<Store, StartError> {
+        let health = self.board.add(name, database.required);
+        let postgres = Postgres::start(database, &role, health, counts, self.tasks);
+        let failed = |error: postgres::StartError| StartError::Data {
+            path: name.to_owned(),
+            reason: error.to_string(),
+        };
+        Ok(Store::Postgres(postgres.map_err(failed)?))
     }
 
     /// Opens a database in the data directory, which it makes where it is not there.

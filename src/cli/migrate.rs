@@ -8,6 +8,8 @@ use serde_json::json;
 
 use super::{FOUND_PROBLEMS, runtime};
 use crate::config::{ProxyConfig, StoreChoice};
+use crate::policy::PolicyLoader;
+use crate::pools::kafka::{Kafka, TopicReport, ensure_topics};
 use crate::primitives::{self, events};
 use crate::store::postgres;
 
@@ -39,6 +41,13 @@ pub(super) fn run(arguments: &MigrateArgs) -> anyhow::Result<ExitCode> {
         );
         return Ok(ExitCode::from(FOUND_PROBLEMS));
     };
+    let topics = match topics(&config, arguments.dry_run) {
+        Ok(topics) => topics,
+        Err(problem) => {
+            eprintln!("error: {problem}");
+            return Ok(ExitCode::from(FOUND_PROBLEMS));
+        }
+    };
     let days = config.section("events").and_then(events::retention_days);
     let migrated = match runtime()?.block_on(postgres::migrate(database, days, arguments.dry_run)) {
         Ok(migrated) => migrated,
@@ -47,10 +56,23 @@ pub(super) fn run(arguments: &MigrateArgs) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(FOUND_PROBLEMS));
         }
     };
+    let wrong = topics.iter().any(|topic| !topic.mismatches.is_empty());
+    let code = if wrong { ExitCode::from(FOUND_PROBLEMS) } else { ExitCode::SUCCESS };
     if arguments.json {
-        let result = json!({"from": migrated.from, "steps": migrated.steps, "applied": !arguments.dry_run});
+        let topics: Vec<_> = topics.iter().map(as_json).collect();
+        let result = json!({
+            "from": migrated.from, "steps": migrated.steps, "applied": !arguments.dry_run, "topics": topics,
+        });
         println!("{result:#}");
-        return Ok(ExitCode::SUCCESS);
+        return Ok(code);
+    }
+    for topic in topics.iter().filter(|topic| topic.was_made) {
+        println!("made the topic {}", topic.name);
+    }
+    for topic in &topics {
+        for mismatch in &topic.mismatches {
+            println!("topic {}: {mismatch}", topic.name);
+        }
     }
     let done = if arguments.dry_run { "would apply" } else { "applied" };
     for step in &migrated.steps {
@@ -59,5 +81,28 @@ pub(super) fn run(arguments: &MigrateArgs) -> anyhow::Result<ExitCode> {
     if migrated.steps.is_empty() {
         println!("up to date: version {}", migrated.from);
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(code)
+}
+
+/// Makes and checks Kafka's topics, where there is a Kafka.
+fn topics(config: &ProxyConfig, dry_run: bool) -> anyhow::Result<Vec<TopicReport>> {
+    let (Some(kafka), Some(section)) = (&config.kafka, config.section("events")) else {
+        return Ok(Vec::new());
+    };
+    let kafka = Kafka::new(kafka.clone())?;
+    let actions = primitives::ALL.iter().flat_map(|row| row.actions).copied().collect();
+    let loader = PolicyLoader::new(config.policies.clone(), vec![&events::KIND], actions)
+        .ignoring(primitives::ALL.iter().map(|row| row.policy.name))
+        .with_issuers(config.identity.issuers.iter().map(|issuer| issuer.name.clone()));
+    let policies = loader.load(1).map_err(|report| anyhow::anyhow!("{report}"))?;
+    let wanted = events::kafka_topics(section, &policies, &kafka);
+    if dry_run {
+        return Ok(Vec::new());
+    }
+    Ok(runtime()?.block_on(ensure_topics(&kafka, &wanted))?)
+}
+
+fn as_json(topic: &TopicReport) -> serde_json::Value {
+    let mismatches: Vec<_> = topic.mismatches.iter().map(ToString::to_string).collect();
+    json!({"name": topic.name, "made": topic.was_made, "mismatches": mismatches})
 }

@@ -69,6 +69,9 @@ impl ProxyConfig {
             *path = base.join(&*path);
         }
         self.identity.resolve(base);
+        if let Some(kafka) = &mut self.kafka {
+            kafka.resolve(base);
+        }
         if let Some(postgres) = &mut self.postgres {
             postgres.resolve(base);
         }

@@ -180,6 +180,28 @@ fn store(value: &Value, base: &Path, findings: &mut Findings) {
         }
     }
     readable(value, "/postgres/tls/ca_file", base, findings);
+    let roles = value.get("roles").and_then(Value::as_array);
+    if roles.is_some_and(|roles| roles.iter().any(|role| role == "relay")) {
+        for (pointer, is_there) in [
+            ("/kafka", !missing("/kafka")),
+            ("/postgres/relay", !missing("/postgres/relay")),
+            ("/events", !missing("/events")),
+        ] {
+            if !is_there {
+                let name = pointer.trim_start_matches('/').replace('/', ".");
+                let message = format!("the role `relay` needs `{name}`");
+                findings.add("/roles", message, format!("`{name}`, or roles without `relay`"));
+            }
+        }
+    }
+    let brokers = value.pointer("/kafka/brokers").and_then(Value::as_array);
+    for (index, broker) in brokers.into_iter().flatten().enumerate() {
+        if broker.as_str().is_some_and(|broker| !is_host_and_port(broker)) {
+            let expected = "`host:port`, such as `127.0.0.1:9092`; an IPv6 address in brackets";
+            findings.add(format!("/kafka/brokers/{index}"), "not a broker's address", expected);
+        }
+    }
+    readable(value, "/kafka/tls/ca_file", base, findings);
 }
 
 fn is_host_and_port(node: &str) -> bool {

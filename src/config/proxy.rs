@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Identity, PostgresConfig, RedisInstance, SecretSource};
+use super::{Identity, KafkaConfig, PostgresConfig, RedisInstance, SecretSource};
 
 /// A validated configuration.
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
@@ -37,6 +37,9 @@ pub struct ProxyConfig {
     /// The database of `store: postgres`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub postgres: Option<PostgresConfig>,
+    /// Where relays carry events to; needed for the role `relay`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kafka: Option<KafkaConfig>,
     /// The bounds of connections, requests and the embedded databases.
     #[serde(default)]
     pub limits: Limits,
@@ -54,7 +57,8 @@ impl ProxyConfig {
     pub fn secret_variables(&self) -> impl Iterator<Item = &str> {
         let redis = self.redis.values().filter_map(|instance| instance.password.as_ref());
         let postgres = self.postgres.iter().flat_map(PostgresConfig::roles).map(|role| &role.password);
-        redis.chain(postgres).filter_map(|secret| match secret {
+        let kafka = self.kafka.iter().filter_map(|kafka| kafka.sasl.as_ref()).map(|sasl| &sasl.password);
+        redis.chain(postgres).chain(kafka).filter_map(|secret| match secret {
             SecretSource::Env(name) => Some(name.as_str()),
             SecretSource::File(_) => None,
         })
@@ -67,6 +71,8 @@ impl ProxyConfig {
 pub enum Role {
     /// Serves calls.
     Api,
+    /// Carries events to Kafka. Two or three processes of a deployment do, so that pods that come and go move nothing.
+    Relay,
 }
 
 /// Where what commits together is kept.
@@ -319,12 +325,19 @@ impl ProxyConfig {
             redis: BTreeMap::new(),
             store: Some(StoreChoice::Embedded),
             postgres: None,
+            kafka: None,
             limits: Limits::default(),
             log: Log { format: LogFormat::Text, ..Log::default() },
             sections: [("cache", embedded.clone()), ("ratelimit", embedded), ("events", json!({}))]
                 .map(|(name, section)| (name.to_owned(), section))
                 .into(),
         }
+    }
+
+    /// Whether this process has a role.
+    #[must_use]
+    pub fn has_role(&self, role: Role) -> bool {
+        self.roles.contains(&role)
     }
 
     /// A primitive's section, where it is configured.

@@ -79,6 +79,12 @@ impl Leases {
         Self { store, owner }
     }
 
+    /// Who takes them.
+    #[must_use]
+    pub fn owner(&self) -> Uuid {
+        self.owner.0
+    }
+
     /// Takes the lease `name` for `time`, where nobody has it; renews it where this owner has. Nothing where another has.
     pub async fn take(&self, name: &str, time: Duration) -> Result<Option<Lease>, StoreError> {
         let before = Instant::now();

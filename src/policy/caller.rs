@@ -70,7 +70,9 @@ impl Caller {
     pub fn check_verb(&self, action: Action, serves_fleets: bool) -> Result<TenantId, Denied> {
         let tenant = match self.tenant {
             Some(tenant) => tenant,
-            None if serves_fleets && self.policies.access().may_act(&self.principal) => fleet::owner(&self.principal),
+            None if serves_fleets && self.policies.access().may_act(&self.principal) => {
+                fleet::owner(&self.principal)
+            }
             None => return Err(Denied::NoTenant),
         };
         if self.policies.access().allows_somewhere(&self.principal, action) {

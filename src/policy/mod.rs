@@ -16,8 +16,8 @@ mod rules;
 pub use access::{Access, AccessDocument, ActFor, Grant, Rule, RuleMatch, Service};
 pub use caller::{Caller, DEFAULT_TIER, Denied, Permit, TenantChoice};
 pub use check::{Checked, Vocabulary, check_documents, policy_schema};
-pub use fleet::{FleetPermit, FleetTenants};
 pub use documents::{InForce, Kind, Policies, PolicySource};
+pub use fleet::{FleetPermit, FleetTenants};
 pub use loader::PolicyLoader;
 pub use reload::Reloader;
 

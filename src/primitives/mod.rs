@@ -13,6 +13,7 @@ use serde_json::Value;
 use crate::config::Section;
 use crate::http::Route;
 use crate::policy::{Action, Kind};
+use crate::pools::kafka::Kafka;
 use crate::pools::redis::RedisPool;
 use crate::store::Store;
 use crate::store::sqlite::Sqlite;
@@ -61,12 +62,23 @@ pub struct Resources {
     pub cache_db: Option<Arc<Sqlite>>,
     /// The store that transactional primitives share, where one is chosen.
     pub store: Option<Store>,
+    /// What relays need, where this process is one.
+    pub relay: Option<RelayParts>,
     /// Where its metrics go.
     pub metrics: Registry,
     /// Where it says how its backend is, if no pool does.
     pub health: HealthBoard,
     /// Where its background tasks run.
     pub tasks: Tasks,
+}
+
+/// What a process of the role `relay` has beside the store.
+#[derive(Clone)]
+pub struct RelayParts {
+    /// The store, as the narrow role that reads everyone's log.
+    pub log: Store,
+    /// Where it goes.
+    pub kafka: Arc<Kafka>,
 }
 
 /// Why a primitive cannot be built.

@@ -31,6 +31,8 @@ pub fn configuration_at(directory: &Path, database: &str, addresses: &[String], 
         role(PostgresRole::App),
         role(PostgresRole::Owner),
     );
+    let relay = role(PostgresRole::Relay);
+    let postgres = postgres.replace("  required", &format!("  relay: {relay}\n  required"));
     GOOD.replace(redis, "ratelimit: {backend: embedded}\n").replace("jwks.json", "identity/jwks.json")
         + &postgres
 }
@@ -46,13 +48,9 @@ impl OnPostgres {
     /// With the shipped policies.
     pub fn new() -> Self {
         let database = shared_postgres().database().unwrap();
-        let directory = tempfile::tempdir().unwrap();
-        let text = configuration(directory.path(), database.name());
-        let config = directory.path().join("proxy.yaml");
+        let text = configuration(tempfile::tempdir().unwrap().path(), database.name());
         let on = Self { database, text, policies: shipped_policies() };
-        on.write_to(directory.path());
-        let migrated = Command::new(BINARY).args(["migrate", "--config"]).arg(&config).output().unwrap();
-        assert!(migrated.status.success(), "{migrated:?}");
+        on.migrate();
         on
     }
 
@@ -76,11 +74,32 @@ impl OnPostgres {
         assert!(minted.status.success(), "{minted:?}");
     }
 
-    /// A sidecar on it, in a directory of its own.
-    pub fn sidecar(&self) -> Sidecar {
+    /// More of `proxy.yaml`, and what it brings made by `outrigger migrate`.
+    pub fn with_config(mut self, more: &str) -> Self {
+        self.text.push_str(more);
+        self.migrate();
+        self
+    }
+
+    fn migrate(&self) {
         let directory = tempfile::tempdir().unwrap();
         self.write_to(directory.path());
         let config = directory.path().join("proxy.yaml");
+        let migrated = Command::new(BINARY).args(["migrate", "--config"]).arg(&config).output().unwrap();
+        assert!(migrated.status.success(), "{migrated:?}");
+    }
+
+    /// A sidecar on it, in a directory of its own.
+    pub fn sidecar(&self) -> Sidecar {
+        self.process("")
+    }
+
+    /// A process with more in its configuration.
+    pub fn process(&self, more: &str) -> Sidecar {
+        let directory = tempfile::tempdir().unwrap();
+        self.write_to(directory.path());
+        let config = directory.path().join("proxy.yaml");
+        std::fs::write(&config, format!("{}{more}", self.text)).unwrap();
         Sidecar::serve_in(directory, &config)
     }
 }

@@ -220,6 +220,13 @@ impl Sidecar {
         sidecar
     }
 
+    /// The value of a metric without labels; 0 where it is not there yet.
+    pub fn metric(&self, name: &str) -> f64 {
+        let text = self.admin_client().send("GET", "/metrics", &[], b"").text();
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.map_or(0.0, |value| value.parse().unwrap())
+    }
+
     /// Waits until `/readyz?verbose` shows the backend in this state.
     pub fn wait_for_backend(&self, name: &str, state: &str) {
         wait_until(&format!("{name} to be {state}"), Duration::from_secs(20), || {

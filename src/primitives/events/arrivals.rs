@@ -48,6 +48,11 @@ impl Arrivals {
         Arc::new(Self { store, seen, look_now: Notify::new(), looking: Mutex::new(false), tasks })
     }
 
+    /// How far the log may be read, as far as was seen: by statements that begin after this.
+    pub(super) fn readable(&self) -> Position {
+        self.seen.borrow().readable
+    }
+
     /// Something was committed here.
     pub(super) fn tell(&self) {
         match &self.store {

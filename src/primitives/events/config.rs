@@ -14,6 +14,11 @@ pub(super) struct EventsConfig {
     #[serde(default = "default_retention_days")]
     #[schemars(range(min = 1, max = 3650))]
     pub(super) retention_days: u32,
+    /// In how many parts relays share the log; each is a transaction of its own in Kafka. It stays as it is while there is
+    /// something to relay.
+    #[serde(default = "default_relay_shards")]
+    #[schemars(range(min = 1, max = 64))]
+    pub(super) relay_shards: u16,
     /// How long a stream that follows a topic is silent at the most, in milliseconds; then it gets a heartbeat.
     #[serde(default = "default_heartbeat_ms")]
     #[schemars(range(min = 100, max = 600_000))]
@@ -22,6 +27,10 @@ pub(super) struct EventsConfig {
 
 fn default_retention_days() -> u32 {
     7
+}
+
+fn default_relay_shards() -> u16 {
+    4
 }
 
 fn default_heartbeat_ms() -> u64 {

@@ -198,8 +198,7 @@ impl Group {
                 };
                 let new = read::rows(tx, &scan, row.readable).await?;
                 let none_left = new.len() < scan.max_rows as usize;
-                let keys: Vec<_> =
-                    new.iter().map(|event| (event.position, self.key_hash(event))).collect();
+                let keys: Vec<_> = new.iter().map(|event| (event.position, self.key_hash(event))).collect();
                 pull.take(&keys)?;
                 events.extend(new.into_iter().map(|event| (event.position, event)));
                 if none_left || !pull.leases().is_empty() {

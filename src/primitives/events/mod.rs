@@ -54,7 +54,8 @@ use serde_json::Value;
 
 use crate::http::Route;
 use crate::leases::{Leases, Owner};
-use crate::policy::Action;
+use crate::policy::{Action, Policies};
+use crate::pools::kafka::{Kafka, TopicWanted};
 use crate::primitives::{BuildError, Primitive, Resources};
 
 /// The registry row.
@@ -79,6 +80,19 @@ pub const CONSUME: Action = Action::new("events", "consume");
 /// Every action.
 pub const ACTIONS: &[Action] = &[PUBLISH, READ, CONSUME];
 
+/// The topics that Kafka needs for a section and the policies: what `outrigger migrate` makes and checks.
+#[must_use]
+pub fn kafka_topics(section: &Value, policies: &Policies, kafka: &Kafka) -> Vec<TopicWanted> {
+    let shards = config::EventsConfig::read(section.clone()).map_or(1, |config| config.relay_shards);
+    let topics = policies.get::<EventsPolicy>().into_iter().flat_map(EventsPolicy::topics);
+    let named = |topic: &'_ Arc<Topic>| {
+        [topic.name.to_string(), topic.dead_letters.to_string()].map(|name| (name, topic.lanes.get()))
+    };
+    let names: Vec<(String, u16)> = topics.flat_map(named).collect();
+    let names: Vec<(&str, u16)> = names.iter().map(|(name, lanes)| (name.as_str(), *lanes)).collect();
+    relay::topics(kafka, &names, shards)
+}
+
 /// For how many days events are kept, as a section that fits its schema says.
 #[must_use]
 pub fn retention_days(section: &Value) -> Option<u32> {
@@ -93,6 +107,11 @@ fn build(section: Value, resources: &Resources) -> Result<Vec<Route>, BuildError
     let publisher = Publisher::new(store.clone(), Arc::clone(&arrivals), Arc::clone(&metrics), tasks.clone());
     let leases = Leases::new(store.clone(), Owner::of_this_process());
     housekeeping::start(store.clone(), leases, config.retention_days, &tasks);
+    if let Some(parts) = &resources.relay {
+        let metrics = relay::RelayMetrics::new(&resources.metrics)?;
+        let (log, kafka) = (parts.log.clone(), Arc::clone(&parts.kafka));
+        relay::Relay::start(log, kafka, metrics, config.relay_shards, &tasks);
+    }
     let heartbeat = Duration::from_millis(config.heartbeat_ms);
     Ok(api::routes(api::Api { store, publisher, arrivals, metrics, heartbeat }))
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rig::{Database, PostgresAccess, PostgresRole, shared_postgres};
 use serde_json::json;
 
-use super::{Postgres, migrate};
+use super::{ConnectAs, Postgres, PostgresMetrics, migrate};
 use crate::config::{PostgresConfig, SecretSource};
 use crate::tasks::Tasks;
 use crate::telemetry::{HealthBoard, Registry};
@@ -70,6 +70,7 @@ pub(crate) async fn bench_at(
     config.servers = addresses.to_vec();
     let (board, tasks) = (HealthBoard::default(), Tasks::default());
     let health = board.add("postgres", false);
-    let postgres = Postgres::start(&config, health, &Registry::default(), &tasks).unwrap();
+    let metrics = PostgresMetrics::new(&Registry::default()).unwrap();
+    let postgres = Postgres::start(&config, &ConnectAs::App(&config.app), health, &metrics, &tasks).unwrap();
     Bench { postgres, database, config, _board: board, tasks, _secrets: secrets }
 }

@@ -1,6 +1,6 @@
-//! What is counted about the database's connections and transactions.
+//! What is counted about the database's connections and transactions, by the role that they are of.
 
-use prometheus::{Histogram, IntCounter, IntGauge};
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
 use super::classify::Failure;
 use crate::telemetry::{MetricError, Registry};
@@ -10,7 +10,19 @@ const WAITS: &[f64] = &[0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0,
 /// Bounds of transactions, in seconds.
 const DURATIONS: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 10.0];
 
-pub(super) struct PostgresMetrics {
+/// The metrics of every role.
+pub struct PostgresMetrics {
+    connections: IntGaugeVec,
+    in_use: IntGaugeVec,
+    limit: IntGaugeVec,
+    wait: HistogramVec,
+    transactions: HistogramVec,
+    slow_statements: IntCounterVec,
+    failures: IntCounterVec,
+}
+
+/// Those of one.
+pub(super) struct RoleMetrics {
     pub(super) connections: IntGauge,
     pub(super) in_use: IntGauge,
     pub(super) limit: IntGauge,
@@ -21,45 +33,66 @@ pub(super) struct PostgresMetrics {
 }
 
 impl PostgresMetrics {
-    pub(super) fn new(registry: &Registry) -> Result<Self, MetricError> {
-        let failures = registry.counters(
-            "outrigger_store_postgres_failures_total",
-            "Runs of transactions that failed, by what it means: `again` is run again, `unavailable` wrote nothing, `unknown` \
-             may have, `refused` is a defect.",
-            &["meaning"],
-        )?;
-        let failure = |meaning| failures.with_label_values(&[meaning]);
+    /// Registers them; once per registry.
+    pub fn new(registry: &Registry) -> Result<Self, MetricError> {
+        let role = &["role"];
         Ok(Self {
-            connections: registry.gauge(
+            connections: registry.gauges(
                 "outrigger_store_postgres_connections",
                 "Connections to PostgreSQL, used and unused.",
+                role,
             )?,
-            in_use: registry.gauge(
+            in_use: registry.gauges(
                 "outrigger_store_postgres_connections_in_use",
                 "Connections to PostgreSQL that a transaction has.",
+                role,
             )?,
-            limit: registry.gauge(
+            limit: registry.gauges(
                 "outrigger_store_postgres_connections_limit",
                 "The most connections there may be (`postgres.connections`).",
+                role,
             )?,
-            wait: registry.histogram(
+            wait: registry.histograms(
                 "outrigger_store_postgres_wait_seconds",
                 "How long transactions waited for a connection.",
+                role,
                 WAITS,
             )?,
-            transactions: registry.histogram(
+            transactions: registry.histograms(
                 "outrigger_store_postgres_transaction_seconds",
                 "How long transactions took, from the connection to the commit.",
+                role,
                 DURATIONS,
             )?,
-            slow_statements: registry.counter(
+            slow_statements: registry.counters(
                 "outrigger_store_postgres_slow_statements_total",
                 "Round trips of statements that took over a second; each is in the log.",
+                role,
             )?,
-            failures: [failure("again"), failure("unavailable"), failure("unknown"), failure("refused")],
+            failures: registry.counters(
+                "outrigger_store_postgres_failures_total",
+                "Runs of transactions that failed, by what it means: `again` is run again, `unavailable` wrote nothing, `unknown` \
+                 may have, `refused` is a defect.",
+                &["role", "meaning"],
+            )?,
         })
     }
 
+    pub(super) fn of(&self, role: &str) -> RoleMetrics {
+        let failure = |meaning| self.failures.with_label_values(&[role, meaning]);
+        RoleMetrics {
+            connections: self.connections.with_label_values(&[role]),
+            in_use: self.in_use.with_label_values(&[role]),
+            limit: self.limit.with_label_values(&[role]),
+            wait: self.wait.with_label_values(&[role]),
+            transactions: self.transactions.with_label_values(&[role]),
+            slow_statements: self.slow_statements.with_label_values(&[role]),
+            failures: [failure("again"), failure("unavailable"), failure("unknown"), failure("refused")],
+        }
+    }
+}
+
+impl RoleMetrics {
     pub(super) fn failed(&self, failure: Failure) {
         let place = match failure {
             Failure::Again => 0,

@@ -20,8 +20,9 @@ mod tx;
 
 pub use classify::{Failure, PgError};
 pub use connect::StartError;
+pub use metrics::PostgresMetrics;
 pub use migrate::{Migrated, MigrationError, migrate};
-pub use pool::Postgres;
+pub use pool::{ConnectAs, Postgres};
 pub use schema::{Identity, Inspected, inspect};
 pub(in crate::store) use tx::Tenants;
 pub use tx::{Parameter, PgTx, Statement};

@@ -10,12 +10,12 @@ use tokio::sync::{Notify, watch};
 
 use super::classify::{Failure, PgError};
 use super::connect::{Connector, StartError};
-use super::metrics::PostgresMetrics;
+use super::metrics::{PostgresMetrics, RoleMetrics};
 use super::schema::{self, Identity, Standing};
 use super::tx::{PgTx, Tenants};
 use crate::config::{PostgresConfig, PostgresRole};
 use crate::tasks::Tasks;
-use crate::telemetry::{BackendHealth, Registry};
+use crate::telemetry::BackendHealth;
 
 /// How often a transaction is run again whose last run wrote nothing and can succeed now.
 const ATTEMPTS: usize = 5;
@@ -23,12 +23,36 @@ const ATTEMPTS: usize = 5;
 /// The database, as tenants' calls reach it.
 pub struct Postgres {
     pool: Pool,
-    metrics: Arc<PostgresMetrics>,
+    metrics: Arc<RoleMetrics>,
     /// Whether its schema is one that this program knows, and its role one that row-level security holds.
     standing: watch::Sender<Standing>,
     /// Told when the database could not be reached.
     trouble: Notify,
     patience: Duration,
+}
+
+/// As whom a pool connects.
+#[derive(Debug, Clone, Copy)]
+pub enum ConnectAs<'c> {
+    /// `postgres.app`: tenants' calls.
+    App(&'c PostgresRole),
+    /// `postgres.relay`: the log of everyone, to be carried on.
+    Relay(&'c PostgresRole),
+}
+
+impl<'c> ConnectAs<'c> {
+    fn name(self) -> &'static str {
+        match self {
+            Self::App(_) => "app",
+            Self::Relay(_) => "relay",
+        }
+    }
+
+    fn role(self) -> &'c PostgresRole {
+        match self {
+            Self::App(role) | Self::Relay(role) => role,
+        }
+    }
 }
 
 /// Counts a connection in use until it is dropped.
@@ -41,14 +65,15 @@ impl Drop for InUse<'_> {
 }
 
 impl Postgres {
-    /// The pool of the application's role. It looks at the schema by itself, and says on `health` how it is.
+    /// The pool of a role. It looks at the schema by itself, and says on `health` how it is.
     pub fn start(
         database: &PostgresConfig,
+        role: &ConnectAs<'_>,
         health: BackendHealth,
-        registry: &Registry,
+        metrics: &PostgresMetrics,
         tasks: &Tasks,
     ) -> Result<Arc<Self>, StartError> {
-        let postgres = Self::new(database, registry)?;
+        let postgres = Self::new(database, role, metrics)?;
         let idle = Duration::from_millis(database.idle_ms);
         let (closing, stopping) = (Arc::clone(&postgres), tasks.stopping().clone());
         tasks.spawn("idle database connections", async move {
@@ -65,11 +90,15 @@ impl Postgres {
         Ok(postgres)
     }
 
-    pub(super) fn new(database: &PostgresConfig, registry: &Registry) -> Result<Arc<Self>, StartError> {
-        let metrics = PostgresMetrics::new(registry)?;
+    pub(super) fn new(
+        database: &PostgresConfig,
+        role: &ConnectAs<'_>,
+        metrics: &PostgresMetrics,
+    ) -> Result<Arc<Self>, StartError> {
+        let metrics = metrics.of(role.name());
         metrics.limit.set(i64::try_from(database.connections).unwrap_or(i64::MAX));
         Ok(Arc::new(Self {
-            pool: pool(database, &database.app)?,
+            pool: pool(database, role.role())?,
             metrics: Arc::new(metrics),
             standing: watch::Sender::new(Standing::Unknown),
             trouble: Notify::new(),

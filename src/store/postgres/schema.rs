@@ -9,8 +9,9 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::classify::PgError;
+use super::metrics::PostgresMetrics;
 use super::migrate;
-use super::pool::Postgres;
+use super::pool::{ConnectAs, Postgres};
 use super::tx::{PgTx, Tenants};
 use crate::config::PostgresConfig;
 use crate::telemetry::{BackendHealth, BackendState, Registry};
@@ -106,7 +107,9 @@ const OLDEST: i32 = 150_000;
 
 /// Looks at a database once, as the application's role.
 pub async fn inspect(database: &PostgresConfig) -> Result<Inspected, String> {
-    let postgres = Postgres::new(database, &Registry::default()).map_err(|error| error.to_string())?;
+    let metrics = PostgresMetrics::new(&Registry::default()).map_err(|error| error.to_string())?;
+    let role = ConnectAs::App(&database.app);
+    let postgres = Postgres::new(database, &role, &metrics).map_err(|error| error.to_string())?;
     let look = look(&postgres).await.map_err(|error| error.to_string())?;
     let server = postgres.run_unchecked(&Tenants::None, |transaction| server_in(transaction).boxed());
     let (version, replicated, commit, number) = server.await.map_err(|error: PgError| error.to_string())?;

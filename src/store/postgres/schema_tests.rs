@@ -11,8 +11,9 @@ use uuid::Uuid;
 
 use super::bench::{self, bench};
 use super::classify::{Failure, PgError};
+use super::metrics::PostgresMetrics;
 use super::migrate::{self, MigrationError, migrate};
-use super::pool::Postgres;
+use super::pool::{ConnectAs, Postgres};
 use super::tx::Tenants;
 use crate::config::PostgresConfig;
 use crate::error::ErrorKind;
@@ -24,7 +25,9 @@ const NOBODY: Tenants = Tenants::None;
 const PRETEND: &str = "INSERT INTO _sqlx_migrations VALUES (3, 'next', now(), true, 'x', 0)";
 
 fn start(config: &PostgresConfig, board: &HealthBoard, tasks: &Tasks) -> std::sync::Arc<Postgres> {
-    Postgres::start(config, board.add("postgres", false), &Registry::default(), tasks).unwrap()
+    let metrics = PostgresMetrics::new(&Registry::default()).unwrap();
+    let role = ConnectAs::App(&config.app);
+    Postgres::start(config, &role, board.add("postgres", false), &metrics, tasks).unwrap()
 }
 
 /// What a call hears now.

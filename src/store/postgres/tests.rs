@@ -11,7 +11,8 @@ use uuid::Uuid;
 use super::bench::{self, Bench, bench_at};
 use super::classify::{Failure, PgError};
 use super::connect::StartError;
-use super::pool::Postgres;
+use super::metrics::PostgresMetrics;
+use super::pool::{ConnectAs, Postgres};
 use super::tx::{PgTx, Tenants};
 use crate::tasks::Tasks;
 use crate::telemetry::{HealthBoard, Registry};
@@ -178,7 +179,9 @@ async fn a_server_that_is_not_there_and_one_of_another_authority_write_nothing_a
         config.wait_ms = 500;
         let board = HealthBoard::default();
         let health = board.add("postgres", false);
-        let postgres = Postgres::start(&config, health, &Registry::default(), &tasks).unwrap();
+        let metrics = PostgresMetrics::new(&Registry::default()).unwrap();
+        let role = ConnectAs::App(&config.app);
+        let postgres = Postgres::start(&config, &role, health, &metrics, &tasks).unwrap();
         let tenant = Tenants::One(Uuid::from_u128(1));
         let ended: Result<_, PgError> =
             postgres.run_for(tenant.clone(), |tx| tx.query("SELECT 1", &[]).boxed()).await;
@@ -187,7 +190,9 @@ async fn a_server_that_is_not_there_and_one_of_another_authority_write_nothing_a
         assert!(report.advice.contains("503 until it answers"), "{server}: {report:?}");
     }
     let (plain, _secrets) = bench::config(&["db.example:5432".to_owned()], "any", None);
-    assert!(matches!(Postgres::new(&plain, &Registry::default()), Err(StartError::Plain(_))));
+    let metrics = PostgresMetrics::new(&Registry::default()).unwrap();
+    let started = Postgres::new(&plain, &ConnectAs::App(&plain.app), &metrics);
+    assert!(matches!(started, Err(StartError::Plain(_))));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

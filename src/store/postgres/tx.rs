@@ -13,7 +13,7 @@ use tokio_postgres::types::{ToSql, Type};
 use uuid::Uuid;
 
 use super::classify::{Failure, PgError};
-use super::metrics::PostgresMetrics;
+use super::metrics::RoleMetrics;
 use crate::policy::{FleetPermit, FleetTenants, Permit};
 
 /// A statement's parameter, and its type in the database.
@@ -112,7 +112,7 @@ pub struct PgTx {
     tenants: Tenants,
     state: State,
     failure: Option<Failure>,
-    metrics: Arc<PostgresMetrics>,
+    metrics: Arc<RoleMetrics>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -128,7 +128,7 @@ enum State {
 }
 
 impl PgTx {
-    pub(super) fn new(connection: Object, tenants: Tenants, metrics: Arc<PostgresMetrics>) -> Self {
+    pub(super) fn new(connection: Object, tenants: Tenants, metrics: Arc<RoleMetrics>) -> Self {
         Self { connection: Some(connection), tenants, state: State::New, failure: None, metrics }
     }
 

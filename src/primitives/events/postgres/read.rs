@@ -44,7 +44,9 @@ macro_rules! first_after {
     ($whose:literal) => {
         concat!(
             "SELECT id, floor(extract(epoch FROM accepted_at) * 1000)::bigint FROM events \
-             WHERE ", $whose, " AND topic = $2 AND id > $3 AND accepted_at >= to_timestamp($4::double precision / 1000) \
+             WHERE ",
+            $whose,
+            " AND topic = $2 AND id > $3 AND accepted_at >= to_timestamp($4::double precision / 1000) \
              ORDER BY id LIMIT 1"
         )
     };
@@ -56,10 +58,8 @@ struct Statements {
     fleet: &'static str,
 }
 
-const PAGE: Statements = Statements {
-    one: page!("tenant_id = $1"),
-    fleet: page!("($1::uuid[] IS NULL OR tenant_id = ANY ($1))"),
-};
+const PAGE: Statements =
+    Statements { one: page!("tenant_id = $1"), fleet: page!("($1::uuid[] IS NULL OR tenant_id = ANY ($1))") };
 const AT: Statements =
     Statements { one: at!("tenant_id = $1"), fleet: at!("($1::uuid[] IS NULL OR tenant_id = ANY ($1))") };
 const FIRST_AFTER: Statements = Statements {

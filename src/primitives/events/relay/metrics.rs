@@ -19,6 +19,7 @@ pub struct RelayMetrics {
     delivered: IntCounter,
     parked: IntCounter,
     transactions: IntCounterVec,
+    pub(super) shards: IntGauge,
 }
 
 impl RelayMetrics {
@@ -40,6 +41,10 @@ impl RelayMetrics {
                 "outrigger_events_parked_keys_count",
                 "Keys whose events wait for an operator, since Kafka refused one.",
                 by_shard,
+            )?,
+            shards: registry.gauge(
+                "outrigger_events_relay_shards_count",
+                "Shards of the log that this process relays.",
             )?,
             lag: registry.histogram(
                 "outrigger_events_delivery_lag_seconds",

@@ -5,15 +5,18 @@
 //! is held. The store's half is behind [`LogReader`].
 
 mod cursor;
+mod fleet;
 mod kafka;
 pub mod lanes;
 mod metrics;
+mod postgres;
 mod record;
 #[cfg(test)]
 mod rows;
 mod run;
 
 pub use cursor::CursorError;
+pub(super) use fleet::Relay;
 pub use kafka::{RESERVED_TOPIC, topics};
 pub use metrics::RelayMetrics;
 pub use run::{MAX_ROWS, ShardEnd, run_shard};

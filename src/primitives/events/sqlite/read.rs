@@ -24,8 +24,7 @@ const PAGE: Statements = Statements {
     fleet: "SELECT id, accepted_ms, key, type, attributes, form, data, tenant FROM events \
             WHERE topic = ?2 AND id > ?3 AND id <= ?4 ORDER BY id",
 };
-const AT: &str =
-    "SELECT id, accepted_ms, key, type, attributes, form, data, tenant FROM events WHERE id = ?1 AND topic = ?2";
+const AT: &str = "SELECT id, accepted_ms, key, type, attributes, form, data, tenant FROM events WHERE id = ?1 AND topic = ?2";
 const FIRST_AFTER: Statements = Statements {
     one: "SELECT id, accepted_ms, tenant FROM events \
           WHERE tenant = ?1 AND topic = ?2 AND id > ?3 AND accepted_ms >= ?4 ORDER BY id",

@@ -1,0 +1,285 @@
+//! The log as a relay reads it: of every tenant, by the narrow role that may.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio_postgres::types::Type;
+use uuid::Uuid;
+
+use super::lanes::{OrderedKey, mark};
+use super::{Batch, LogError, LogReader, Origin, ParkedRow, Row, Shard};
+use crate::leases::Lease;
+use crate::primitives::events::arrivals::Arrivals;
+use crate::primitives::events::{Data, Logged, Position};
+use crate::store::postgres::{Parameter, PgError, PgTx};
+use crate::store::{Reach, Store, StoreError, Tx};
+
+/// Of one read, in bytes.
+const MAX_BYTES: i64 = 16 * 1024 * 1024;
+/// How often a shard says how far it is, for the retention of the log.
+const PROGRESS_EVERY: Duration = Duration::from_secs(5);
+
+const COLUMNS_READ: &str = "SELECT id, floor(extract(epoch FROM accepted_at) * 1000)::bigint, tenant_id, topic, lane, key, type, \
+     attributes, form, data FROM ( \
+         SELECT *, sum(octet_length(attributes) + coalesce(octet_length(data), 0)) OVER (ORDER BY id) \
+             - octet_length(attributes) - coalesce(octet_length(data), 0) AS before \
+         FROM events WHERE id > $1 AND id <= $2 AND lane % $3 = $4 ORDER BY id LIMIT $5) next \
+     WHERE before < $6 ORDER BY id";
+const EVENT: &str = "SELECT id, floor(extract(epoch FROM accepted_at) * 1000)::bigint, tenant_id, topic, lane, key, type, \
+     attributes, form, data FROM events WHERE id = $1";
+const STORE: &str = "SELECT id, epoch, (SELECT last_value FROM events_id_seq) FROM outrigger_store";
+/// Locked against a new owner until the transaction ends.
+const LEASE: &str =
+    "SELECT FROM leases WHERE name = $1 AND epoch = $2 AND until > clock_timestamp() FOR SHARE";
+const PARKED: &str =
+    "SELECT tenant_id, topic, key, min(id) FROM event_parked WHERE shard = $1 GROUP BY 1, 2, 3";
+const PARK: &str = "INSERT INTO event_parked (shard, id, tenant_id, accepted_at, topic, lane, key, type, attributes, form, data, reason) \
+     SELECT $1, id, tenant_id, accepted_at, topic, lane, key, type, attributes, form, data, reason \
+     FROM unnest($2::bigint[], $3::text[]) AS refused (id, reason) JOIN events USING (id) ON CONFLICT DO NOTHING";
+const PROGRESS: &str = "INSERT INTO event_relays (shard, position, delivered_until) \
+     VALUES ($1, $2, to_timestamp($3::double precision / 1000)) \
+     ON CONFLICT (shard) DO UPDATE SET position = excluded.position, delivered_until = excluded.delivered_until";
+
+/// One shard's log, for as long as one lease.
+pub(super) struct PostgresLog {
+    store: Store,
+    arrivals: Arc<Arrivals>,
+    lease: Lease,
+    scanned: Mutex<Scanned>,
+}
+
+/// What is known of the shard without asking.
+struct Scanned {
+    /// Up to here no row of the shard is left but those that were returned.
+    to: Position,
+    told: Instant,
+}
+
+impl PostgresLog {
+    pub(super) fn new(store: Store, arrivals: Arc<Arrivals>, lease: Lease) -> Self {
+        let scanned = Scanned { to: Position::START, told: Instant::now() };
+        Self { store, arrivals, lease, scanned: Mutex::new(scanned) }
+    }
+
+    async fn run<T, F>(&self, work: F) -> Result<T, LogError>
+    where
+        T: Send + 'static,
+        F: for<'t> Fn(&'t mut PgTx) -> futures_util::future::BoxFuture<'t, Result<T, RelayError>>
+            + Send
+            + Sync
+            + 'static,
+    {
+        let work = Arc::new(work);
+        let ended: Result<T, RelayError> = self
+            .store
+            .run(Reach::nobody(), 0, move |tx| {
+                let work = Arc::clone(&work);
+                Box::pin(async move {
+                    match tx {
+                        Tx::Postgres(tx) => work(tx).await,
+                        Tx::Sqlite(_) => Err(corrupt("a relay reads PostgreSQL").into()),
+                    }
+                })
+            })
+            .await;
+        ended.map_err(|error| match error {
+            RelayError::Store(error) => LogError::Unavailable(error.to_string()),
+            RelayError::LeaseLost => LogError::LeaseLost,
+        })
+    }
+
+    /// Says how far the shard is, now and then: the log is not dropped before that.
+    async fn tell_progress(&self, shard: Shard, after: Position, batch: &Batch) -> Result<(), LogError> {
+        let now = Instant::now();
+        {
+            let mut scanned = self.scanned.lock();
+            if now.duration_since(scanned.told) < PROGRESS_EVERY {
+                return Ok(());
+            }
+            scanned.told = now;
+        }
+        // A minute back: what is accepted at this moment has an earlier time than this.
+        let now_ms = i64::try_from(crate::clock::since_1970_ms()).unwrap_or(i64::MAX).saturating_sub(60_000);
+        let until_ms = batch.rows.first().map_or(now_ms, |row| row.event.accepted_ms);
+        #[allow(clippy::cast_precision_loss, reason = "milliseconds since 1970 are far below 2^53")]
+        let until = until_ms as f64;
+        let (number, position) = (number(shard.number()), after.number());
+        self.run(move |tx| {
+            Box::pin(async move {
+                let parameters: [Parameter<'_>; 3] =
+                    [(&number, Type::INT2), (&position, Type::INT8), (&until, Type::FLOAT8)];
+                tx.query(PROGRESS, &parameters).await?;
+                Ok(())
+            })
+        })
+        .await
+    }
+}
+
+#[async_trait]
+impl LogReader for PostgresLog {
+    async fn origin(&self, position: Position) -> Result<Origin, LogError> {
+        // The store may be another one than it was.
+        self.scanned.lock().to = Position::START;
+        self.run(move |tx| {
+            Box::pin(async move {
+                let rows = tx.query(STORE, &[]).await?;
+                let row = rows.first().ok_or(corrupt("`outrigger_store` is empty"))?;
+                let (id, epoch, last): (Uuid, i64, i64) =
+                    (|| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?)))()
+                        .map_err(PgError::of_row)?;
+                let rows = tx.query(EVENT, &[(&position.number(), Type::INT8)]).await?;
+                let event = rows.first().map(read_row).transpose()?;
+                Ok(Origin {
+                    epoch: Uuid::new_v5(&id, &epoch.to_be_bytes()),
+                    last: Position::new(last),
+                    mark: event.map(|row| mark(&row.event)),
+                })
+            })
+        })
+        .await
+    }
+
+    async fn read(&self, shard: Shard, after: Position, limit: usize) -> Result<Batch, LogError> {
+        // Found before this read's own statement, as readers have to.
+        let readable = self.arrivals.readable();
+        let from = after.max(self.scanned.lock().to);
+        let mut batch = Batch::default();
+        if readable > from {
+            let max_rows = i64::try_from(limit).unwrap_or(i64::MAX);
+            let found = self
+                .run(move |tx| {
+                    Box::pin(async move { Ok(read_rows(tx, shard, from, readable, max_rows).await?) })
+                })
+                .await?;
+            let bytes: usize =
+                found.iter().map(|row| row.event.attributes.len() + row.event.data.bytes().len()).sum();
+            let is_all = found.len() < limit && i64::try_from(bytes).unwrap_or(i64::MAX) < MAX_BYTES;
+            let last = found.last().map_or(from, |row| row.event.position);
+            let left = readable.number().saturating_sub(last.number()).max(0);
+            batch.behind = if is_all { 0 } else { left.unsigned_abs() / u64::from(shard.count()) };
+            // With rows in hand the next read is after them, and what they leave is for it.
+            if found.is_empty() {
+                self.scanned.lock().to = readable;
+            }
+            batch.rows = found;
+        }
+        self.tell_progress(shard, after, &batch).await?;
+        Ok(batch)
+    }
+
+    async fn parked(&self, shard: Shard) -> Result<BTreeMap<OrderedKey, Position>, LogError> {
+        let (lease, number) = (self.lease.clone(), number(shard.number()));
+        self.run(move |tx| {
+            let lease = lease.clone();
+            Box::pin(async move {
+                check_lease(tx, &lease).await?;
+                let mut parked = BTreeMap::new();
+                for row in tx.query(PARKED, &[(&number, Type::INT2)]).await? {
+                    let read = || -> Result<_, tokio_postgres::Error> {
+                        Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?))
+                    };
+                    let (tenant, topic, key, first): (Uuid, String, String, i64) =
+                        read().map_err(PgError::of_row)?;
+                    let key = OrderedKey { topic: topic.into(), tenant, key: key.into() };
+                    parked.insert(key, Position::new(first));
+                }
+                Ok(parked)
+            })
+        })
+        .await
+    }
+
+    async fn park(&self, shard: Shard, rows: &[ParkedRow]) -> Result<(), LogError> {
+        let (lease, number) = (self.lease.clone(), number(shard.number()));
+        let ids: Arc<[i64]> = rows.iter().map(|parked| parked.row.event.position.number()).collect();
+        let reasons: Arc<[String]> = rows.iter().map(|parked| parked.reason.clone()).collect();
+        self.run(move |tx| {
+            let (lease, ids, reasons) = (lease.clone(), Arc::clone(&ids), Arc::clone(&reasons));
+            Box::pin(async move {
+                check_lease(tx, &lease).await?;
+                let (ids, reasons) = (&*ids, &*reasons);
+                let parameters: [Parameter<'_>; 3] =
+                    [(&number, Type::INT2), (&ids, Type::INT8_ARRAY), (&reasons, Type::TEXT_ARRAY)];
+                tx.query(PARK, &parameters).await?;
+                Ok(())
+            })
+        })
+        .await
+    }
+}
+
+async fn check_lease(tx: &mut PgTx, lease: &Lease) -> Result<(), RelayError> {
+    let (name, epoch) = (lease.name(), lease.epoch());
+    let held = tx.query(LEASE, &[(&name, Type::TEXT), (&epoch, Type::INT8)]).await?;
+    if held.is_empty() { Err(RelayError::LeaseLost) } else { Ok(()) }
+}
+
+async fn read_rows(
+    tx: &mut PgTx,
+    shard: Shard,
+    after: Position,
+    to: Position,
+    max_rows: i64,
+) -> Result<Vec<Row>, StoreError> {
+    let (after, to) = (after.number(), to.number());
+    let (count, number) = (number(shard.count()), number(shard.number()));
+    let parameters: [Parameter<'_>; 6] = [
+        (&after, Type::INT8),
+        (&to, Type::INT8),
+        (&count, Type::INT2),
+        (&number, Type::INT2),
+        (&max_rows, Type::INT8),
+        (&MAX_BYTES, Type::INT8),
+    ];
+    let rows = tx.query(COLUMNS_READ, &parameters).await?;
+    rows.iter().map(read_row).collect()
+}
+
+fn read_row(row: &tokio_postgres::Row) -> Result<Row, StoreError> {
+    let read = || -> Result<_, tokio_postgres::Error> {
+        let (lane, form, data): (i16, i16, Option<Vec<u8>>) =
+            (row.try_get(4)?, row.try_get(8)?, row.try_get(9)?);
+        let event = Logged {
+            position: Position::new(row.try_get(0)?),
+            accepted_ms: row.try_get(1)?,
+            tenant: row.try_get(2)?,
+            key: row.try_get::<_, String>(5)?.into(),
+            kind: row.try_get::<_, String>(6)?.into(),
+            attributes: Bytes::from(row.try_get::<_, Vec<u8>>(7)?),
+            data: Data::None,
+        };
+        Ok((row.try_get::<_, String>(3)?, lane, event, form, data.unwrap_or_default()))
+    };
+    let (topic, lane, event, form, data) = read().map_err(PgError::of_row)?;
+    let data = Data::of_form(form, data.into()).ok_or_else(|| corrupt("an event's form"))?;
+    let lane = u16::try_from(lane).map_err(|_| corrupt("an event's lane"))?;
+    Ok(Row { topic: topic.into(), lane, event: Logged { data, ..event } })
+}
+
+fn corrupt(what: &str) -> StoreError {
+    StoreError::Corrupt(what.to_owned())
+}
+
+fn number(number: u16) -> i16 {
+    i16::try_from(number).unwrap_or(i16::MAX)
+}
+
+/// Why a transaction of a relay's did not end well.
+#[derive(Debug, thiserror::Error)]
+enum RelayError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the lease is another owner's")]
+    LeaseLost,
+}
+
+impl From<PgError> for RelayError {
+    fn from(error: PgError) -> Self {
+        Self::Store(error.into())
+    }
+}
