@@ -108,7 +108,7 @@ const SCHEMA_MISTAKES: &[Mistake] = &[
         &["14:24 wrong type: this is a number"],
         "from 8192 to 1048576",
     ),
-    ("cache:", "roles: [api, relay]\ncache:", &["14:14 not one of the allowed values"], "`api`"),
+    ("cache:", "roles: [api, cook]\ncache:", &["14:14 not one of the allowed values"], "`api`"),
     ("cache:", "sections: {}\ncache:", &["14:1 unknown field `sections`"], "`ratelimit`"),
     ("cache:", "größe: {ä: ö}\ncache:", &["14:1 unknown field `größe`"], "`limits`"),
     ("data_dir: data", "data_dir: {ä: ö}", &["9:11 wrong type: this is a mapping"], "text"),

@@ -67,7 +67,7 @@ fn migrate_says_what_keeps_it_from_it() {
     for (text, words) in [
         (GOOD.to_owned(), "nothing to migrate"),
         (text.clone(), "database \"no_such_database\" does not exist"),
-        (text.replace("owner:", "relay:"), "`postgres.owner` is missing"),
+        (text.replace("  owner:", "  # owner:"), "`postgres.owner` is missing"),
         (text.replace("  database:", "  databse:"), "did you mean `database`?"),
     ] {
         std::fs::write(&config, text).unwrap();

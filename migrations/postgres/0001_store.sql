@@ -5,6 +5,8 @@ CREATE TABLE outrigger_store (
     id uuid NOT NULL DEFAULT gen_random_uuid(),
     -- Raised after a restore to an earlier point, so that relays do not go on from what no longer is.
     epoch bigint NOT NULL DEFAULT 1,
+    -- The last event's id when the epoch before this one ended.
+    previous_epoch_end bigint,
     -- Binds the cursors that readers are given to their tenant and topic.
     cursor_key bytea NOT NULL
         DEFAULT decode(replace(gen_random_uuid()::text || gen_random_uuid()::text, '-', ''), 'hex'),

@@ -18,6 +18,9 @@ pub(super) struct MigrateArgs {
     /// The configuration, with `postgres.owner`
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
+    /// After a restore to an earlier time, before anything is served: relays go on from the database's last event
+    #[arg(long)]
+    new_epoch: bool,
     /// Says what would be done, and does nothing
     #[arg(long)]
     dry_run: bool,
@@ -48,8 +51,9 @@ pub(super) fn run(arguments: &MigrateArgs) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(FOUND_PROBLEMS));
         }
     };
+    let epoch = if arguments.new_epoch { postgres::Epoch::New } else { postgres::Epoch::Same };
     let days = config.section("events").and_then(events::retention_days);
-    let migrated = match runtime()?.block_on(postgres::migrate(database, days, arguments.dry_run)) {
+    let migrated = match runtime()?.block_on(postgres::migrate(database, days, epoch, arguments.dry_run)) {
         Ok(migrated) => migrated,
         Err(error) => {
             eprintln!("error: {error}");

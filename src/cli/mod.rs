@@ -6,6 +6,7 @@ mod dev;
 mod log;
 mod migrate;
 mod openapi;
+mod outbox;
 mod probe;
 mod serve;
 mod status;
@@ -43,6 +44,9 @@ enum Command {
     Check(check::CheckArgs),
     /// Bring the database of `store: postgres` to this program's version
     Migrate(migrate::MigrateArgs),
+    /// Show what is on its way out of the event log
+    #[command(subcommand)]
+    Outbox(outbox::OutboxCommand),
     /// Make or explain tokens
     #[command(subcommand)]
     Token(token::TokenCommand),
@@ -84,6 +88,7 @@ pub fn main() -> ExitCode {
         Command::Run(arguments) => serve::run(arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Migrate(arguments) => migrate::run(&arguments),
+        Command::Outbox(command) => outbox::run(&command),
         Command::Token(command) => token::run(&command),
         Command::Status(arguments) => status::run(&arguments),
         Command::Openapi(arguments) => openapi::run(&arguments),

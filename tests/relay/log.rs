@@ -106,7 +106,7 @@ impl LogReader for Reader {
         let rows = self.log.rows.lock();
         let at = rows.iter().find(|row| row.event.position == position);
         let last = rows.last().map_or(Position::START, |row| row.event.position);
-        Ok(Origin { epoch: Uuid::from_u128(1), last, mark: at.map(|row| mark(&row.event)) })
+        Ok(Origin { epoch: Uuid::from_u128(1), previous: None, last, mark: at.map(|row| mark(&row.event)) })
     }
 
     async fn read(&self, shard: Shard, after: Position, limit: usize) -> Result<Batch, LogError> {

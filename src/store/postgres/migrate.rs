@@ -71,6 +71,17 @@ pub struct Migrated {
     pub from: i64,
 }
 
+/// Whether positions mean what they meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Epoch {
+    /// They do.
+    Same,
+    /// The database was restored to an earlier time: relays go on from its last event, whatever they had delivered.
+    New,
+}
+
+const NEW_EPOCH: &str = "UPDATE outrigger_store SET epoch = epoch + 1, previous_epoch_end = (SELECT last_value FROM events_id_seq)";
+
 /// Brings the database to this program's version, and gives the roles of the configuration their rights. With `dry_run`
 /// it only says what it would do.
 ///
@@ -78,6 +89,7 @@ pub struct Migrated {
 pub async fn migrate(
     database: &PostgresConfig,
     retention_days: Option<u32>,
+    epoch: Epoch,
     dry_run: bool,
 ) -> Result<Migrated, MigrationError> {
     let owner = database.owner.as_ref().ok_or(MigrationError::NoOwner)?;
@@ -99,6 +111,10 @@ pub async fn migrate(
         migrator.run_direct(None, &mut connection, false).await?;
         if let Some(days) = retention_days {
             keep_events(&mut connection, days).await?;
+        }
+        if epoch == Epoch::New {
+            let begun = connection.execute(NEW_EPOCH).await;
+            begun.map(drop).map_err(refused("the new epoch"))?;
         }
         grant(&mut connection, APP_RIGHTS, "{app}", &database.app).await?;
         if let Some(relay) = &database.relay {

@@ -21,7 +21,7 @@ mod tx;
 pub use classify::{Failure, PgError};
 pub use connect::StartError;
 pub use metrics::PostgresMetrics;
-pub use migrate::{Migrated, MigrationError, migrate};
+pub use migrate::{Epoch, Migrated, MigrationError, migrate};
 pub use pool::{ConnectAs, Postgres};
 pub use schema::{Identity, Inspected, inspect};
 pub(in crate::store) use tx::Tenants;

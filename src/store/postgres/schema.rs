@@ -133,6 +133,22 @@ pub async fn inspect(database: &PostgresConfig) -> Result<Inspected, String> {
     Ok(Inspected { summary: format!("PostgreSQL {version}"), problem, warnings })
 }
 
+impl Postgres {
+    /// A pool for a command that ends soon; looks at the schema now.
+    pub async fn open(database: &PostgresConfig, role: &ConnectAs<'_>) -> Result<Arc<Self>, String> {
+        let metrics = PostgresMetrics::new(&Registry::default()).map_err(|error| error.to_string())?;
+        let postgres = Self::new(database, role, &metrics).map_err(|error| error.to_string())?;
+        match look(&postgres).await {
+            Ok(Look::Good(identity)) => {
+                postgres.set_standing(Standing::Good(Arc::new(identity)));
+                Ok(postgres)
+            }
+            Ok(Look::Refused(reason)) => Err(reason),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
 async fn server_in(transaction: &mut PgTx) -> Result<(String, bool, String, i32), PgError> {
     let rows = transaction.query(SERVER, &[]).await?;
     let row = rows.first().ok_or(PgError::Ended)?;

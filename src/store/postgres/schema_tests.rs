@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::bench::{self, bench};
 use super::classify::{Failure, PgError};
 use super::metrics::PostgresMetrics;
-use super::migrate::{self, MigrationError, migrate};
+use super::migrate::{self, Epoch, MigrationError, migrate};
 use super::pool::{ConnectAs, Postgres};
 use super::tx::Tenants;
 use crate::config::PostgresConfig;
@@ -62,12 +62,13 @@ async fn a_database_that_was_not_migrated_is_refused_with_the_command_and_served
     assert!(refused.to_string().contains("run `outrigger migrate --config FILE`"), "{refused}");
     until(&board, BackendState::Down, "outrigger migrate").await;
 
-    let planned = migrate(&config, None, true).await.unwrap();
+    let planned = migrate(&config, None, Epoch::Same, true).await.unwrap();
     assert_eq!((planned.from, planned.steps.len()), (0, usize::try_from(migrate::KNOWN).unwrap()));
     assert!(call(&postgres).await.is_err(), "a dry run changes nothing");
-    let (one, other) = join(migrate(&config, None, false), migrate(&config, None, false)).await;
+    let (one, other) =
+        join(migrate(&config, None, Epoch::Same, false), migrate(&config, None, Epoch::Same, false)).await;
     assert!(one.is_ok() && other.is_ok(), "two at once: {one:?} {other:?}");
-    assert_eq!(migrate(&config, None, false).await.unwrap().steps, [""; 0]);
+    assert_eq!(migrate(&config, None, Epoch::Same, false).await.unwrap().steps, [""; 0]);
     until(&board, BackendState::Up, "").await;
     call(&postgres).await.unwrap();
 }
@@ -90,7 +91,7 @@ async fn a_step_that_was_applied_and_is_another_now_is_refused() {
     let bench = bench(1).await;
     let changed = "UPDATE _sqlx_migrations SET checksum = 'x' WHERE version = 1";
     bench.database.psql(PostgresRole::Owner, &[changed]).unwrap();
-    assert!(matches!(migrate(&bench.config, None, false).await, Err(MigrationError::Step(_))));
+    assert!(matches!(migrate(&bench.config, None, Epoch::Same, false).await, Err(MigrationError::Step(_))));
 }
 
 #[tokio::test]
@@ -98,12 +99,12 @@ async fn a_role_that_row_level_security_does_not_hold_is_refused() {
     let bench = bench(1).await;
     let mut config = bench.config.clone();
     config.app = config.owner.clone().unwrap();
-    assert!(matches!(migrate(&config, None, false).await, Err(MigrationError::Role { .. })));
+    assert!(matches!(migrate(&config, None, Epoch::Same, false).await, Err(MigrationError::Role { .. })));
     let (board, tasks) = (HealthBoard::default(), Tasks::default());
     let refused = call(&start(&config, &board, &tasks)).await.unwrap_err();
     assert!(refused.to_string().contains("row-level security would not hold"), "{refused}");
     config.app.user = "nobody".to_owned();
-    let missing = migrate(&config, None, false).await.unwrap_err();
+    let missing = migrate(&config, None, Epoch::Same, false).await.unwrap_err();
     assert!(missing.to_string().contains("CREATE ROLE"), "{missing}");
 }
 

@@ -157,6 +157,16 @@ impl Lanes {
                 Cursor { epoch: origin.epoch, position: Position::START, mark: None, seqs: BTreeMap::new() };
             return Ok(Self { shard, committed, parked, pending: None });
         };
+        let committed = match origin.previous {
+            // What came after the end of that epoch was lost with it; what Kafka has of that stays there.
+            Some((epoch, end)) if epoch == committed.epoch => Cursor {
+                epoch: origin.epoch,
+                position: committed.position.min(end),
+                mark: None,
+                seqs: committed.seqs,
+            },
+            Some(_) | None => committed,
+        };
         check(&committed, origin)?;
         Ok(Self { shard, committed, parked, pending: None })
     }
@@ -252,7 +262,7 @@ mod tests {
     }
 
     fn origin(last: i64) -> Origin {
-        Origin { epoch: Uuid::nil(), last: Position::new(last), mark: None }
+        Origin { epoch: Uuid::nil(), previous: None, last: Position::new(last), mark: None }
     }
 
     #[test]
@@ -299,6 +309,10 @@ mod tests {
         assert_eq!(take(&origin(7), at(7, one)), Ok(()), "a dropped partition has no event to compare with");
         let new = Origin { epoch: Uuid::from_u128(9), ..origin(7) };
         let other = Origin { mark: Some(Uuid::from_u128(2)), ..origin(7) };
+        let begun = Origin { previous: Some((Uuid::nil(), Position::new(5))), ..new.clone() };
+        assert_eq!(take(&begun, at(7, one)), Ok(()), "an operator said where that epoch ended");
+        let goes_on = Lanes::take_over(Shard::new(0, 1), &begun, Some(at(7, one)), BTreeMap::new()).unwrap();
+        assert_eq!((goes_on.position(), goes_on.committed.epoch), (Position::new(5), Uuid::from_u128(9)));
         for (origin, expected) in [
             (new, Stop::Epoch { store: Uuid::from_u128(9), cursor: Uuid::nil() }),
             (origin(6), Stop::Behind { last: 6, cursor: 7 }),

@@ -19,6 +19,7 @@ pub use cursor::CursorError;
 pub(super) use fleet::Relay;
 pub use kafka::{RESERVED_TOPIC, topics};
 pub use metrics::RelayMetrics;
+pub use postgres::{ParkedEvent, parked_events};
 pub use run::{MAX_ROWS, ShardEnd, run_shard};
 
 use std::collections::BTreeMap;
@@ -79,6 +80,9 @@ pub struct Row {
 pub struct Origin {
     /// Made anew when positions no longer mean what they meant.
     pub epoch: Uuid,
+    /// The epoch before, and the last position that was given away in it: where an operator said that all that Kafka
+    /// has is of the store, up to there.
+    pub previous: Option<(Uuid, Position)>,
     /// The last position that was given away.
     pub last: Position,
     /// The [`mark`](lanes::mark) of the event at the position that was asked for; none where it is no longer kept.

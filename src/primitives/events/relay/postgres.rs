@@ -31,7 +31,8 @@ const COLUMNS_READ: &str = "SELECT id, floor(extract(epoch FROM accepted_at) * 1
      WHERE before < $6 ORDER BY id";
 const EVENT: &str = "SELECT id, floor(extract(epoch FROM accepted_at) * 1000)::bigint, tenant_id, topic, lane, key, type, \
      attributes, form, data FROM events WHERE id = $1";
-const STORE: &str = "SELECT id, epoch, (SELECT last_value FROM events_id_seq) FROM outrigger_store";
+const STORE: &str =
+    "SELECT id, epoch, previous_epoch_end, (SELECT last_value FROM events_id_seq) FROM outrigger_store";
 /// Locked against a new owner until the transaction ends.
 const LEASE: &str =
     "SELECT FROM leases WHERE name = $1 AND epoch = $2 AND until > clock_timestamp() FOR SHARE";
@@ -129,13 +130,17 @@ impl LogReader for PostgresLog {
             Box::pin(async move {
                 let rows = tx.query(STORE, &[]).await?;
                 let row = rows.first().ok_or(corrupt("`outrigger_store` is empty"))?;
-                let (id, epoch, last): (Uuid, i64, i64) =
-                    (|| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?)))()
-                        .map_err(PgError::of_row)?;
+                let read = || -> Result<_, tokio_postgres::Error> {
+                    Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?))
+                };
+                let (id, epoch, previous_end, last): (Uuid, i64, Option<i64>, i64) =
+                    read().map_err(PgError::of_row)?;
+                let named = |epoch: i64| Uuid::new_v5(&id, &epoch.to_be_bytes());
                 let rows = tx.query(EVENT, &[(&position.number(), Type::INT8)]).await?;
                 let event = rows.first().map(read_row).transpose()?;
                 Ok(Origin {
-                    epoch: Uuid::new_v5(&id, &epoch.to_be_bytes()),
+                    epoch: named(epoch),
+                    previous: previous_end.map(|end| (named(epoch - 1), Position::new(end))),
                     last: Position::new(last),
                     mark: event.map(|row| mark(&row.event)),
                 })
@@ -211,6 +216,56 @@ impl LogReader for PostgresLog {
         })
         .await
     }
+}
+
+const LIST: &str = "SELECT id, tenant_id, topic, lane, key, type, reason, \
+     floor(extract(epoch FROM parked_at) * 1000)::bigint FROM event_parked ORDER BY id LIMIT $1";
+
+/// What waits for an operator: the first `limit` parked events, by position.
+pub async fn parked_events(store: &Store, limit: u32) -> Result<Vec<ParkedEvent>, StoreError> {
+    store
+        .run(Reach::nobody(), 0, move |tx| {
+            Box::pin(async move {
+                let Tx::Postgres(tx) = tx else { return Ok(Vec::new()) };
+                let rows = tx.query(LIST, &[(&i64::from(limit), Type::INT8)]).await?;
+                let read = |row: &tokio_postgres::Row| -> Result<_, tokio_postgres::Error> {
+                    Ok(ParkedEvent {
+                        position: row.try_get(0)?,
+                        tenant: row.try_get(1)?,
+                        topic: row.try_get(2)?,
+                        lane: row.try_get(3)?,
+                        key: row.try_get(4)?,
+                        kind: row.try_get(5)?,
+                        reason: row.try_get(6)?,
+                        parked_ms: row.try_get(7)?,
+                    })
+                };
+                Ok(rows.iter().map(read).collect::<Result<_, _>>().map_err(PgError::of_row)?)
+            })
+        })
+        .await
+}
+
+/// An event that Kafka refused, or a later one of its key.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct ParkedEvent {
+    /// Its place in the log.
+    pub position: i64,
+    /// Whose it is.
+    pub tenant: Uuid,
+    /// Its topic.
+    pub topic: String,
+    /// Its lane there.
+    pub lane: i16,
+    /// What orders it.
+    pub key: String,
+    /// `type`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// What Kafka said.
+    pub reason: String,
+    /// Since when, in milliseconds since 1970.
+    pub parked_ms: i64,
 }
 
 async fn check_lease(tx: &mut PgTx, lease: &Lease) -> Result<(), RelayError> {

@@ -269,7 +269,7 @@ impl World {
     }
 
     fn origin(&self) -> Origin {
-        Origin { epoch: Uuid::nil(), last: Position::new(self.last), mark: None }
+        Origin { epoch: Uuid::nil(), previous: None, last: Position::new(self.last), mark: None }
     }
 
     fn parked_keys(&self) -> BTreeMap<OrderedKey, Position> {
