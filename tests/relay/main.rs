@@ -182,7 +182,7 @@ async fn a_log_is_delivered_as_cloudevents_and_the_rate_is_shown() {
         assert!(matches!(successor.task.await.unwrap(), ShardEnd::LeaseLost));
     }
     let text = registry.render().unwrap();
-    assert!(text.contains(&format!("outrigger_events_delivered_total {}\n", EVENTS + 10)), "{text}");
+    assert!(text.contains(&format!("outrigger_events_relay_delivered_total {}\n", EVENTS + 10)), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -224,7 +224,7 @@ async fn a_refused_event_is_parked_with_its_key_s_later_ones_and_the_others_go_o
     let delivered: Vec<&Row> = rows.iter().filter(|row| !is_parked(row)).collect();
     check(&delivered, &committed(&kafka, delivered.len()).await);
     assert_eq!(log.parked().len(), 5);
-    assert!(registry.render().unwrap().contains("outrigger_events_parked_total 5\n"));
+    assert!(registry.render().unwrap().contains("outrigger_events_relay_parked_total 5\n"));
     successor.lease_lost.cancel();
 }
 
@@ -378,7 +378,7 @@ async fn chaos_nothing_is_lost_while_every_broker_is_down() {
     let mut ticks = tokio::time::interval(Duration::from_millis(100));
     let has_failed = |text: &str| {
         ["aborted", "unknown"].iter().any(|outcome| {
-            let zero = format!("outrigger_events_transactions_total{{outcome=\"{outcome}\"}} 0\n");
+            let zero = format!("outrigger_events_relay_transactions_total{{outcome=\"{outcome}\"}} 0\n");
             !text.contains(&zero)
         })
     };

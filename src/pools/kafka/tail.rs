@@ -11,7 +11,7 @@ use rdkafka::message::Message as _;
 
 use super::classify::failure;
 use super::settings::{Kafka, Log};
-use super::{KafkaFailure, Verdict};
+use super::{KafkaFailure, Record, Verdict};
 
 /// How many records from the end are looked at first, then; at last all of them. Aborted ones and the marks that end
 /// transactions count.
@@ -20,93 +20,68 @@ const POLL: Duration = Duration::from_millis(50);
 
 impl ConsumerContext for Log {}
 
-/// The value of the last committed record with this key. The caller has fenced every other writer of the partition.
+/// The value of the last committed record with this key that is before `probe`, which the caller has just committed
+/// there, after it fenced every other writer of the partition.
+///
+/// A reader cannot know by an offset that it has come to the end: until the marks of what was aborted are everywhere,
+/// and after a change of leaders, what is told as the end may be an earlier one, and an old cursor would be taken for the
+/// last. Whoever has seen its own probe has seen all that was before it.
 pub(super) fn last_committed(
     kafka: &Kafka,
-    topic: &str,
-    partition: i32,
     key: &[u8],
+    probe: &Record,
 ) -> Result<Option<Vec<u8>>, KafkaFailure> {
+    let what = format!("reading {}/{}", probe.topic, probe.partition);
     let deadline = Instant::now() + Duration::from_millis(kafka.config.timeout_ms);
-    let end = watermarks(&consumer(kafka, "read_uncommitted")?, topic, partition, deadline)?.1;
-    let consumer = consumer(kafka, "read_committed")?;
-    // Until the marks of what was aborted are everywhere, a reader of committed records sees an earlier end, and would
-    // take an old cursor for the last one.
-    let low = loop {
-        let (low, stable) = watermarks(&consumer, topic, partition, deadline)?;
-        if stable >= end {
-            break low;
-        }
-        wait(&consumer, deadline)?;
-    };
+    let consumer = consumer(kafka)?;
+    let left = deadline.saturating_duration_since(Instant::now());
+    let (low, end) = consumer
+        .fetch_watermarks(&probe.topic, probe.partition, left)
+        .map_err(|error| failure(&what, &error))?;
     for window in WINDOWS {
         let start = end.saturating_sub(window).max(low);
-        if let Some(value) = read(&consumer, topic, partition, start, key, deadline)? {
-            return Ok(Some(value));
-        }
-        if start == low {
-            break;
+        let found = read(&consumer, start, key, probe, &what, deadline)?;
+        if found.is_some() || start == low {
+            return Ok(found);
         }
     }
     Ok(None)
 }
 
-fn consumer(kafka: &Kafka, isolation: &str) -> Result<BaseConsumer<Log>, KafkaFailure> {
+fn consumer(kafka: &Kafka) -> Result<BaseConsumer<Log>, KafkaFailure> {
     let mut settings = kafka.settings()?;
     settings
-        .set("isolation.level", isolation)
+        .set("isolation.level", "read_committed")
         // librdkafka assigns nothing without a group; nothing is ever committed in it.
         .set("group.id", format!("{}.relay", kafka.config.prefix))
-        .set("enable.partition.eof", "true")
         .set("enable.auto.commit", "false")
         .set("auto.offset.reset", "error")
-        // At the end nobody has to wait for more.
         .set("fetch.wait.max.ms", "10");
     BaseConsumer::from_config_and_context(&settings, Log).map_err(|error| failure("making a reader", &error))
 }
 
-fn watermarks(
-    consumer: &BaseConsumer<Log>,
-    topic: &str,
-    partition: i32,
-    deadline: Instant,
-) -> Result<(i64, i64), KafkaFailure> {
-    let left = deadline.saturating_duration_since(Instant::now()).max(POLL);
-    consumer
-        .fetch_watermarks(topic, partition, left)
-        .map_err(|error| failure(&format!("asking for the end of {topic}/{partition}"), &error))
-}
-
-fn wait(consumer: &BaseConsumer<Log>, deadline: Instant) -> Result<(), KafkaFailure> {
-    if Instant::now() >= deadline {
-        let text = "the cursor's partition has an open transaction that is not ended".to_owned();
-        return Err(KafkaFailure { verdict: Verdict::Again, text });
-    }
-    // Nothing is assigned: this waits, and serves the log.
-    if let Some(Err(error)) = consumer.poll(POLL) {
-        tracing::debug!(%error, "waiting for the end of the cursor's partition");
-    }
-    Ok(())
-}
-
 fn read(
     consumer: &BaseConsumer<Log>,
-    topic: &str,
-    partition: i32,
     start: i64,
     key: &[u8],
+    probe: &Record,
+    what: &str,
     deadline: Instant,
 ) -> Result<Option<Vec<u8>>, KafkaFailure> {
-    let what = format!("reading {topic}/{partition}");
-    let failed = |error: &KafkaError| failure(&what, error);
+    let failed = |error: &KafkaError| failure(what, error);
     let mut list = TopicPartitionList::new();
-    list.add_partition_offset(topic, partition, Offset::Offset(start)).map_err(|error| failed(&error))?;
+    list.add_partition_offset(&probe.topic, probe.partition, Offset::Offset(start))
+        .map_err(|error| failed(&error))?;
     consumer.assign(&list).map_err(|error| failed(&error))?;
     let mut last = None;
     loop {
         match consumer.poll(POLL) {
             Some(Ok(message)) if message.key() == Some(key) => last = message.payload().map(<[u8]>::to_vec),
-            Some(Err(KafkaError::PartitionEOF(_))) => return Ok(last),
+            Some(Ok(message))
+                if message.key() == Some(&probe.key) && message.payload() == probe.value.as_deref() =>
+            {
+                return Ok(last);
+            }
             // It heals, or the deadline comes.
             Some(Err(error)) if failed(&error).verdict == Verdict::Again => {
                 tracing::debug!(%error, "reading the cursor");
@@ -115,7 +90,8 @@ fn read(
             Some(Ok(_)) | None => {}
         }
         if Instant::now() >= deadline {
-            return Err(KafkaFailure { verdict: Verdict::Again, text: format!("{what}: no end in time") });
+            let text = format!("{what}: what was just committed is not seen in time");
+            return Err(KafkaFailure { verdict: Verdict::Again, text });
         }
     }
 }

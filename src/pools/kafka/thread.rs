@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
+use uuid::Uuid;
 
 use super::tail::last_committed;
 use super::transaction::{Record, TransactionFailure, Transactions};
@@ -49,7 +50,8 @@ impl ShardProducer {
         Ok(Self { commands })
     }
 
-    /// Fences whoever wrote under this id, and then reads the committed cursor. The producer before is given up.
+    /// Fences whoever wrote under this id, and then reads the last cursor that was committed before that: none where
+    /// there never was one. The producer before is given up.
     pub async fn take_over(&self) -> Result<Option<Vec<u8>>, KafkaFailure> {
         let (reply, answer) = oneshot::channel();
         let sent = self.commands.send(Command::TakeOver(reply)).await;
@@ -82,7 +84,9 @@ fn run(
         Command::TakeOver(reply) => {
             *transactions = None;
             let taken = Transactions::take_over(kafka, id).and_then(|taken| {
-                let value = last_committed(kafka, &cursor.topic, cursor.partition, &cursor.key)?;
+                let probe = probe(cursor);
+                taken.deliver(&[], &probe).map_err(TransactionFailure::into_failure)?;
+                let value = last_committed(kafka, &cursor.key, &probe)?;
                 *transactions = Some(taken);
                 Ok(value)
             });
@@ -101,6 +105,17 @@ fn run(
             }
             reply.send(delivered).unwrap_or_else(|_| tracing::debug!(id, "nobody waits for the delivery"));
         }
+    }
+}
+
+/// A record that no other takeover writes; compaction keeps the last one of them beside the cursor.
+fn probe(cursor: &CursorPlace) -> Record {
+    Record {
+        topic: cursor.topic.clone(),
+        partition: cursor.partition,
+        key: [&cursor.key[..], b"-taken-over"].concat(),
+        value: Some(Uuid::now_v7().to_string().into()),
+        headers: Vec::new(),
     }
 }
 

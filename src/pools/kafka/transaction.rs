@@ -64,6 +64,16 @@ pub enum TransactionFailure {
     Unknown(KafkaFailure),
 }
 
+impl TransactionFailure {
+    /// For one whose records are nobody's event: what to do about it.
+    pub(super) fn into_failure(self) -> KafkaFailure {
+        match self {
+            Self::Aborted(failure) | Self::Unknown(failure) => failure,
+            Self::Refused { reason, .. } => KafkaFailure { verdict: Verdict::Fatal, text: reason },
+        }
+    }
+}
+
 /// What became of the records of the open transaction.
 #[derive(Debug, Default)]
 struct Deliveries {

@@ -28,17 +28,17 @@ impl RelayMetrics {
         let by_shard = &["shard"];
         Ok(Self {
             undelivered: registry.gauges(
-                "outrigger_events_undelivered_count",
+                "outrigger_events_relay_undelivered_count",
                 "Events that can be read and are not yet in Kafka, as far as the relay has seen.",
                 by_shard,
             )?,
             oldest: registry.gauges(
-                "outrigger_events_oldest_undelivered_timestamp_seconds",
+                "outrigger_events_relay_oldest_undelivered_timestamp_seconds",
                 "When the oldest event that is not yet in Kafka was accepted, in seconds since 1970; 0 where there is none.",
                 by_shard,
             )?,
             parked_keys: registry.gauges(
-                "outrigger_events_parked_keys_count",
+                "outrigger_events_relay_parked_keys_count",
                 "Keys whose events wait for an operator, since Kafka refused one.",
                 by_shard,
             )?,
@@ -47,17 +47,17 @@ impl RelayMetrics {
                 "Shards of the log that this process relays.",
             )?,
             lag: registry.histogram(
-                "outrigger_events_delivery_lag_seconds",
+                "outrigger_events_relay_lag_seconds",
                 "From an event's acceptance to its commit in Kafka.",
                 &LAGS,
             )?,
-            delivered: registry.counter("outrigger_events_delivered_total", "Events committed in Kafka.")?,
+            delivered: registry.counter("outrigger_events_relay_delivered_total", "Events committed in Kafka.")?,
             parked: registry.counter(
-                "outrigger_events_parked_total",
+                "outrigger_events_relay_parked_total",
                 "Events that Kafka refused, and the later ones of their keys.",
             )?,
             transactions: registry.counters(
-                "outrigger_events_transactions_total",
+                "outrigger_events_relay_transactions_total",
                 "Transactions in Kafka, by how they ended.",
                 &["outcome"],
             )?,

@@ -120,7 +120,8 @@ pub trait LogReader: Send + Sync {
 
     /// At most `limit` rows of the shard behind `after` (fewer where their bytes are many, and at least one where there
     /// is one), in order of position, without a gap: no row that becomes readable later has a position up to the last
-    /// one of these.
+    /// one of these. Rows of topics that are not relayed, such as dead letters, are left out: a topic that Kafka has not
+    /// holds its shard up until it is made.
     async fn read(&self, shard: Shard, after: Position, limit: usize) -> Result<Batch, LogError>;
 
     /// The parked keys of the shard, each with its first parked position.
