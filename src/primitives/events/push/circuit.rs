@@ -11,7 +11,7 @@ pub(super) const MAX_PAUSE_MS: u64 = 3_600_000;
 
 /// The circuit of one endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Circuit {
+pub(super) struct Circuit {
     state: State,
     /// In a row.
     failures: u32,
@@ -23,7 +23,7 @@ pub struct Circuit {
 
 /// What a circuit lets through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
+pub(super) enum State {
     /// Everything.
     Closed,
     /// Nothing before this time, in milliseconds.
@@ -43,7 +43,7 @@ impl Default for Circuit {
 
 impl Circuit {
     /// What it lets through now.
-    pub fn state(&mut self, now_ms: u64) -> State {
+    pub(super) fn state(&mut self, now_ms: u64) -> State {
         if matches!(self.state, State::Open { until_ms } if until_ms <= now_ms) {
             self.state = State::HalfOpen;
         }
@@ -52,19 +52,19 @@ impl Circuit {
 
     /// Whether the last attempt was a success: else one at a time is enough to find out.
     #[must_use]
-    pub fn is_steady(&self) -> bool {
+    pub(super) fn is_steady(&self) -> bool {
         self.is_steady
     }
 
     /// An attempt was answered with success. One that began before the circuit opened does not close it.
-    pub fn succeeded(&mut self) {
+    pub(super) fn succeeded(&mut self) {
         if !matches!(self.state, State::Open { .. }) {
             *self = Self { is_steady: true, ..Self::default() };
         }
     }
 
     /// An attempt failed. `chance`, from 0 to 1, keeps circuits that opened together from closing together.
-    pub fn failed(&mut self, now_ms: u64, chance: f64) {
+    pub(super) fn failed(&mut self, now_ms: u64, chance: f64) {
         self.failures = self.failures.saturating_add(1);
         self.is_steady = false;
         match self.state {
@@ -79,7 +79,7 @@ impl Circuit {
     }
 
     /// The endpoint asked to be left alone for so long.
-    pub fn pause(&mut self, now_ms: u64, pause_ms: u64) {
+    pub(super) fn pause(&mut self, now_ms: u64, pause_ms: u64) {
         let until_ms = now_ms.saturating_add(pause_ms.min(MAX_PAUSE_MS));
         self.is_steady = false;
         self.state = match self.state {
@@ -99,8 +99,8 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// How long to wait after the `attempt`th failure, from 1: anything up to the doubled wait, by `chance` from 0 to
-    /// 1. That is "full jitter", by which clients that failed together spread best (AWS Architecture Blog,
+    /// How long to wait after the `attempt`th failure, from 1: anything up to the doubled wait, by `chance`, from 0 to
+    /// one. That is "full jitter", by which clients that failed together spread best (AWS Architecture Blog,
     /// "Exponential Backoff And Jitter").
     #[must_use]
     pub fn wait_ms(self, attempt: u32, chance: f64) -> u64 {
@@ -124,7 +124,7 @@ fn part(of: u64, chance: f64) -> u64 {
 
 /// How long `Retry-After` asks to wait, in milliseconds, where it can be read: seconds, or a date (RFC 9110, 10.2.3).
 #[must_use]
-pub fn retry_after_ms(value: &str, now_ms: u64) -> Option<u64> {
+pub(super) fn retry_after_ms(value: &str, now_ms: u64) -> Option<u64> {
     let value = value.trim();
     if let Ok(seconds) = value.parse::<u64>() {
         return Some(seconds.saturating_mul(1000));

@@ -31,11 +31,19 @@ pub struct Timing {
     pub places: usize,
     /// How long before secrets are read again.
     pub secrets: Duration,
+    /// A lease is two of the subscription's timeouts and this long: what a process that died had is sent by another
+    /// after that.
+    pub lease_grace: Duration,
 }
 
 impl Default for Timing {
     fn default() -> Self {
-        Self { look: Duration::from_secs(2), places: 512, secrets: Duration::from_secs(5) }
+        Self {
+            look: Duration::from_secs(2),
+            places: 512,
+            secrets: Duration::from_secs(5),
+            lease_grace: Duration::from_secs(10),
+        }
     }
 }
 

@@ -22,10 +22,8 @@ use super::{Attempt, Leased, Line, Outcome, Pulled, Settled, Subscription, Verdi
 use crate::clock::{monotonic_ms, since_1970_ms};
 use crate::pools::upstream::Upstream;
 use crate::primitives::events::GroupError;
-use crate::primitives::events::groups::MAX_DELAY_MS;
+use crate::primitives::events::groups::{MAX_DELAY_MS, MAX_LEASE_MS, MIN_LEASE_MS};
 
-/// A lease is two timeouts and this long, for what comes before and after.
-const LEASE_GRACE_MS: u64 = 10_000;
 /// The waits before a settlement that failed is tried again; then its events are sent again when their leases end.
 const SETTLE_WAITS: [Duration; 3] =
     [Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(5)];
@@ -210,7 +208,8 @@ impl Endpoint {
     }
 
     fn lease_ms(&self) -> u64 {
-        self.subscription.timeout_ms * 2 + LEASE_GRACE_MS
+        let grace_ms = u64::try_from(self.shared.timing.lease_grace.as_millis()).unwrap_or(u64::MAX);
+        (self.subscription.timeout_ms * 2).saturating_add(grace_ms).clamp(MIN_LEASE_MS, MAX_LEASE_MS)
     }
 
     fn took(&mut self, step: Step) {

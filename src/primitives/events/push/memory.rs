@@ -25,7 +25,7 @@ pub(super) struct Memory {
 
 #[derive(Default)]
 struct Kept {
-    log: HashMap<(Name, Uuid), Vec<Logged>>,
+    log: HashMap<Name, HashMap<Uuid, Vec<Logged>>>,
     groups: HashMap<Group, State>,
     attempts: HashMap<Name, Vec<Attempt>>,
     dead: HashMap<Name, Vec<(i64, &'static str)>>,
@@ -44,7 +44,7 @@ impl Memory {
         let attributes = format!(
             "{{\"specversion\":\"1.0\",\"id\":\"event-{position}\",\"source\":\"/test\",\"type\":\"{kind}\"}}"
         );
-        kept.log.entry((topic.clone(), tenant)).or_default().push(Logged {
+        kept.log.entry(topic.clone()).or_default().entry(tenant).or_default().push(Logged {
             position: Position::new(position),
             accepted_ms: now_ms(),
             tenant,
@@ -93,13 +93,18 @@ impl Kept {
         call: impl FnOnce(&mut State, &[Logged]) -> (T, Vec<Dead>),
     ) -> Result<T, GroupError> {
         let group = (line.subscription.name.clone(), line.tenant);
-        let topic = (line.subscription.topic.clone(), line.tenant);
         let kept = self
             .groups
             .entry(group.clone())
             .or_insert_with(|| State::new(Position::START, fastrand::u32(..)));
         let mut state = State::decode(&kept.encode())?;
-        let (value, dead) = call(&mut state, self.log.get(&topic).map_or(&[], Vec::as_slice));
+        let (value, dead) = call(
+            &mut state,
+            self.log
+                .get(&line.subscription.topic)
+                .and_then(|log| log.get(&line.tenant))
+                .map_or(&[], Vec::as_slice),
+        );
         *kept = state;
         let dead = dead.iter().map(|dead| (dead.position.number(), dead.reason.as_str()));
         self.dead.entry(group.0).or_default().extend(dead);
@@ -123,8 +128,8 @@ impl Deliveries for Memory {
         kept.asked = subscriptions.len();
         let mut lines = Vec::new();
         for subscription in subscriptions {
-            for ((topic, tenant), events) in &kept.log {
-                if *topic != subscription.topic || !subscription.tenants.includes(*tenant) {
+            for (tenant, events) in kept.log.get(&subscription.topic).into_iter().flatten() {
+                if !subscription.tenants.includes(*tenant) {
                     continue;
                 }
                 let last = events.last().map_or(Position::START, |event| event.position);

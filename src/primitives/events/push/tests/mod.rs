@@ -44,7 +44,11 @@ impl Bench {
     }
 
     fn with(timing: Timing) -> Self {
-        let (memory, registry, tasks) = (Arc::new(Memory::default()), Registry::default(), Tasks::default());
+        Self::over(Arc::default(), timing)
+    }
+
+    fn over(memory: Arc<Memory>, timing: Timing) -> Self {
+        let (registry, tasks) = (Registry::default(), Tasks::default());
         let metrics = PushMetrics::new(&registry).unwrap();
         let deliveries: Arc<dyn Deliveries> = Arc::clone(&memory) as _;
         let dispatcher = Dispatcher::start(deliveries, metrics.clone(), timing, &tasks).unwrap();
@@ -258,6 +262,53 @@ async fn what_could_not_be_settled_comes_again_and_is_not_lost() {
     bench.memory.refuses_to_settle.store(false, std::sync::atomic::Ordering::SeqCst);
     until("the settlement", || bench.memory.outstanding(&name("crm")) == 0).await;
     assert_eq!(bench.outcomes("crm"), [(1, Outcome::Delivered, Some(204))]);
+}
+
+#[tokio::test]
+async fn what_a_process_that_died_was_sending_is_sent_by_another_with_the_same_id() {
+    let (memory, receiver) = (Arc::new(Memory::default()), Receiver::start().await);
+    let url = format!("http://{}/hang/1", receiver.address);
+    let timing = Timing {
+        look: Duration::from_millis(50),
+        lease_grace: Duration::from_millis(400),
+        ..Timing::default()
+    };
+    let process = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let (first_memory, first_url) = (Arc::clone(&memory), url.clone());
+    let first = process.spawn(async move {
+        let bench = Bench::over(first_memory, timing);
+        bench.set(vec![bench.subscription("crm", &first_url)]);
+        bench.publish("crm", "k", "x");
+        bench
+    });
+    let first = first.await.unwrap();
+    until("the first request", || receiver.count() == 1).await;
+    process.shutdown_background();
+    let second = Bench::over(memory, timing);
+    second.set(vec![second.subscription("crm", &url)]);
+    second.attempts("crm", 1).await;
+    assert_eq!(second.outcomes("crm"), [(2, Outcome::Delivered, Some(204))]);
+    let received = receiver.received();
+    assert_eq!(received[0].header("webhook-id"), received[1].header("webhook-id"));
+    drop(first);
+}
+
+#[tokio::test]
+async fn the_leases_of_a_key_s_events_are_kept_while_those_before_them_are_sent() {
+    let bench = Bench::with(Timing { lease_grace: Duration::from_millis(100), ..Timing::default() });
+    let receiver = Receiver::start().await;
+    let url = format!("http://{}/slow/350", receiver.address);
+    // Leases are for 1100 ms, and the last of eight is sent after 2450.
+    bench.set(vec![Subscription { concurrency: 8, timeout_ms: 500, ..bench.subscription("crm", &url) }]);
+    for number in 0..9 {
+        bench.memory.publish(&name("crm"), TENANT, "made", "k", &number.to_string());
+    }
+    bench.dispatcher.arrival(&name("crm"), TENANT);
+    bench.attempts("crm", 9).await;
+    until("the end", || bench.memory.outstanding(&name("crm")) == 0).await;
+    let data: Vec<_> = receiver.received().iter().map(receiver::Received::data).collect();
+    assert_eq!(data.concat(), "012345678", "each once");
+    assert_eq!(bench.outcomes("crm"), [(1, Outcome::Delivered, Some(204)); 9]);
 }
 
 #[tokio::test]

@@ -169,7 +169,7 @@ impl Drop for GoingOn {
     }
 }
 
-/// `/status/N`, `/slow/MS`, `/never`, `/close`, `/handled-then-close/TIMES`, `/fail/TIMES`, `/throttle/SECONDS`,
+/// `/status/N`, `/slow/MS`, `/never`, `/hang/TIMES`, `/close`, `/handled-then-close/TIMES`, `/fail/TIMES`, `/throttle/SECONDS`,
 /// `/redirect?URL`, `/endless`; 204 for any other. More steps after these tell subscriptions apart.
 async fn answer(request: Request<Incoming>, state: Arc<State>) -> Answer {
     let at = Instant::now();
@@ -198,6 +198,7 @@ async fn answer(request: Request<Incoming>, state: Arc<State>) -> Answer {
             status(204)
         }
         "never" => std::future::pending().await,
+        "hang" if count <= number => std::future::pending().await,
         "close" => return closed(),
         "handled-then-close" if count <= number => return closed(),
         "fail" if count <= number => status(500),
