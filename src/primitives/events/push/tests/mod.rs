@@ -308,6 +308,7 @@ async fn the_leases_of_a_key_s_events_are_kept_while_those_before_them_are_sent(
     until("the end", || bench.memory.outstanding(&name("crm")) == 0).await;
     let data: Vec<_> = receiver.received().iter().map(receiver::Received::data).collect();
     assert_eq!(data.concat(), "012345678", "each once");
+    assert_eq!(receiver.most_at_once("/slow/350"), 1, "one after another");
     assert_eq!(bench.outcomes("crm"), [(1, Outcome::Delivered, Some(204)); 9]);
 }
 
