@@ -52,3 +52,14 @@ pub enum ErrorKind {
     /// A defect of Outrigger's own.
     Internal,
 }
+
+/// What caused an error. An I/O error does not give what it wraps as its cause, but that one's cause.
+#[must_use]
+pub fn cause_of<'e>(
+    error: &'e (dyn std::error::Error + 'static),
+) -> Option<&'e (dyn std::error::Error + 'static)> {
+    match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+        Some(wrapped) => Some(wrapped),
+        None => error.source(),
+    }
+}

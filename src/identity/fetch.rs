@@ -15,6 +15,7 @@ use hyper_util::rt::TokioExecutor;
 
 use super::keys::MAX_DOCUMENT_BYTES;
 use crate::config::{KeySource, is_key_url};
+use crate::error::cause_of;
 use crate::tls;
 
 /// Where OpenSSL, curl and Go look for more certification authorities too.
@@ -150,16 +151,6 @@ fn refused_certificate(error: &(dyn std::error::Error + 'static)) -> Option<Stri
         _ => "it does not prove who the server is",
     };
     Some(format!("{hint} ({refused})"))
-}
-
-/// An I/O error does not give what it wraps as its cause, but that one's cause.
-fn cause_of<'e>(
-    error: &'e (dyn std::error::Error + 'static),
-) -> Option<&'e (dyn std::error::Error + 'static)> {
-    match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
-        Some(wrapped) => Some(wrapped),
-        None => error.source(),
-    }
 }
 
 fn client(ca_file: Option<&Path>) -> Result<HttpsClient, SourceError> {

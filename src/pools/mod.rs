@@ -3,3 +3,4 @@
 pub mod backoff;
 pub mod kafka;
 pub mod redis;
+pub mod upstream;

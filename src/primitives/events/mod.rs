@@ -29,6 +29,7 @@ mod metrics;
 mod policy;
 mod postgres;
 mod publish;
+pub mod push;
 mod read;
 pub mod relay;
 mod sqlite;

@@ -8,6 +8,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::push::{self, Subscription, SubscriptionDocument};
 use crate::config::{Findings, pointer_step};
 use crate::names::{MAX_NAME_BYTES, Name};
 use crate::policy::{Kind, Policies};
@@ -25,6 +26,9 @@ pub struct EventsDocument {
     /// The topics, by name. What is not listed does not exist. Each has a second one for its dead letters, `NAME.dlq`,
     /// which is made by itself.
     pub topics: BTreeMap<String, TopicDocument>,
+    /// The subscriptions, by name: events of a topic are sent to an endpoint.
+    #[serde(default)]
+    pub push: BTreeMap<String, SubscriptionDocument>,
 }
 
 /// One topic.
@@ -142,6 +146,7 @@ pub struct Groups {
 #[derive(Debug, Default)]
 pub struct EventsPolicy {
     topics: BTreeMap<Name, Arc<Topic>>,
+    subscriptions: Vec<Arc<Subscription>>,
 }
 
 impl EventsPolicy {
@@ -161,6 +166,12 @@ impl EventsPolicy {
     /// Every topic, by name.
     pub fn topics(&self) -> impl Iterator<Item = &Arc<Topic>> {
         self.topics.values()
+    }
+
+    /// Every subscription, by name.
+    #[must_use]
+    pub fn subscriptions(&self) -> &[Arc<Subscription>] {
+        &self.subscriptions
     }
 }
 
@@ -202,7 +213,10 @@ fn read(document: &EventsDocument, findings: &mut Findings) -> EventsPolicy {
             Err((message, expected)) => findings.add(pointer, message, expected),
         }
     }
-    EventsPolicy { topics }
+    let mut policy = EventsPolicy { topics, subscriptions: Vec::new() };
+    let is_topic = |name: &Name| policy.topic(name).or_else(|| policy.topic_of_dead_letters(name)).is_some();
+    policy.subscriptions = push::subscriptions(&document.push, is_topic, findings);
+    policy
 }
 
 /// A topic's name and that of its dead letters, or what is wrong and what would be right.
