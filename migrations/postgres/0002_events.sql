@@ -70,6 +70,33 @@ ALTER TABLE event_groups FORCE ROW LEVEL SECURITY;
 CREATE POLICY own ON event_groups
     USING (tenant_id = (SELECT nullif(current_setting('app.tenant_id', true), '')::uuid));
 
+-- Where a subscription of policy began: its groups begin there, whenever their tenant's first event comes.
+CREATE TABLE event_subscriptions (
+    name text PRIMARY KEY,
+    position bigint NOT NULL,
+    since timestamptz NOT NULL DEFAULT now()
+);
+
+-- What was tried for subscriptions.
+CREATE TABLE event_attempts (
+    tenant_id uuid NOT NULL,
+    at timestamptz NOT NULL,
+    subscription text NOT NULL,
+    event_id text NOT NULL,
+    message_id text NOT NULL,
+    attempt integer NOT NULL,
+    outcome text NOT NULL,
+    status smallint,
+    duration_ms integer NOT NULL,
+    -- None after the last attempt.
+    next_at timestamptz
+) PARTITION BY RANGE (at);
+CREATE INDEX event_attempts_of_subscription ON event_attempts (tenant_id, subscription, at);
+ALTER TABLE event_attempts ENABLE ROW LEVEL SECURITY;
+ALTER TABLE event_attempts FORCE ROW LEVEL SECURITY;
+CREATE POLICY own ON event_attempts
+    USING (tenant_id = (SELECT nullif(current_setting('app.tenant_id', true), '')::uuid));
+
 -- How far what is relayed has come: no partition is dropped before that.
 CREATE TABLE event_relays (
     shard smallint PRIMARY KEY,
@@ -118,7 +145,7 @@ BEGIN
     dropped := 0;
     -- One at a time; who comes second finds it done.
     PERFORM pg_advisory_xact_lock(1869968498, 0);
-    FOREACH parent IN ARRAY ARRAY['events', 'event_dedupe'] LOOP
+    FOREACH parent IN ARRAY ARRAY['events', 'event_dedupe', 'event_attempts'] LOOP
         FOR day IN SELECT today + ahead FROM generate_series(-1, 7) ahead LOOP
             part := parent || to_char(day, '"_"YYYYMMDD');
             CONTINUE WHEN to_regclass('public.' || part) IS NOT NULL;
@@ -138,6 +165,8 @@ BEGIN
             day := to_date(right(part, 8), 'YYYYMMDD');
             IF parent = 'events' THEN
                 CONTINUE WHEN day >= today - retention OR day >= relayed;
+            ELSIF parent = 'event_attempts' THEN
+                CONTINUE WHEN day >= today - retention;
             ELSE
                 -- The longest window of deduplication is 7 days.
                 CONTINUE WHEN day >= today - 8;

@@ -8,6 +8,10 @@ CREATE POLICY relays ON events FOR SELECT TO {relay} USING (true);
 GRANT SELECT, INSERT, DELETE ON event_parked TO {relay};
 DROP POLICY IF EXISTS relays ON event_parked;
 CREATE POLICY relays ON event_parked TO {relay} USING (true);
+-- For operators, who list them.
+GRANT SELECT ON event_attempts TO {relay};
+DROP POLICY IF EXISTS relays ON event_attempts;
+CREATE POLICY relays ON event_attempts FOR SELECT TO {relay} USING (true);
 -- For the age of what groups have not looked at.
 GRANT SELECT (tenant_id, topic, name, position) ON event_groups TO {relay};
 DROP POLICY IF EXISTS relays ON event_groups;

@@ -35,6 +35,25 @@ CREATE TABLE event_dedupe (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX event_dedupe_by_end ON event_dedupe (until_ms);
 
+CREATE TABLE event_subscriptions (
+    name TEXT PRIMARY KEY,
+    position INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE event_attempts (
+    tenant BLOB NOT NULL,
+    at_ms INTEGER NOT NULL,
+    subscription TEXT NOT NULL,
+    event_id TEXT NOT NULL,
+    message_id TEXT NOT NULL,
+    attempt INTEGER NOT NULL,
+    outcome TEXT NOT NULL,
+    status INTEGER,
+    duration_ms INTEGER NOT NULL,
+    next_at_ms INTEGER
+) STRICT;
+CREATE INDEX event_attempts_by_age ON event_attempts (at_ms);
+
 CREATE TABLE event_groups (
     tenant BLOB NOT NULL,
     topic TEXT NOT NULL,

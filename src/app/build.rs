@@ -89,6 +89,8 @@ impl App {
             redis: start_redis(&config, &board, &metrics, &tasks)?,
             cache_db: cache_db.clone(),
             store: store.clone(),
+            policies: policies.clone(),
+            roles: config.roles.clone(),
             relay: start_relay(&config, opener.relayed(&counts)?)?,
             metrics: metrics.clone(),
             health: board.clone(),

@@ -71,6 +71,8 @@ impl ProxyConfig {
 pub enum Role {
     /// Serves calls.
     Api,
+    /// Sends events to the external URLs of subscriptions. To an application's own port its sidecar sends them.
+    Push,
     /// Carries events to Kafka. Two or three processes of a deployment do, so that pods that come and go move nothing.
     Relay,
 }
@@ -319,7 +321,7 @@ impl ProxyConfig {
         Self {
             listeners: Listeners::default(),
             identity: Identity::development(&data.join("identity")),
-            roles: default_roles(),
+            roles: vec![Role::Api, Role::Push],
             data_dir: Some(data.to_owned()),
             policies: policies.to_owned(),
             redis: BTreeMap::new(),

@@ -10,9 +10,9 @@ use std::sync::Arc;
 use schemars::{Schema, SchemaGenerator};
 use serde_json::Value;
 
-use crate::config::Section;
+use crate::config::{Role, Section};
 use crate::http::Route;
-use crate::policy::{Action, Kind};
+use crate::policy::{Action, Kind, PolicySource};
 use crate::pools::kafka::Kafka;
 use crate::pools::redis::RedisPool;
 use crate::store::Store;
@@ -64,6 +64,10 @@ pub struct Resources {
     pub store: Option<Store>,
     /// What relays need, where this process is one.
     pub relay: Option<RelayParts>,
+    /// The policies in force, for work that no call asks for.
+    pub policies: PolicySource,
+    /// What this process does.
+    pub roles: Vec<Role>,
     /// Where its metrics go.
     pub metrics: Registry,
     /// Where it says how its backend is, if no pool does.

@@ -6,6 +6,8 @@ use std::task::{Context, Poll, Waker};
 
 use super::postgres::{Failure, PgError, PgTx, Postgres, Tenants};
 use super::sqlite::{Full, Sqlite, SqliteError, SqliteTx};
+use uuid::Uuid;
+
 use crate::error::ErrorKind;
 use crate::policy::{FleetPermit, Permit};
 
@@ -38,6 +40,16 @@ impl Reach {
     #[must_use]
     pub fn nobody() -> Self {
         Self(Tenants::None)
+    }
+
+    /// That tenant's, for background work that policy asked for: nothing that a caller says comes here.
+    pub(crate) fn background(tenant: Uuid) -> Self {
+        Self(Tenants::One(tenant))
+    }
+
+    /// Everyone's log, to be looked at only, for background work that finds out whose there is.
+    pub(crate) fn everyone() -> Self {
+        Self(Tenants::Fleet(Uuid::nil(), None))
     }
 }
 

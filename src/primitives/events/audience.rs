@@ -15,6 +15,15 @@ pub enum Audience {
     Tenant(Permit),
     /// A service, for several tenants at once.
     Fleet(FleetPermit),
+    /// A subscription of policy, for one of its tenants: nobody calls.
+    Subscription(Subscriber),
+}
+
+/// What a subscription of policy consumes. Made by `push` alone.
+#[derive(Debug, Clone)]
+pub struct Subscriber {
+    pub(super) tenant: Uuid,
+    pub(super) topic: Name,
 }
 
 /// Whose events are looked at.
@@ -35,6 +44,7 @@ impl Audience {
         match self {
             Self::Tenant(permit) => permit.name(),
             Self::Fleet(permit) => permit.name(),
+            Self::Subscription(subscriber) => &subscriber.topic,
         }
     }
 
@@ -44,6 +54,7 @@ impl Audience {
         match self {
             Self::Tenant(permit) => *permit.tenant().as_uuid(),
             Self::Fleet(permit) => *permit.owner().as_uuid(),
+            Self::Subscription(subscriber) => subscriber.tenant,
         }
     }
 
@@ -54,6 +65,7 @@ impl Audience {
                 FleetTenants::Any => Sees::Every,
                 FleetTenants::These(tenants) => Sees::These(Arc::clone(tenants)),
             },
+            Self::Subscription(subscriber) => Sees::One(subscriber.tenant),
         }
     }
 }
@@ -74,6 +86,7 @@ impl From<&Audience> for Reach {
         match audience {
             Audience::Tenant(permit) => Self::from(permit),
             Audience::Fleet(permit) => Self::from(permit),
+            Audience::Subscription(subscriber) => Self::background(subscriber.tenant),
         }
     }
 }

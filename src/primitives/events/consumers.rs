@@ -7,11 +7,12 @@ use aws_lc_rs::digest;
 use uuid::Uuid;
 
 use super::append::{Batch, append_all};
-use super::audience::Audience;
+use super::audience::{Audience, Subscriber};
 use super::groups::{
     Dead, DelayTime, KeyHash, Lease, LeaseTime, MaxDeliveries, OutOfBounds, OutOfOrder, Outcome, Policy,
     Receipts, State, StateError,
 };
+use super::push::AttemptRow;
 use super::read::{self, Scan};
 use super::{Event, Logged, Position, ReadFrom, Topic, postgres, sqlite};
 use crate::error::ErrorKind;
@@ -76,6 +77,8 @@ pub struct Group {
     place: Place,
     topic: Arc<Topic>,
     policy: Policy,
+    /// Where it begins, where it is new.
+    begins: Position,
 }
 
 /// A delivery.
@@ -119,7 +122,20 @@ impl Group {
         let rules = topic.groups;
         let policy = Policy::new(u64::from(rules.max_attempts), u64::from(rules.max_outstanding))?;
         let place = Place { owner: audience.owner(), topic: audience.topic().clone(), group: name };
-        Ok(Self { audience, place, topic, policy })
+        Ok(Self { audience, place, topic, policy, begins: Position::START })
+    }
+
+    /// A subscription's group, which has attempts of its own and begins where the subscription did.
+    pub(super) fn of_subscription(
+        subscriber: Subscriber,
+        topic: Arc<Topic>,
+        name: Name,
+        max_attempts: u32,
+        begins: Position,
+    ) -> Result<Self, OutOfBounds> {
+        let max_outstanding = u64::from(topic.groups.max_outstanding);
+        let group = Self::new(Audience::Subscription(subscriber), topic, name)?;
+        Ok(Self { policy: Policy::new(u64::from(max_attempts), max_outstanding)?, begins, ..group })
     }
 
     /// Leases what may be delivered.
@@ -142,6 +158,33 @@ impl Group {
         self.run(store, move |group, tx| {
             let receipts = Arc::clone(&receipts);
             Box::pin(async move { group.settle_in(tx, &receipts, what).await })
+        })
+        .await
+    }
+
+    /// Settles each of several deliveries in its own way, and keeps what was tried, in one transaction.
+    pub(super) async fn settle_each(
+        &self,
+        store: &Store,
+        settled: Arc<[(Box<str>, Settle)]>,
+        attempts: Arc<[AttemptRow]>,
+    ) -> Result<(), GroupError> {
+        self.run(store, move |group, tx| {
+            let (settled, attempts) = (Arc::clone(&settled), Arc::clone(&attempts));
+            Box::pin(async move {
+                let (mut state, row) = group.load(tx).await?;
+                for (receipt, what) in &*settled {
+                    let outcome =
+                        group.apply(&mut state, row.now_ms, std::slice::from_ref(receipt), *what)?;
+                    group.bury(tx, &outcome.dead, &mut HashMap::new()).await?;
+                }
+                match tx {
+                    Tx::Postgres(tx) => postgres::keep_attempts(tx, group.place.owner, &attempts).await?,
+                    Tx::Sqlite(tx) => sqlite::keep_attempts(tx, group.place.owner, &attempts)?,
+                }
+                let bytes = state.encode();
+                group.store(tx, &state, &bytes).await
+            })
         })
         .await
     }
@@ -233,18 +276,28 @@ impl Group {
     ) -> Result<Outcome, GroupError> {
         let (mut state, row) = self.load(tx).await?;
         let before = state.encode();
-        let receipts = Receipts::new(receipts)?;
-        let outcome = match what {
-            Settle::Ack => state.ack(row.now_ms, self.policy, receipts),
-            Settle::Nack(delay) => state.nack(row.now_ms, self.policy, receipts, delay),
-            Settle::Extend(lease) => state.extend(row.now_ms, self.policy, receipts, lease),
-        };
+        let outcome = self.apply(&mut state, row.now_ms, receipts, what)?;
         self.bury(tx, &outcome.dead, &mut HashMap::new()).await?;
         let after = state.encode();
         if after != before {
             self.store(tx, &state, &after).await?;
         }
         Ok(outcome)
+    }
+
+    fn apply(
+        &self,
+        state: &mut State,
+        now_ms: i64,
+        receipts: &[Box<str>],
+        what: Settle,
+    ) -> Result<Outcome, GroupError> {
+        let receipts = Receipts::new(receipts)?;
+        Ok(match what {
+            Settle::Ack => state.ack(now_ms, self.policy, receipts),
+            Settle::Nack(delay) => state.nack(now_ms, self.policy, receipts, delay),
+            Settle::Extend(lease) => state.extend(now_ms, self.policy, receipts, lease),
+        })
     }
 
     async fn seek_in(self, tx: &mut Tx<'_>, to: ReadFrom) -> Result<(), GroupError> {
@@ -270,7 +323,7 @@ impl Group {
         if let Some(state) = &found.state {
             return Ok((State::decode(state)?, found));
         }
-        let state = State::new(Position::START, fastrand::u32(..));
+        let state = State::new(self.begins, fastrand::u32(..));
         create(tx, &self.place, state.position(), &state.encode()).await?;
         // Another transaction may have made it at the same time: its row counts.
         let found = load(tx, &self.place).await?;

@@ -105,7 +105,12 @@ fn build(section: Value, resources: &Resources) -> Result<Vec<Route>, BuildError
     let (store, tasks) = (resources.store()?, resources.tasks.clone());
     let metrics = Arc::new(metrics::EventsMetrics::new(&resources.metrics)?);
     let arrivals = arrivals::Arrivals::new(store.clone(), tasks.clone());
-    let publisher = Publisher::new(store.clone(), Arc::clone(&arrivals), Arc::clone(&metrics), tasks.clone());
+    let pushed = push::PushMetrics::new(&resources.metrics)?;
+    let (policies, roles) = (resources.policies.clone(), resources.roles.clone());
+    let dispatcher = push::start(store.clone(), policies, roles, pushed, &tasks)
+        .map_err(|error| BuildError::Section { pointer: "", message: error.to_string() })?;
+    let arrivals_told = (Arc::clone(&arrivals), dispatcher);
+    let publisher = Publisher::new(store.clone(), arrivals_told, Arc::clone(&metrics), tasks.clone());
     let leases = Leases::new(store.clone(), Owner::of_this_process());
     housekeeping::start(store.clone(), leases, config.retention_days, &tasks);
     if let Some(parts) = &resources.relay {

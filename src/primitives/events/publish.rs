@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use super::append::{Appended, Batch, append, append_all};
 use super::arrivals::Arrivals;
 use super::metrics::EventsMetrics;
+use super::push::Dispatcher;
 use crate::error::ErrorKind;
 use crate::policy::Permit;
 use crate::store::sqlite::Full;
@@ -88,6 +89,7 @@ pub struct Publisher {
     store: Store,
     queue: Mutex<Queue>,
     arrivals: Arc<Arrivals>,
+    dispatcher: Dispatcher,
     metrics: Arc<EventsMetrics>,
     tasks: Tasks,
 }
@@ -95,22 +97,26 @@ pub struct Publisher {
 impl Publisher {
     pub(super) fn new(
         store: Store,
-        arrivals: Arc<Arrivals>,
+        (arrivals, dispatcher): (Arc<Arrivals>, Dispatcher),
         metrics: Arc<EventsMetrics>,
         tasks: Tasks,
     ) -> Arc<Self> {
-        Arc::new(Self { store, queue: Mutex::default(), arrivals, metrics, tasks })
+        Arc::new(Self { store, queue: Mutex::default(), arrivals, dispatcher, metrics, tasks })
     }
 
     /// Appends a caller's events and returns once they are durable. A caller that stops waiting does not undo it.
     pub async fn publish(self: &Arc<Self>, permit: Permit, batch: Batch) -> Result<Appended, PublishError> {
+        let (topic, tenant) = (permit.name().clone(), *permit.tenant().as_uuid());
         let ended = match &self.store {
             // The writer's thread groups its callers by itself.
             Store::Sqlite(_) => self.alone(permit, batch).await,
             Store::Postgres(_) => self.together(permit, batch).await,
         };
         match &ended {
-            Ok(appended) => self.metrics.published(appended),
+            Ok(appended) => {
+                self.metrics.published(appended);
+                self.dispatcher.arrival(&topic, tenant);
+            }
             Err(error) => self.metrics.failed(error.kind()),
         }
         ended

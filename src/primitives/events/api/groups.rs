@@ -15,6 +15,7 @@ use crate::primitives::events::cloudevents::write_structured;
 use crate::primitives::events::groups::{
     DelayTime, LeaseTime, MAX_RECEIPTS, MaxDeliveries, OutOfBounds, Receipts,
 };
+use crate::primitives::events::push::GROUP_PREFIX;
 use crate::primitives::events::{Audience, CONSUME, Deliveries, Group, ReadFrom, Settle, Topic};
 
 /// A receipt is 28 characters; a body has a thousand at the most.
@@ -215,6 +216,10 @@ pub(super) async fn seek(api: &Api, mut call: Box<Call>) -> Result<Reply, Proble
 
 fn group(audience: Audience, topic: Arc<Topic>, name: &str) -> Result<Group, Problem> {
     let name = Name::parse(name).map_err(|error| wrong("/group", error.to_string()))?;
+    if name.as_str().starts_with(GROUP_PREFIX) {
+        let detail = format!("another name: those with `{GROUP_PREFIX}` are the groups of subscriptions");
+        return Err(wrong("/group", detail));
+    }
     Group::new(audience, topic, name).map_err(|error| {
         tracing::error!(%error, "a topic's policy is out of the bounds of consumer groups");
         Problem::new(ErrorKind::Internal, "the topic's policy cannot be used")

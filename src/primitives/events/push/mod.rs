@@ -34,19 +34,23 @@ mod memory;
 mod metrics;
 mod places;
 mod policy;
+mod running;
 mod send;
 pub mod signature;
+mod store;
 #[cfg(test)]
 mod tests;
 
 pub use circuit::Backoff;
 pub use dispatcher::{Dispatcher, Timing};
 pub use metrics::PushMetrics;
-pub(super) use policy::subscriptions;
 pub use policy::{
     AppDocument, BackoffDocument, Subscription, SubscriptionDocument, TargetDocument, Tenants,
     TenantsDocument,
 };
+pub(super) use policy::{GROUP_PREFIX, subscriptions};
+pub(super) use running::start;
+pub(super) use store::{AttemptRow, StoreDeliveries};
 
 use std::sync::Arc;
 

@@ -17,7 +17,7 @@ use crate::names::{MAX_NAME_BYTES, Name};
 use crate::pools::upstream::{Reach, literal};
 
 /// What the name of a subscription's consumer group begins with. Callers' groups may not.
-pub(super) const GROUP_PREFIX: &str = "push.";
+pub(in crate::primitives::events) const GROUP_PREFIX: &str = "push.";
 
 /// A subscription: events of a topic are sent to an endpoint.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]

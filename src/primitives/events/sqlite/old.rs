@@ -11,6 +11,9 @@ const EVENTS: &str =
 const IDS: &str = "DELETE FROM event_dedupe WHERE (tenant, key) IN \
                    (SELECT tenant, key FROM event_dedupe WHERE until_ms < ?1 ORDER BY until_ms LIMIT ?2)";
 
+const ATTEMPTS: &str = "DELETE FROM event_attempts WHERE rowid IN \
+                        (SELECT rowid FROM event_attempts WHERE at_ms < ?1 ORDER BY at_ms LIMIT ?2)";
+
 /// Whether there may be more.
 pub(in super::super) fn drop_old(tx: &mut SqliteTx<'_>, retention_days: u32) -> Result<bool, StoreError> {
     let now_ms = now_ms();
@@ -18,7 +21,8 @@ pub(in super::super) fn drop_old(tx: &mut SqliteTx<'_>, retention_days: u32) -> 
     let dropped = tx.run(|connection| {
         let events = connection.prepare_cached(EVENTS)?.execute((before_ms, AT_ONCE))?;
         let ids = connection.prepare_cached(IDS)?.execute((now_ms, AT_ONCE))?;
-        Ok(events.max(ids))
+        let attempts = connection.prepare_cached(ATTEMPTS)?.execute((before_ms, AT_ONCE))?;
+        Ok(events.max(ids).max(attempts))
     })?;
     Ok(i64::try_from(dropped) == Ok(AT_ONCE))
 }

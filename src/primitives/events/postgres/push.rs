@@ -1,0 +1,94 @@
+//! What subscriptions keep, and whose events there are.
+
+use tokio_postgres::types::Type;
+use uuid::Uuid;
+
+use crate::primitives::events::Position;
+use crate::primitives::events::push::AttemptRow;
+use crate::store::StoreError;
+use crate::store::postgres::{Parameter, PgError, PgTx};
+
+const BEGIN: &str = "WITH begun AS ( \
+         INSERT INTO event_subscriptions (name, position) VALUES ($1, $2) ON CONFLICT DO NOTHING RETURNING position) \
+     SELECT position FROM begun UNION ALL SELECT position FROM event_subscriptions WHERE name = $1 LIMIT 1";
+const KEEP: &str = "INSERT INTO event_attempts \
+         (tenant_id, at, subscription, event_id, message_id, attempt, outcome, status, duration_ms, next_at) \
+     SELECT $1, to_timestamp(at_ms::double precision / 1000), subscription, event_id, message_id, attempt, outcome, status, \
+         duration_ms, to_timestamp(next_ms::double precision / 1000) \
+     FROM unnest($2::bigint[], $3::text[], $4::text[], $5::text[], $6::integer[], $7::text[], $8::smallint[], \
+         $9::integer[], $10::bigint[]) \
+         AS tried (at_ms, subscription, event_id, message_id, attempt, outcome, status, duration_ms, next_ms)";
+/// A step from tenant to tenant along the index, for what was there before this process.
+const ALL: &str = "WITH RECURSIVE tenants AS ( \
+         (SELECT tenant_id FROM events ORDER BY tenant_id LIMIT 1) \
+         UNION ALL \
+         SELECT (SELECT tenant_id FROM events WHERE tenant_id > tenants.tenant_id ORDER BY tenant_id LIMIT 1) \
+         FROM tenants WHERE tenants.tenant_id IS NOT NULL) \
+     SELECT topic, tenant_id FROM tenants CROSS JOIN unnest($1::text[]) topic \
+     WHERE EXISTS (SELECT FROM events WHERE events.tenant_id = tenants.tenant_id AND events.topic = topic)";
+const NEW: &str =
+    "SELECT DISTINCT topic, tenant_id FROM events WHERE id > $2 AND id <= $3 AND topic = ANY ($1)";
+
+/// Where a subscription began; here, where nobody has begun it.
+pub(in super::super) async fn begin_subscription(
+    tx: &mut PgTx,
+    name: &str,
+    here: Position,
+) -> Result<Position, StoreError> {
+    let rows = tx.query(BEGIN, &[(&name, Type::TEXT), (&here.number(), Type::INT8)]).await?;
+    let row = rows.first().ok_or(PgError::Ended)?;
+    Ok(Position::new(row.try_get(0).map_err(PgError::of_row)?))
+}
+
+/// Keeps what was tried for a tenant.
+pub(in super::super) async fn keep_attempts(
+    tx: &mut PgTx,
+    tenant: Uuid,
+    attempts: &[AttemptRow],
+) -> Result<(), StoreError> {
+    if attempts.is_empty() {
+        return Ok(());
+    }
+    let at: Vec<i64> = attempts.iter().map(|attempt| attempt.at_ms).collect();
+    let subscriptions: Vec<&str> = attempts.iter().map(|attempt| &*attempt.subscription).collect();
+    let events: Vec<&str> = attempts.iter().map(|attempt| &*attempt.event_id).collect();
+    let messages: Vec<&str> = attempts.iter().map(|attempt| &*attempt.message_id).collect();
+    let numbers: Vec<i32> = attempts.iter().map(|attempt| attempt.attempt).collect();
+    let outcomes: Vec<&str> = attempts.iter().map(|attempt| attempt.outcome).collect();
+    let status: Vec<Option<i16>> = attempts.iter().map(|attempt| attempt.status).collect();
+    let durations: Vec<i32> = attempts.iter().map(|attempt| attempt.duration_ms).collect();
+    let next: Vec<Option<i64>> = attempts.iter().map(|attempt| attempt.next_at_ms).collect();
+    let parameters: [Parameter<'_>; 10] = [
+        (&tenant, Type::UUID),
+        (&at, Type::INT8_ARRAY),
+        (&subscriptions, Type::TEXT_ARRAY),
+        (&events, Type::TEXT_ARRAY),
+        (&messages, Type::TEXT_ARRAY),
+        (&numbers, Type::INT4_ARRAY),
+        (&outcomes, Type::TEXT_ARRAY),
+        (&status, Type::INT2_ARRAY),
+        (&durations, Type::INT4_ARRAY),
+        (&next, Type::INT8_ARRAY),
+    ];
+    tx.query(KEEP, &parameters).await?;
+    Ok(())
+}
+
+/// The tenants that have events in these topics: of all that are kept, or of those after a position and up to another.
+pub(in super::super) async fn tenants_with_events(
+    tx: &mut PgTx,
+    topics: &[String],
+    after: Option<Position>,
+    to: Position,
+) -> Result<Vec<(String, Uuid)>, StoreError> {
+    let rows = match after {
+        None => tx.query(ALL, &[(&topics, Type::TEXT_ARRAY)]).await?,
+        Some(after) => {
+            let parameters: [Parameter<'_>; 3] =
+                [(&topics, Type::TEXT_ARRAY), (&after.number(), Type::INT8), (&to.number(), Type::INT8)];
+            tx.query(NEW, &parameters).await?
+        }
+    };
+    let read = |row: &tokio_postgres::Row| Ok((row.try_get(0)?, row.try_get(1)?));
+    Ok(rows.iter().map(read).collect::<Result<_, _>>().map_err(PgError::of_row)?)
+}

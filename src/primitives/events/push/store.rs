@@ -1,0 +1,208 @@
+//! Deliveries in the store: each line is a consumer group of its tenant's.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+
+use super::{Attempt, Deliveries, Leased, Line, Pulled, Settled, Subscription, Verdict};
+use crate::names::Name;
+use crate::policy::PolicySource;
+use crate::primitives::events::audience::Subscriber;
+use crate::primitives::events::groups::{DelayTime, LeaseTime, MaxDeliveries};
+use crate::primitives::events::read::readable;
+use crate::primitives::events::{EventsPolicy, Group, GroupError, Position, Settle, Topic, postgres, sqlite};
+use crate::store::{Reach, Store, StoreError, Tx};
+
+/// Topics that policy takes away while something of them is sent.
+#[derive(Debug, thiserror::Error)]
+#[error("policy has the topic `{0}` no more")]
+struct NoTopic(Name);
+
+/// An attempt as it is kept.
+#[derive(Debug, Clone)]
+pub(in super::super) struct AttemptRow {
+    pub(in super::super) subscription: Box<str>,
+    pub(in super::super) event_id: Box<str>,
+    pub(in super::super) message_id: Box<str>,
+    pub(in super::super) attempt: i32,
+    pub(in super::super) at_ms: i64,
+    pub(in super::super) outcome: &'static str,
+    pub(in super::super) status: Option<i16>,
+    pub(in super::super) duration_ms: i32,
+    pub(in super::super) next_at_ms: Option<i64>,
+}
+
+/// The store, as the dispatcher sees it.
+pub(in super::super) struct StoreDeliveries {
+    store: Store,
+    policies: PolicySource,
+    /// Up to where each topic was looked through for tenants.
+    seen: Mutex<HashMap<Name, Position>>,
+    /// Where each subscription began.
+    began: Mutex<HashMap<Name, Position>>,
+}
+
+impl StoreDeliveries {
+    pub(in super::super) fn new(store: Store, policies: PolicySource) -> Self {
+        Self { store, policies, seen: Mutex::default(), began: Mutex::default() }
+    }
+
+    async fn group(&self, line: &Line) -> Result<Group, GroupError> {
+        let subscription = &line.subscription;
+        let topic = self.topic(&subscription.topic)?;
+        let begins = self.begins(subscription).await?;
+        let subscriber = Subscriber { tenant: line.tenant, topic: subscription.topic.clone() };
+        let name = subscription.group.clone();
+        Ok(Group::of_subscription(subscriber, topic, name, subscription.max_attempts, begins)?)
+    }
+
+    fn topic(&self, name: &Name) -> Result<Arc<Topic>, GroupError> {
+        let policies = self.policies.current();
+        let policy = policies.get::<EventsPolicy>();
+        let found =
+            policy.and_then(|policy| policy.topic(name).or_else(|| policy.topic_of_dead_letters(name)));
+        let missing = || GroupError::Store(StoreError::Corrupt(NoTopic(name.clone()).to_string()));
+        found.cloned().ok_or_else(missing)
+    }
+
+    /// Where the subscription began, in whichever process it was seen first.
+    async fn begins(&self, subscription: &Subscription) -> Result<Position, GroupError> {
+        if let Some(known) = self.began.lock().get(&subscription.name) {
+            return Ok(*known);
+        }
+        let name = subscription.name.clone();
+        let began: Result<Position, StoreError> = self
+            .store
+            .run(Reach::nobody(), 0, move |tx| {
+                let name = name.clone();
+                Box::pin(async move {
+                    let here = readable(tx).await?;
+                    match tx {
+                        Tx::Postgres(tx) => postgres::begin_subscription(tx, name.as_str(), here).await,
+                        Tx::Sqlite(tx) => sqlite::begin_subscription(tx, name.as_str(), here),
+                    }
+                })
+            })
+            .await;
+        let began = began?;
+        self.began.lock().insert(subscription.name.clone(), began);
+        Ok(began)
+    }
+
+    /// The tenants with events in these topics: at first all, then those of what came since the last look.
+    async fn tenants(&self, topics: &BTreeSet<Name>) -> Result<Vec<(Box<str>, uuid::Uuid)>, StoreError> {
+        let (mut fresh, mut known) = (Vec::new(), Vec::new());
+        let mut after = Position::new(i64::MAX);
+        {
+            let seen = self.seen.lock();
+            for topic in topics {
+                match seen.get(topic) {
+                    None => fresh.push(topic.to_string()),
+                    Some(position) => {
+                        after = after.min(*position);
+                        known.push(topic.to_string());
+                    }
+                }
+            }
+        }
+        let asked = Arc::new((fresh, known, after));
+        let found: Result<_, StoreError> = self
+            .store
+            .read(Reach::everyone(), move |tx| {
+                let asked = Arc::clone(&asked);
+                Box::pin(async move {
+                    let (fresh, known, after) = &*asked;
+                    let to = readable(tx).await?;
+                    let mut found = Vec::new();
+                    for (topics, after) in [(fresh, None), (known, Some(*after))] {
+                        if topics.is_empty() || after.is_some_and(|after| after >= to) {
+                            continue;
+                        }
+                        found.extend(match tx {
+                            Tx::Postgres(tx) => postgres::tenants_with_events(tx, topics, after, to).await?,
+                            Tx::Sqlite(tx) => sqlite::tenants_with_events(tx, topics, after, to)?,
+                        });
+                    }
+                    Ok((to, found))
+                })
+            })
+            .await;
+        let (to, found) = found?;
+        let mut seen = self.seen.lock();
+        for topic in topics {
+            seen.insert(topic.clone(), to);
+        }
+        Ok(found.into_iter().map(|(topic, tenant)| (topic.into_boxed_str(), tenant)).collect())
+    }
+}
+
+#[async_trait]
+impl Deliveries for StoreDeliveries {
+    async fn pending(&self, subscriptions: &[Arc<Subscription>]) -> Result<Vec<Line>, GroupError> {
+        for subscription in subscriptions {
+            // Before any event that it should have.
+            self.begins(subscription).await?;
+        }
+        let topics: BTreeSet<Name> =
+            subscriptions.iter().map(|subscription| subscription.topic.clone()).collect();
+        let mut lines = Vec::new();
+        for (topic, tenant) in self.tenants(&topics).await? {
+            let concerned = subscriptions.iter().filter(|subscription| {
+                subscription.topic.as_str() == &*topic && subscription.tenants.includes(tenant)
+            });
+            lines.extend(
+                concerned.map(|subscription| Line { subscription: Arc::clone(subscription), tenant }),
+            );
+        }
+        Ok(lines)
+    }
+
+    async fn pull(&self, line: &Line, max: usize, lease_ms: u64) -> Result<Pulled, GroupError> {
+        let (max, lease) = (MaxDeliveries::new(max as u64)?, LeaseTime::new(lease_ms)?);
+        let pulled = self.group(line).await?.pull(&self.store, max, lease).await?;
+        let leased = pulled.deliveries.into_iter().map(|one| Leased {
+            receipt: one.lease.receipt.to_string().into(),
+            attempt: u32::from(one.lease.attempt),
+            event: one.event,
+        });
+        Ok(Pulled { leased: leased.collect(), due_in_ms: pulled.due_in_ms })
+    }
+
+    async fn extend(&self, line: &Line, receipts: &[Box<str>], lease_ms: u64) -> Result<bool, GroupError> {
+        let extend = Settle::Extend(LeaseTime::new(lease_ms)?);
+        let outcome = self.group(line).await?.settle(&self.store, receipts.into(), extend).await?;
+        Ok(outcome.stale.is_empty())
+    }
+
+    async fn settle(&self, line: &Line, settled: &[Settled]) -> Result<(), GroupError> {
+        let group = self.group(line).await?;
+        let mut each = Vec::with_capacity(settled.len());
+        for one in settled {
+            let what = match one.verdict {
+                Verdict::Done => Settle::Ack,
+                Verdict::Again { delay_ms } => Settle::Nack(DelayTime::new(delay_ms)?),
+            };
+            each.push((one.receipt.clone(), what));
+        }
+        let name = line.subscription.name.as_str();
+        let attempts = settled.iter().filter_map(|one| one.attempt.as_ref()).map(|one| row(name, one));
+        group.settle_each(&self.store, each.into(), attempts.collect()).await
+    }
+}
+
+fn row(subscription: &str, attempt: &Attempt) -> AttemptRow {
+    let signed = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
+    AttemptRow {
+        subscription: subscription.into(),
+        event_id: attempt.event_id.clone(),
+        message_id: attempt.message_id.clone(),
+        attempt: i32::try_from(attempt.attempt).unwrap_or(i32::MAX),
+        at_ms: signed(attempt.at_ms),
+        outcome: attempt.outcome.label(),
+        status: attempt.status.and_then(|status| i16::try_from(status).ok()),
+        duration_ms: i32::try_from(attempt.duration_ms).unwrap_or(i32::MAX),
+        next_at_ms: attempt.next_at_ms.map(signed),
+    }
+}

@@ -1,0 +1,157 @@
+//! Subscriptions on real stores: what was accepted is sent to the application's port, signed, until it is taken or dead.
+
+#![allow(clippy::unwrap_used, reason = "test code")]
+
+#[path = "support/mod.rs"]
+mod support;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+use outrigger::primitives::events::push::signature::verify;
+use serde_json::{Value, json};
+use support::postgres::OnPostgres;
+use support::sidecar::{ACME, GLOBEX, Sidecar};
+
+const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+const BOUND: Duration = Duration::from_secs(20);
+
+/// What an endpoint was sent.
+#[derive(Debug)]
+struct Received {
+    headers: Vec<(String, String)>,
+    body: Value,
+    text: Vec<u8>,
+}
+
+impl Received {
+    fn header(&self, name: &str) -> &str {
+        &self.headers.iter().find(|(held, _)| held.eq_ignore_ascii_case(name)).unwrap().1
+    }
+}
+
+/// An application that answers 500 to the first request about `flaky`, always to `poison`, and else 204.
+fn application() -> (u16, Receiver<Received>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (port, (sender, receiver)) = (listener.local_addr().unwrap().port(), channel());
+    std::thread::spawn(move || {
+        let flaky = Arc::new(AtomicBool::new(false));
+        for stream in listener.incoming() {
+            let (stream, sender, flaky) = (stream.unwrap(), sender.clone(), Arc::clone(&flaky));
+            std::thread::spawn(move || serve(&mut BufReader::new(stream), &sender, &flaky));
+        }
+    });
+    (port, receiver)
+}
+
+fn serve(stream: &mut BufReader<TcpStream>, sender: &Sender<Received>, flaky: &AtomicBool) {
+    while let Some(received) = request(stream) {
+        let id = received.body["id"].as_str().unwrap_or_default();
+        let refused = id == "poison" || id == "flaky" && !flaky.swap(true, Ordering::SeqCst);
+        let status = if refused { "500 Internal Server Error" } else { "204 No Content" };
+        let sent = sender.send(received);
+        let reply = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n");
+        if stream.get_mut().write_all(reply.as_bytes()).is_err() || sent.is_err() {
+            break;
+        }
+    }
+}
+
+fn request(stream: &mut BufReader<TcpStream>) -> Option<Received> {
+    let mut line = String::new();
+    stream.read_line(&mut line).ok().filter(|read| *read > 0)?;
+    let (mut headers, mut length) = (Vec::new(), 0);
+    loop {
+        let mut line = String::new();
+        stream.read_line(&mut line).ok()?;
+        let Some((name, value)) = line.trim_end().split_once(": ") else { break };
+        if name.eq_ignore_ascii_case("content-length") {
+            length = value.parse().unwrap();
+        }
+        headers.push((name.to_owned(), value.to_owned()));
+    }
+    let mut text = vec![0; length];
+    stream.read_exact(&mut text).ok()?;
+    Some(Received { headers, body: serde_json::from_slice(&text).unwrap(), text })
+}
+
+fn policy(port: u16, secret: &str) -> String {
+    format!(
+        "kind: events\ntopics:\n  leads: {{}}\npush:\n  app:\n    topic: leads\n    target: {{app: {{port: {port}, path: /hook}}}}\n    \
+         tenants: any\n    secrets: [\"${{file:{secret}}}\"]\n    max_attempts: 2\n    backoff: {{first_ms: 100, max_ms: 1000}}\n"
+    )
+}
+
+/// One sidecar of each store, with the subscription.
+fn on_both(test: fn(&Sidecar, &Receiver<Received>)) {
+    let directory = tempfile::tempdir().unwrap();
+    let secret = directory.path().join("secret");
+    std::fs::write(&secret, SECRET).unwrap();
+    let (port, received) = application();
+    let text = policy(port, secret.to_str().unwrap());
+    let data = tempfile::tempdir().unwrap();
+    let policies = data.path().join("policies");
+    std::fs::create_dir(&policies).unwrap();
+    std::fs::write(policies.join("events.yaml"), &text).unwrap();
+    test(&Sidecar::dev_in(data, &[]), &received);
+    let (port, received) = application();
+    let on = OnPostgres::new().with_policy("events.yaml", &policy(port, secret.to_str().unwrap()));
+    test(&on.sidecar(), &received);
+}
+
+fn publish(sidecar: &Sidecar, tenant: &str, ids: &[&str]) {
+    let event = |id: &&str| json!({"specversion": "1.0", "id": id, "source": "/t", "type": "made", "partitionkey": id, "data": {"n": 1}});
+    let events: Vec<Value> = ids.iter().map(event).collect();
+    let bearer = sidecar.bearer(tenant);
+    let headers =
+        [("Authorization", bearer.as_str()), ("Content-Type", "application/cloudevents-batch+json")];
+    let reply =
+        sidecar.client().send("POST", "/v1/events/leads", &headers, json!(events).to_string().as_bytes());
+    assert_eq!(reply.status, 202, "{}", reply.text());
+}
+
+#[test]
+fn what_was_accepted_is_sent_signed_until_it_is_taken_or_dead() {
+    on_both(|sidecar, received| {
+        // The subscription begins when it is first seen: what comes after that is sent.
+        support::wait_until("the subscription runs", BOUND, || {
+            publish(sidecar, ACME, &[&format!("probe{}", uuid::Uuid::now_v7().simple())]);
+            received.recv_timeout(Duration::from_millis(300)).is_ok()
+        });
+        while received.recv_timeout(Duration::from_millis(500)).is_ok() {}
+        publish(sidecar, ACME, &["good", "flaky", "poison"]);
+        publish(sidecar, GLOBEX, &["good"]);
+        let mut got: Vec<(String, String)> = Vec::new();
+        let mut messages = std::collections::BTreeMap::new();
+        while got.len() < 6 {
+            let one = received.recv_timeout(BOUND).unwrap_or_else(|_| panic!("only {got:?}"));
+            let (id, timestamp) = (one.header("webhook-id"), one.header("webhook-timestamp"));
+            let signed =
+                verify(SECRET, id, timestamp.parse().unwrap(), &one.text, one.header("webhook-signature"));
+            assert!(signed, "{one:?}");
+            let key = (one.body["tenantid"].to_string(), one.body["id"].to_string());
+            assert_eq!(messages.entry(key.clone()).or_insert_with(|| id.to_owned()).as_str(), id);
+            got.push(key);
+        }
+        let count = |tenant: &str, id: &str| {
+            got.iter().filter(|(of, name)| of.contains(tenant) && name.contains(id)).count()
+        };
+        let counts =
+            [count(ACME, "good"), count(ACME, "flaky"), count(ACME, "poison"), count(GLOBEX, "good")];
+        assert_eq!(counts, [1, 2, 2, 1], "{got:?}");
+        let bearer = sidecar.bearer(ACME);
+        support::wait_until("the poisoned one is dead", BOUND, || {
+            let headers = [("Authorization", bearer.as_str())];
+            let dead = sidecar.client().send("GET", "/v1/events/leads.dlq", &headers, b"").text();
+            dead.contains("\"id\":\"poison\"") && dead.contains("\"dlqgroup\":\"push.app\"")
+        });
+        let taken = [("Authorization", bearer.as_str()), ("Content-Type", "application/json")];
+        let reply =
+            sidecar.client().send("POST", "/v1/events/leads:pull", &taken, br#"{"group":"push.app"}"#);
+        assert_eq!(reply.problem(422, "invalid")["errors"][0]["pointer"], "/group");
+    });
+}
