@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::contender::echo::EchoArgs;
 use crate::contender::redis_get::RedisGetArgs;
 use crate::contender::url::UrlContender;
+use crate::events::EventsArgs;
 use crate::generator::Load;
 use crate::profiles::{Profile, Step, steps};
 use crate::scenarios::{Backend, Kind, SCENARIOS, Transport};
@@ -29,6 +30,8 @@ pub(crate) enum Command {
     /// Measure, and write the report
     #[command(after_long_help = explanation())]
     Run(Box<RunArgs>),
+    /// Measure events on PostgreSQL beside the same work done directly, and write the report
+    Events(Box<EventsArgs>),
     /// Run one of the built-in contenders by itself
     Contender {
         /// Which one
@@ -253,7 +256,7 @@ mod tests {
     fn run_args(extra: &[&str]) -> RunArgs {
         match Cli::parse_from(["loadtest", "run"].iter().chain(extra)).command {
             Command::Run(arguments) => *arguments,
-            Command::Contender { .. } => panic!("not run"),
+            Command::Events(_) | Command::Contender { .. } => panic!("not run"),
         }
     }
 

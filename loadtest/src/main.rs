@@ -8,6 +8,7 @@
 
 mod cli;
 mod contender;
+mod events;
 mod footprint;
 mod generator;
 mod interrupt;
@@ -39,6 +40,7 @@ const FOOTPRINT_TIME: Duration = Duration::from_secs(10);
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Run(arguments) => run(&arguments),
+        Command::Events(arguments) => events::run(&arguments),
         Command::Contender { contender } => serve(contender),
     };
     match outcome {
@@ -108,8 +110,8 @@ fn publish(arguments: &RunArgs, report: &Report) -> Result<()> {
     print!("{table}");
     if let Some(path) = &arguments.markdown {
         let document = fs::read_to_string(path).with_context(|| path.display().to_string())?;
-        let document =
-            markdown::replace_table(&document, &table).with_context(|| path.display().to_string())?;
+        let document = markdown::replace_table(&document, "loadtest", &table)
+            .with_context(|| path.display().to_string())?;
         fs::write(path, document).with_context(|| path.display().to_string())?;
     }
     if let Some(path) = &arguments.json {

@@ -26,6 +26,30 @@ pub(crate) fn cpu_time(pid: u32) -> Result<Duration> {
     Ok(ticks_to_time(ticks))
 }
 
+/// The process that started `pid`.
+pub(crate) fn parent(pid: u32) -> Option<u32> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    parse_stat_parent(&text)
+}
+
+/// User and system time of `pid`, of its children that run, and of those that it waited for.
+///
+/// # Errors
+/// The process is gone.
+pub(crate) fn family_cpu_time(pid: u32) -> Result<Duration> {
+    let path = format!("/proc/{pid}/stat");
+    let text = fs::read_to_string(&path).with_context(|| path.clone())?;
+    let own = parse_stat_ticks(&text).with_context(|| format!("{path} has no utime and stime"))?;
+    let mut ticks = own + parse_stat_fields(&text, 13).unwrap_or(0);
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    for child in children.split_ascii_whitespace() {
+        // One that has ended meanwhile is in its parent's count at the next look.
+        let text = fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
+        ticks += parse_stat_ticks(&text).unwrap_or(0);
+    }
+    Ok(ticks_to_time(ticks))
+}
+
 /// Resident memory now.
 ///
 /// # Errors
@@ -81,11 +105,21 @@ fn ticks_to_time(ticks: u64) -> Duration {
 
 /// utime + stime (fields 14 and 15, counted behind the command's closing parenthesis, which may itself hold any byte).
 fn parse_stat_ticks(text: &str) -> Option<u64> {
+    parse_stat_fields(text, 11)
+}
+
+/// The sum of two fields that stand together: the one at `place` behind the command, and the next.
+fn parse_stat_fields(text: &str, place: usize) -> Option<u64> {
     let (_, rest) = text.rsplit_once(')')?;
-    let mut fields = rest.split_ascii_whitespace().skip(11);
+    let mut fields = rest.split_ascii_whitespace().skip(place);
     let user: u64 = fields.next()?.parse().ok()?;
     let system: u64 = fields.next()?.parse().ok()?;
     Some(user + system)
+}
+
+fn parse_stat_parent(text: &str) -> Option<u32> {
+    let (_, rest) = text.rsplit_once(')')?;
+    rest.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
 fn parse_smaps_rollup(text: &str) -> Option<Memory> {
@@ -111,6 +145,7 @@ mod tests {
     fn cpu_ticks_are_found_behind_any_command_name() {
         let text = "42 (a b) S) R 1 42 42 0 -1 4194304 9 0 0 0 120 30 7 8 20 0 3 0 1 2 3";
         assert_eq!(parse_stat_ticks(text), Some(150));
+        assert_eq!((parse_stat_fields(text, 13), parse_stat_parent(text)), (Some(15), Some(1)));
         assert_eq!(parse_stat_ticks("42 nonsense"), None);
     }
 

@@ -43,6 +43,10 @@ pub struct PostgresConfig {
     #[serde(default = "default_wait_ms")]
     #[schemars(range(min = 1, max = 60_000))]
     pub wait_ms: u64,
+    /// Whether statements are prepared once a connection, which saves planning them each time. Not through a pooler that
+    /// gives each transaction another connection, unless it keeps track of them (PgBouncer from 1.21 on).
+    #[serde(default)]
+    pub prepared: bool,
     /// Whether this process is not ready without it.
     #[serde(default)]
     pub required: bool,

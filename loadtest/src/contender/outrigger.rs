@@ -7,15 +7,21 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::cli::RunArgs;
 use crate::contender::server::Server;
+use crate::events::EventsArgs;
 use crate::scenarios::Backend;
 
-/// How to start Outrigger for a backend.
+/// How to start Outrigger, and who signs the tokens that it accepts.
 #[derive(Debug)]
 pub(crate) struct Launch<'a> {
-    arguments: &'a RunArgs,
     binary: &'a Path,
-    backend: Backend,
-    /// Holds the data of `dev`.
+    /// `serve` with this; `dev` without.
+    config: Option<&'a Path>,
+    policies: Option<&'a Path>,
+    /// The data of `dev`, or the folder of the key that signs.
+    data: PathBuf,
+    tenant: &'a str,
+    tier: &'a str,
+    /// For logs and the socket.
     folder: &'a Path,
 }
 
@@ -32,14 +38,31 @@ impl<'a> Launch<'a> {
                 arguments.outrigger_config.display()
             );
         }
-        Ok(Self { arguments, binary, backend, folder })
+        let (config, data) = match backend {
+            Backend::Embedded => (None, folder.join("data")),
+            Backend::Redis => (Some(arguments.outrigger_config.as_path()), arguments.identity.clone()),
+        };
+        let policies = arguments.policies.as_deref();
+        Ok(Self { binary, config, policies, data, tenant: &arguments.tenant, tier: &arguments.tier, folder })
     }
 
-    fn data(&self) -> PathBuf {
-        match self.backend {
-            Backend::Embedded => self.folder.join("data"),
-            Backend::Redis => self.arguments.identity.clone(),
+    /// For the measurements of events.
+    pub(crate) fn of_events(arguments: &'a EventsArgs, binary: &'a Path, folder: &'a Path) -> Self {
+        Self {
+            binary,
+            config: Some(&arguments.outrigger_config),
+            policies: None,
+            data: arguments.identity.clone(),
+            tenant: &arguments.tenant,
+            tier: "enterprise",
+            folder,
         }
+    }
+
+    /// The other build of the measurements of events.
+    pub(crate) fn before(arguments: &'a EventsArgs, binary: &'a Path, folder: &'a Path) -> Self {
+        let config = arguments.before_config.as_deref().unwrap_or(&arguments.outrigger_config);
+        Self { config: Some(config), ..Self::of_events(arguments, binary, folder) }
     }
 
     /// Starts it and waits until it is ready.
@@ -48,15 +71,15 @@ impl<'a> Launch<'a> {
     /// As [`Server::start`].
     pub(crate) fn start(&self) -> Result<Server> {
         let mut command = Command::new(self.binary);
-        match self.backend {
-            Backend::Embedded => {
-                command.arg("dev").arg("--data").arg(self.data());
-                if let Some(policies) = &self.arguments.policies {
+        match self.config {
+            None => {
+                command.arg("dev").arg("--data").arg(&self.data);
+                if let Some(policies) = self.policies {
                     command.arg("--policies").arg(policies);
                 }
             }
-            Backend::Redis => {
-                command.arg("serve").arg("--config").arg(&self.arguments.outrigger_config);
+            Some(config) => {
+                command.arg("serve").arg("--config").arg(config);
                 command.args(["--probe", "127.0.0.1:0"]);
             }
         }
@@ -71,9 +94,9 @@ impl<'a> Launch<'a> {
     pub(crate) fn mint_token(&self) -> Result<String> {
         let output = Command::new(self.binary)
             .args(["token", "mint", "--data"])
-            .arg(self.data())
-            .args(["--tenant", &self.arguments.tenant, "--subject", "loadtest"])
-            .args(["--tier", &self.arguments.tier, "--ttl", "2h"])
+            .arg(&self.data)
+            .args(["--tenant", self.tenant, "--subject", "loadtest"])
+            .args(["--tier", self.tier, "--ttl", "2h"])
             .output()
             .context("cannot run outrigger token mint")?;
         if !output.status.success() {

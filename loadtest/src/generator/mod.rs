@@ -16,11 +16,13 @@ use anyhow::{Context as _, Result, anyhow};
 
 use crate::interrupt;
 
+pub(crate) use arrivals::Arrivals;
 pub(crate) use endpoint::{Endpoint, Socket};
 use pace::Window;
 pub(crate) use probe::{call, probe};
 pub(crate) use request::{KEY_MARK, RequestSpec};
 pub(crate) use tally::Tally;
+pub(crate) use wire::parse_reply;
 use worker::Worker;
 
 /// How calls are spaced.

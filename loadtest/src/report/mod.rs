@@ -1,7 +1,7 @@
 //! The report: everything that JSON, table and plot show.
 
 pub(crate) mod markdown;
-mod statistics;
+pub(crate) mod statistics;
 pub(crate) mod svg;
 pub(crate) mod table;
 

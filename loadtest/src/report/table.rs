@@ -24,7 +24,7 @@ const HEADINGS: [&str; 19] = [
     "L1",
     "lost",
 ];
-const ABSENT: &str = "-";
+pub(crate) const ABSENT: &str = "-";
 
 /// Everything, as it is printed at the end of a run.
 pub(crate) fn render(report: &Report) -> String {
@@ -132,7 +132,7 @@ fn optional(number: Option<f64>, decimals: usize) -> String {
 }
 
 /// Columns two spaces apart, the first to the left and the others to the right; a column without any value is left out.
-fn align(headings: &[&str], rows: &[Vec<String>]) -> String {
+pub(crate) fn align(headings: &[&str], rows: &[Vec<String>]) -> String {
     let kept: Vec<usize> =
         (0..headings.len()).filter(|column| rows.iter().any(|row| row[*column] != ABSENT)).collect();
     let width = |column: usize| {

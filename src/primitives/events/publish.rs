@@ -1,8 +1,10 @@
 //! Many callers, one transaction.
 //!
-//! A publisher's events wait in a queue while a transaction is under way; the next one takes all that wait, of whichever
-//! tenants, up to its bounds. Nothing waits for a timer: alone, a call's transaction begins at once. Where a transaction is
-//! refused, its halves are tried by themselves, so that what is wrong with one caller's events is that caller's alone.
+//! A publisher's events wait in a queue while a transaction writes; the next one begins when that has nothing left to do
+//! but to commit, and takes all that wait, of whichever tenants, up to its bounds. So several commits wait for the disk and
+//! the standby side by side, and one transaction at a time does what takes the processor. Nothing waits for a timer: alone,
+//! a call's transaction begins at once. Where a transaction is refused, its halves are tried by themselves, so that what is
+//! wrong with one caller's events is that caller's alone.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -10,7 +12,7 @@ use std::time::Instant;
 
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use super::append::{Appended, Batch, append, append_all};
 use super::arrivals::Arrivals;
@@ -26,6 +28,8 @@ use crate::tasks::Tasks;
 const MAX_CALLERS: usize = 256;
 /// Their events together at the most, in bytes; one caller's always go.
 const MAX_BYTES: u64 = 4 * 1024 * 1024;
+/// Transactions under way at the most, of which one writes and the others commit.
+const MAX_UNDER_WAY: usize = 4;
 /// Callers that wait at the most; more are refused.
 const MAX_WAITING: usize = 8192;
 
@@ -72,8 +76,13 @@ type Answer = oneshot::Sender<Result<Appended, PublishError>>;
 
 /// A caller's events, and the way back.
 struct Job {
-    permit: Permit,
     batch: Batch,
+    caller: Caller,
+}
+
+/// One who waits for its events to be durable.
+struct Caller {
+    permit: Permit,
     came: Instant,
     answer: Answer,
 }
@@ -88,6 +97,7 @@ struct Queue {
 pub struct Publisher {
     store: Store,
     queue: Mutex<Queue>,
+    under_way: Arc<Semaphore>,
     arrivals: Arc<Arrivals>,
     dispatcher: Dispatcher,
     metrics: Arc<EventsMetrics>,
@@ -101,7 +111,8 @@ impl Publisher {
         metrics: Arc<EventsMetrics>,
         tasks: Tasks,
     ) -> Arc<Self> {
-        Arc::new(Self { store, queue: Mutex::default(), arrivals, dispatcher, metrics, tasks })
+        let under_way = Arc::new(Semaphore::new(MAX_UNDER_WAY));
+        Arc::new(Self { store, queue: Mutex::default(), under_way, arrivals, dispatcher, metrics, tasks })
     }
 
     /// Appends a caller's events and returns once they are durable. A caller that stops waiting does not undo it.
@@ -138,7 +149,7 @@ impl Publisher {
 
     async fn together(self: &Arc<Self>, permit: Permit, batch: Batch) -> Result<Appended, PublishError> {
         let (answer, answered) = oneshot::channel();
-        let job = Job { permit, batch, came: Instant::now(), answer };
+        let job = Job { batch, caller: Caller { permit, came: Instant::now(), answer } };
         let starts = {
             let mut queue = self.queue.lock();
             if queue.jobs.len() >= MAX_WAITING {
@@ -171,42 +182,74 @@ impl Publisher {
         jobs
     }
 
-    /// Runs a transaction for these callers, and where it is refused one for each half of them.
-    fn commit(&self, mut jobs: Vec<Job>) -> BoxFuture<'_, ()> {
+    /// Runs a transaction for these callers, and where it is refused one for each half of them. Says when there is no more
+    /// to write.
+    ///
+    /// The batches are all that were taken together; the callers' own begin at `from`.
+    fn commit(
+        &self,
+        mut callers: Vec<Caller>,
+        batches: Arc<[Batch]>,
+        from: usize,
+        written: Written,
+    ) -> BoxFuture<'_, ()> {
         Box::pin(async move {
-            let permits: Vec<Permit> = jobs.iter().map(|job| job.permit.clone()).collect();
-            let batches: Arc<[Batch]> = jobs.iter().map(|job| job.batch.clone()).collect();
-            self.metrics.callers_per_transaction.observe(count(jobs.len()));
+            let permits: Vec<Permit> = callers.iter().map(|caller| caller.permit.clone()).collect();
+            self.metrics.callers_per_transaction.observe(count(callers.len()));
+            let (all, own, of_this) = (Arc::clone(&batches), from..from + callers.len(), written.clone());
             let ended: Result<Vec<Appended>, StoreError> = self
                 .store
                 .run(&permits[..], 0, move |tx| {
-                    let batches = Arc::clone(&batches);
-                    Box::pin(async move { append_all(tx, &batches).await })
+                    let (all, own, written) = (Arc::clone(&all), own.clone(), of_this.clone());
+                    Box::pin(async move {
+                        let appended = append_all(tx, all.get(own).unwrap_or_default()).await?;
+                        written.say();
+                        Ok(appended)
+                    })
                 })
                 .await;
             match ended {
                 Ok(appended) => {
                     self.arrivals.tell();
-                    for (job, appended) in jobs.into_iter().zip(appended) {
-                        self.metrics.accept_seconds.observe(job.came.elapsed().as_secs_f64());
-                        answer(job.answer, Ok(appended));
+                    for (caller, appended) in callers.into_iter().zip(appended) {
+                        self.metrics.accept_seconds.observe(caller.came.elapsed().as_secs_f64());
+                        answer(caller.answer, Ok(appended));
                     }
                 }
-                Err(error) if error.is_refusal() && jobs.len() > 1 => {
-                    tracing::warn!(%error, callers = jobs.len(), "a transaction of several publishers was refused: halved");
-                    let others = jobs.split_off(jobs.len() / 2);
-                    self.commit(jobs).await;
-                    self.commit(others).await;
+                Err(error) if error.is_refusal() && callers.len() > 1 => {
+                    tracing::warn!(%error, callers = callers.len(), "a transaction of several publishers was refused: halved");
+                    let others = callers.split_off(callers.len() / 2);
+                    let of_others = from + callers.len();
+                    self.commit(callers, Arc::clone(&batches), from, written.clone()).await;
+                    self.commit(others, batches, of_others, written).await;
                 }
                 Err(error) => {
                     let error = PublishError::from(error);
-                    tracing::warn!(%error, callers = jobs.len(), "events were not accepted");
-                    for job in jobs {
-                        answer(job.answer, Err(error.clone()));
+                    tracing::warn!(%error, callers = callers.len(), "events were not accepted");
+                    for caller in callers {
+                        answer(caller.answer, Err(error.clone()));
                     }
                 }
             }
         })
+    }
+}
+
+/// Says once that a transaction has nothing left to write. Dropped everywhere, it has ended in another way.
+#[derive(Clone)]
+struct Written(Arc<Mutex<Option<oneshot::Sender<()>>>>);
+
+impl Written {
+    fn new() -> (Self, oneshot::Receiver<()>) {
+        let (says, said) = oneshot::channel();
+        (Self(Arc::new(Mutex::new(Some(says)))), said)
+    }
+
+    fn say(&self) {
+        if let Some(says) = self.0.lock().take() {
+            // Nobody listens where the runner is gone: its process stops.
+            says.send(()).ok();
+        }
     }
 }
 
@@ -215,12 +258,24 @@ struct Runner(Arc<Publisher>);
 
 impl Runner {
     async fn run(self) {
+        let publisher = &self.0;
         loop {
-            let jobs = self.0.next();
+            // Before the callers are taken: those that come while it waits go with them.
+            let Ok(under_way) = Arc::clone(&publisher.under_way).acquire_owned().await else { return };
+            let jobs = publisher.next();
             if jobs.is_empty() {
                 return;
             }
-            self.0.commit(jobs).await;
+            let (batches, callers): (Vec<Batch>, Vec<Caller>) =
+                jobs.into_iter().map(|job| (job.batch, job.caller)).unzip();
+            let (written, said) = Written::new();
+            let committing = Arc::clone(publisher);
+            publisher.tasks.spawn("publish", async move {
+                committing.commit(callers, batches.into(), 0, written).await;
+                drop(under_way);
+            });
+            // Said, or dropped at a transaction's end: either way the next one may begin.
+            said.await.ok();
         }
     }
 }

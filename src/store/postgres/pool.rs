@@ -29,6 +29,8 @@ pub struct Postgres {
     /// Told when the database could not be reached.
     trouble: Notify,
     patience: Duration,
+    /// Whether statements are named, and planned once a connection.
+    prepared: bool,
 }
 
 /// As whom a pool connects.
@@ -103,6 +105,7 @@ impl Postgres {
             standing: watch::Sender::new(Standing::Unknown),
             trouble: Notify::new(),
             patience: Duration::from_millis(database.wait_ms),
+            prepared: database.prepared,
         }))
     }
 
@@ -187,7 +190,8 @@ impl Postgres {
         self.metrics.in_use.inc();
         let _in_use = InUse(&self.metrics.in_use);
         let began = Instant::now();
-        let mut transaction = PgTx::new(connection, tenants.clone(), Arc::clone(&self.metrics));
+        let metrics = Arc::clone(&self.metrics);
+        let mut transaction = PgTx::new(connection, tenants.clone(), self.prepared, metrics);
         let done = match work(&mut transaction).await {
             Ok(done) => done,
             Err(error) => return (Err(error), transaction.failure()),

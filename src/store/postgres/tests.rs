@@ -99,6 +99,28 @@ async fn tenants_that_share_one_connection_see_their_own_rows() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_with_statements_that_are_prepared_once() {
+    let mut bench = noted(1).await;
+    let (unnamed, board) = (named(&bench).await, HealthBoard::default());
+    bench.config.prepared = true;
+    let health = board.add("postgres", false);
+    let metrics = PostgresMetrics::new(&Registry::default()).unwrap();
+    let role = ConnectAs::App(&bench.config.app);
+    bench.postgres = Postgres::start(&bench.config, &role, health, &metrics, &bench.tasks).unwrap();
+    interleave(&bench).await;
+    assert_eq!(unnamed, 0);
+    // The one that reads, the one for the tenants and the one that counts; more where no caller left at last.
+    assert!(named(&bench).await >= 3);
+}
+
+/// The statements that are prepared on the one connection.
+async fn named(bench: &Bench) -> i64 {
+    const COUNT: &str = "SELECT count(*) FROM pg_prepared_statements WHERE NOT from_sql";
+    let rows = bench.postgres.run_for(Tenants::None, |tx| tx.query(COUNT, &[]).boxed()).await.unwrap();
+    rows[0].get(0)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_same_through_a_pooler_that_gives_each_transaction_another_connection() {
     let servers = shared_postgres();
     let database = servers.database().unwrap();

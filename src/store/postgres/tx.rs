@@ -110,6 +110,7 @@ fn list(tenants: &[Uuid]) -> String {
 pub struct PgTx {
     connection: Option<Object>,
     tenants: Tenants,
+    prepared: bool,
     state: State,
     failure: Option<Failure>,
     metrics: Arc<RoleMetrics>,
@@ -128,13 +129,19 @@ enum State {
 }
 
 impl PgTx {
-    pub(super) fn new(connection: Object, tenants: Tenants, metrics: Arc<RoleMetrics>) -> Self {
-        Self { connection: Some(connection), tenants, state: State::New, failure: None, metrics }
+    pub(super) fn new(
+        connection: Object,
+        tenants: Tenants,
+        prepared: bool,
+        metrics: Arc<RoleMetrics>,
+    ) -> Self {
+        Self { connection: Some(connection), tenants, prepared, state: State::New, failure: None, metrics }
     }
 
     /// Runs a statement and returns its rows. The first one goes out with `BEGIN` and the tenants in one round trip.
     ///
-    /// Statements are not named, so that they work through a pooler that gives each transaction another connection.
+    /// Statements are not named, so that they work through a pooler that gives each transaction another connection, but
+    /// where the configuration says that there is none.
     pub async fn query(
         &mut self,
         statement: &'static str,
@@ -150,7 +157,8 @@ impl PgTx {
         let before = std::mem::replace(&mut self.state, State::Waiting);
         let client = self.connection.as_ref().ok_or(PgError::Ended)?;
         let began = Instant::now();
-        let ended = send(client, (before == State::New).then_some(&self.tenants), statements).await;
+        let begin_for = (before == State::New).then_some(&self.tenants);
+        let ended = send(client, self.prepared, begin_for, statements).await;
         self.state = State::Open;
         let took = began.elapsed();
         if took > SLOW {
@@ -195,25 +203,50 @@ impl PgTx {
     }
 }
 
-/// Sends everything before it waits for the first answer: futures are polled, and so sent, in their order.
+/// Sends everything before it waits for the first answer: futures are polled, and so sent, in their order. What is to be
+/// prepared, and is not yet, is prepared before that.
 async fn send(
     client: &Client,
+    prepared: bool,
     begin_for: Option<&Tenants>,
     statements: &[Statement<'_>],
 ) -> Result<Vec<Vec<Row>>, tokio_postgres::Error> {
-    let all = statements.iter().map(|(statement, parameters)| client.query_typed(statement, parameters));
+    let mut named = Vec::new();
+    let mut set_named = None;
+    if prepared {
+        for (statement, parameters) in statements {
+            let types: Vec<Type> = parameters.iter().map(|(_, kind)| kind.clone()).collect();
+            named.push(client.prepare_typed_cached(statement, &types).await?);
+        }
+        if begin_for.is_some() {
+            set_named =
+                Some(client.prepare_typed_cached(SET_TENANTS, &[Type::TEXT, Type::TEXT, Type::TEXT]).await?);
+        }
+    }
+    let all = statements.iter().enumerate().map(|(at, statement)| ask(client, named.get(at), *statement));
     let Some(tenants) = begin_for else { return try_join_all(all).await };
     let [tenant, writes_for, reads_for] = tenants.settings();
     let tenants: [Parameter<'_>; 3] =
         [(&tenant, Type::TEXT), (&writes_for, Type::TEXT), (&reads_for, Type::TEXT)];
     // Where BEGIN fails, the tenants are set for no longer than their own statement, and those after it see no rows.
     let begin = client.batch_execute(BEGIN);
-    let set_tenants = client.query_typed(SET_TENANTS, &tenants);
-    if let [(statement, parameters)] = statements {
-        let first = client.query_typed(statement, parameters);
+    let set_tenants = ask(client, set_named.as_ref(), (SET_TENANTS, &tenants));
+    if let [statement] = statements {
+        let first = ask(client, named.first(), *statement);
         return try_join3(begin, set_tenants, first).await.map(|((), _, rows)| vec![rows]);
     }
     try_join(begin, try_join(set_tenants, try_join_all(all))).await.map(|((), (_, rows))| rows)
+}
+
+/// Sends a statement at the first poll, by its name where it was prepared.
+async fn ask(
+    client: &Client,
+    named: Option<&tokio_postgres::Statement>,
+    (statement, parameters): Statement<'_>,
+) -> Result<Vec<Row>, tokio_postgres::Error> {
+    let Some(named) = named else { return client.query_typed(statement, parameters).await };
+    let values: Vec<&(dyn ToSql + Sync)> = parameters.iter().map(|(value, _)| *value).collect();
+    client.query(named, &values).await
 }
 
 impl Drop for PgTx {

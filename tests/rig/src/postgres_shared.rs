@@ -104,6 +104,7 @@ fn env_lines() -> Result<Vec<String>, Error> {
     Ok(vec![
         format!("POSTGRES_URL={}", access.url(0, app, DATABASE)),
         format!("POSTGRES_OWNER_URL={}", access.url(0, PostgresRole::Owner, DATABASE)),
+        format!("POSTGRES_ADMIN_URL={}", access.url(0, PostgresRole::Superuser, DATABASE)),
         format!("POSTGRES_RELAY_URL={}", access.url(0, PostgresRole::Relay, DATABASE)),
         format!("POSTGRES_STANDBY_URL={}", access.url(1, app, DATABASE)),
         format!("PGBOUNCER_URL={}", access::url(bouncer_port, app, DATABASE)),

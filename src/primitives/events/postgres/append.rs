@@ -1,6 +1,6 @@
 //! Ids taken and rows inserted, in the order that readers rely on.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use tokio_postgres::types::Type;
 use uuid::Uuid;
@@ -10,7 +10,9 @@ use crate::store::StoreError;
 use crate::store::postgres::{Parameter, PgError, PgTx};
 
 /// Around midnight an id is taken on both days: two transactions that begin on different ones meet. Ten minutes are
-/// longer than any transaction. An id counts as taken where every day's row of it is new.
+/// longer than any transaction. An id counts as taken where every day's row of it is new. Each id is looked up by itself
+/// (`LIMIT`): as a plain join the planner may read every id of the tenant's of the days before. Which are new is said only
+/// where not all are.
 const TAKE: &str = "WITH input AS ( \
          SELECT * FROM unnest($1::uuid[], $2::bytea[], $3::bigint[], $4::bigint[]) \
              AS input (tenant_id, key, fingerprint, window_ms)), \
@@ -18,20 +20,27 @@ const TAKE: &str = "WITH input AS ( \
          SELECT DISTINCT (at AT TIME ZONE 'UTC')::date AS day \
          FROM unnest(ARRAY[now() - interval '10 min', now() + interval '10 min']) at), \
      earlier AS ( \
-         SELECT input.tenant_id, input.key FROM input JOIN event_dedupe kept USING (tenant_id, key) \
-         WHERE kept.day < (SELECT min(day) FROM days) AND kept.day >= (SELECT min(day) FROM days) - 8 AND kept.until > now()) \
-     INSERT INTO event_dedupe AS kept (tenant_id, key, day, until, fingerprint) \
-     SELECT tenant_id, key, day, now() + window_ms * interval '1 ms', fingerprint FROM input CROSS JOIN days \
-     WHERE NOT EXISTS (SELECT FROM earlier WHERE earlier.tenant_id = input.tenant_id AND earlier.key = input.key) \
-     ORDER BY tenant_id, key, day \
-     ON CONFLICT (tenant_id, key, day) DO UPDATE SET until = excluded.until, fingerprint = excluded.fingerprint \
-         WHERE kept.until <= now() \
-     RETURNING tenant_id, key, (SELECT count(*) FROM days)";
+         SELECT input.tenant_id, input.key FROM input CROSS JOIN LATERAL ( \
+             SELECT FROM event_dedupe kept WHERE kept.tenant_id = input.tenant_id AND kept.key = input.key \
+                 AND kept.day < (SELECT min(day) FROM days) AND kept.day >= (SELECT min(day) FROM days) - 8 \
+                 AND kept.until > now() LIMIT 1) found), \
+     taken AS ( \
+         INSERT INTO event_dedupe AS kept (tenant_id, key, day, until, fingerprint) \
+         SELECT tenant_id, key, day, now() + window_ms * interval '1 ms', fingerprint FROM input CROSS JOIN days \
+         WHERE NOT EXISTS (SELECT FROM earlier WHERE earlier.tenant_id = input.tenant_id AND earlier.key = input.key) \
+         ORDER BY tenant_id, key, day \
+         ON CONFLICT (tenant_id, key, day) DO UPDATE SET until = excluded.until, fingerprint = excluded.fingerprint \
+             WHERE kept.until <= now() \
+         RETURNING tenant_id, key), \
+     new AS (SELECT tenant_id, key FROM taken GROUP BY tenant_id, key HAVING count(*) = (SELECT count(*) FROM days)) \
+     SELECT CASE WHEN count(*) < cardinality($1) THEN array_agg(tenant_id) END, \
+         CASE WHEN count(*) < cardinality($1) THEN array_agg(key) END, count(*) FROM new";
 
 /// Of ids that are taken, the first event's.
-const HELD: &str = "SELECT DISTINCT ON (tenant_id, key) tenant_id, key, fingerprint \
-     FROM event_dedupe JOIN unnest($1::uuid[], $2::bytea[]) AS input (tenant_id, key) USING (tenant_id, key) \
-     WHERE until > now() ORDER BY tenant_id, key, day";
+const HELD: &str = "SELECT tenant_id, key, fingerprint FROM unnest($1::uuid[], $2::bytea[]) AS input (tenant_id, key) \
+     CROSS JOIN LATERAL ( \
+         SELECT fingerprint FROM event_dedupe kept WHERE kept.tenant_id = input.tenant_id AND kept.key = input.key \
+             AND kept.until > now() ORDER BY day LIMIT 1) found";
 
 /// The floor: whoever reads while this transaction is not over reads no further than what the sequence had given before.
 /// After it, and with nothing between, come the row's own ids.
@@ -60,18 +69,17 @@ pub(in super::super) async fn take_ids(
         (&fingerprints, Type::INT8_ARRAY),
         (&windows, Type::INT8_ARRAY),
     ];
-    let mut new: HashMap<(Uuid, Vec<u8>), i64> = HashMap::new();
-    let mut days = 1;
-    for row in tx.query(TAKE, &parameters).await? {
-        let (tenant, key): (Uuid, Vec<u8>) =
-            (row.try_get(0).map_err(PgError::of_row)?, row.try_get(1).map_err(PgError::of_row)?);
-        days = row.try_get(2).map_err(PgError::of_row)?;
-        *new.entry((tenant, key)).or_default() += 1;
-    }
-    let is_new = |candidate: &Candidate| new.get(&(candidate.tenant, candidate.key.to_vec())) == Some(&days);
-    if candidates.iter().all(is_new) {
+    let rows = tx.query(TAKE, &parameters).await?;
+    let row = rows.first().ok_or(PgError::Ended)?;
+    let new: i64 = row.try_get(2).map_err(PgError::of_row)?;
+    if usize::try_from(new) == Ok(candidates.len()) {
         return Ok(vec![Taken::New; candidates.len()]);
     }
+    let new_tenants: Option<Vec<Uuid>> = row.try_get(0).map_err(PgError::of_row)?;
+    let new_keys: Option<Vec<Vec<u8>>> = row.try_get(1).map_err(PgError::of_row)?;
+    let new: HashSet<(Uuid, Vec<u8>)> =
+        new_tenants.unwrap_or_default().into_iter().zip(new_keys.unwrap_or_default()).collect();
+    let is_new = |candidate: &Candidate| new.contains(&(candidate.tenant, candidate.key.to_vec()));
     let mut held: HashMap<(Uuid, Vec<u8>), i64> = HashMap::new();
     let parameters: [Parameter<'_>; 2] = [(&tenants, Type::UUID_ARRAY), (&keys, Type::BYTEA_ARRAY)];
     for row in tx.query(HELD, &parameters).await? {
