@@ -9,6 +9,7 @@ mod support;
 mod consumer;
 mod doors;
 mod load;
+mod postgres;
 mod publisher;
 mod reader;
 mod sqlite;
