@@ -32,6 +32,9 @@ pub enum PgError {
     /// A defect: a statement of a transaction that has ended.
     #[error("the transaction has ended")]
     Ended,
+    /// The server did not answer in time.
+    #[error("PostgreSQL does not answer")]
+    Silent(Failure),
     /// PostgreSQL, or the connection to it.
     #[error("PostgreSQL: {source}")]
     Failed {
@@ -58,6 +61,11 @@ impl PgError {
         Self::Row(source)
     }
 
+    /// Whether the server said nothing for too long.
+    pub(super) fn is_silent(&self) -> bool {
+        matches!(self, Self::Silent(_))
+    }
+
     /// Whether PostgreSQL said this.
     pub(super) fn is(&self, code: &SqlState) -> bool {
         matches!(self, Self::Failed { source, .. } if source.code() == Some(code))
@@ -69,7 +77,7 @@ impl PgError {
         match self {
             Self::NoConnection(_) | Self::Schema(_) => Failure::Unavailable,
             Self::Row(_) | Self::Ended => Failure::Refused,
-            Self::Failed { failure, .. } => *failure,
+            Self::Silent(failure) | Self::Failed { failure, .. } => *failure,
         }
     }
 
