@@ -12,4 +12,4 @@ pub(super) use append::{insert, take_ids};
 pub(super) use groups::{create as create_group, load as load_group, store as store_group};
 pub(super) use head::readable;
 pub(super) use partitions::keep_partitions;
-pub(super) use read::{at, first_after, page};
+pub(super) use read::{at, first_after, newest, page};
