@@ -44,8 +44,11 @@ impl<'l> Consumer<'l> {
     /// Until nothing is left of what the publishers said: a pull that waited for longer than a lease brought nothing.
     pub fn run(mut self) -> Consumed {
         loop {
+            if self.load.read.load(Relaxed) {
+                return self.consumed;
+            }
             let last = self.load.published.load(Relaxed);
-            let max = 1 + self.caller.random.below(40);
+            let max = 1 + self.caller.random.below(if last { 400 } else { 40 });
             let wait_ms = if last { LEASE_MS + 1000 } else { 200 };
             let body = json!({"group": GROUP, "max": max, "wait_ms": wait_ms, "lease_ms": LEASE_MS});
             let Some(reply) = self.verb("pull", &body) else {

@@ -13,4 +13,5 @@ mod postgres;
 mod publisher;
 mod reader;
 mod sqlite;
+mod unknown;
 mod verdict;

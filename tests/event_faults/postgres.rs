@@ -1,7 +1,7 @@
 //! PostgreSQL with a synchronous standby, and two sidecars on it: killed, stopped, promoted, held up.
 
 use std::io::Write as _;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rig::{PgBouncer, PgBouncerOptions, PostgresCluster, PostgresOptions, PostgresRole};
@@ -12,9 +12,12 @@ use crate::load::{LEASE_MS, Load};
 use crate::support::postgres::OnPostgres;
 use crate::support::random::{Random, seed, size};
 use crate::support::sidecar::Sidecar;
+use crate::support::wait_until;
 
 /// After a fault events are accepted again within this time.
 const RECOVERS: Duration = Duration::from_secs(40);
+/// The server ends a session of the application's role that is idle in a transaction after 15 s.
+const IDLE: Duration = Duration::from_secs(20);
 /// What a transaction of the application's role begins with, and the floor that a writer holds.
 const HOLD_FLOOR: &str = "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '15s'; \
      SELECT pg_advisory_xact_lock_shared(1869968498, (last_value & 2147483647)::integer) FROM events_id_seq;\n";
@@ -25,6 +28,7 @@ const HOLD_SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count
 #[derive(Clone, Copy, Debug)]
 enum Fault {
     KillSidecar,
+    DrainSidecar,
     StopSidecar,
     KillPrimary,
     StopPrimary,
@@ -63,12 +67,12 @@ impl Bench {
         let began = Instant::now();
         let at = self.random.below(2) as usize;
         match fault {
-            Fault::KillSidecar => {
-                let directory = self.sidecars[at].take().unwrap().kill();
-                let config = directory.path().join("proxy.yaml");
-                let sidecar = Sidecar::serve_in(directory, &config);
-                load.doors.moved(at, &sidecar);
-                self.sidecars[at] = Some(sidecar);
+            Fault::KillSidecar => self.start_again(at, load),
+            Fault::DrainSidecar => {
+                let sidecar = self.sidecars[at].as_mut().unwrap();
+                sidecar.signal(Signal::TERM);
+                assert!(sidecar.wait(RECOVERS).success());
+                self.start_again(at, load);
             }
             Fault::StopSidecar => {
                 let sidecar = self.sidecars[at].as_ref().unwrap();
@@ -84,22 +88,25 @@ impl Bench {
                 self.cluster.stop(self.cluster.primary()).unwrap();
                 self.promote(load);
             }
-            Fault::HoldFloor => self.hold(PostgresRole::App, HOLD_FLOOR, load, |held| {
-                // The server ends it, not this test.
-                let bound = Instant::now() + Duration::from_secs(25);
-                while held.try_wait().unwrap().is_none() {
-                    held.stdin.as_mut().unwrap().write_all(b"").unwrap();
-                    assert!(Instant::now() < bound, "a session that holds the floor stays");
-                    std::thread::park_timeout(Duration::from_millis(50));
-                }
+            // The server ends it, not this test.
+            Fault::HoldFloor => self.hold(PostgresRole::App, HOLD_FLOOR, || {
+                wait_until("the end of a session that is idle", IDLE, || self.sessions_of_psql() == "0");
             }),
-            Fault::HoldSnapshot => self.hold(PostgresRole::Owner, HOLD_SNAPSHOT, load, |_| {
+            Fault::HoldSnapshot => self.hold(PostgresRole::Owner, HOLD_SNAPSHOT, || {
                 load.until_more_are_acknowledged(200, RECOVERS);
             }),
         }
         let took = began.elapsed();
         let again = load.until_more_are_acknowledged(50, RECOVERS);
         println!("{fault:?}: {took:?}, and events were accepted {again:?} later");
+    }
+
+    fn start_again(&mut self, at: usize, load: &Load<'_>) {
+        let directory = self.sidecars[at].take().unwrap().kill();
+        let config = directory.path().join("proxy.yaml");
+        let sidecar = Sidecar::serve_in(directory, &config);
+        load.doors.moved(at, &sidecar);
+        self.sidecars[at] = Some(sidecar);
     }
 
     /// Events are accepted before the old primary is made a standby of the new one.
@@ -114,16 +121,24 @@ impl Bench {
     }
 
     /// A session that has begun and does not end.
-    fn hold(&self, role: PostgresRole, statements: &str, load: &Load<'_>, until: impl FnOnce(&mut Child)) {
+    fn hold(&self, role: PostgresRole, statements: &str, until: impl FnOnce()) {
         let access = self.cluster.access();
         let mut command: Command = access.psql_command(self.cluster.primary(), role, self.on.database.name());
         let mut held =
             command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         held.stdin.as_mut().unwrap().write_all(statements.as_bytes()).unwrap();
-        load.until_more_are_acknowledged(50, RECOVERS);
-        until(&mut held);
+        wait_until("a session that holds", RECOVERS, || self.sessions_of_psql() == "1");
+        until();
         drop(held.stdin.take());
         held.wait().unwrap();
+    }
+
+    /// Those that are idle in a transaction.
+    fn sessions_of_psql(&self) -> String {
+        let statement = "SELECT count(*) FROM pg_stat_activity \
+                         WHERE application_name = 'psql' AND state = 'idle in transaction'";
+        let found = self.on.database.psql(PostgresRole::Superuser, &[statement]).unwrap();
+        found.trim().to_owned()
     }
 }
 
@@ -145,7 +160,11 @@ fn run(pooled: bool, faults: &[Fault], rounds: u64) {
 
 #[test]
 fn chaos_postgres_keeps_every_event_beside_sidecars_that_are_killed_and_stopped() {
-    run(false, &[Fault::KillSidecar, Fault::StopSidecar, Fault::HoldSnapshot], size(2, 60));
+    run(
+        false,
+        &[Fault::KillSidecar, Fault::StopSidecar, Fault::DrainSidecar, Fault::HoldSnapshot],
+        size(2, 50),
+    );
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use rustix::process::Signal;
+
 use crate::doors::Doors;
 use crate::load::Load;
 use crate::support::random::{Random, seed, size};
@@ -20,7 +22,13 @@ fn sqlite_keeps_every_event_that_was_accepted_through_kills() {
             load.until_more_are_acknowledged(20 + random.below(200), Duration::from_secs(30));
             // A moment that has nothing to do with the answers of before.
             std::thread::park_timeout(Duration::from_micros(random.below(30_000)));
-            let directory = running.take().unwrap().kill();
+            let mut sidecar = running.take().unwrap();
+            // Now and then it is asked to end, and drains.
+            if random.below(5) == 0 {
+                sidecar.signal(Signal::TERM);
+                assert!(sidecar.wait(Duration::from_secs(20)).success());
+            }
+            let directory = sidecar.kill();
             let sidecar = Sidecar::dev_in(directory, &[]);
             doors.moved(0, &sidecar);
             running = Some(sidecar);
