@@ -253,6 +253,7 @@ impl Worker<'_> {
         self.count("others' cursors and receipts");
     }
 
+    /// How many were delivered.
     fn pull(&mut self, at: usize, max: u64, wait_ms: u64) -> usize {
         let body =
             json!({"group": GROUPS[at], "max": max, "wait_ms": wait_ms, "lease_ms": LEASE_MS}).to_string();
@@ -340,7 +341,10 @@ impl Worker<'_> {
             38..53 => self.read(),
             53..56 => self.follow(),
             56..60 => self.others(),
-            60..78 => drop(self.pull(at, 1 + self.random.below(20), 0)),
+            60..78 => {
+                let max = 1 + self.random.below(20);
+                self.pull(at, max, 0);
+            }
             78..92 => self.settle(at, "ack"),
             92..97 => self.settle(at, "nack"),
             _ => self.seek(at),
