@@ -443,5 +443,5 @@ fn no_tenant_s_events_reach_another_through_one_connection_of_a_pooler() {
     let on = OnPostgres::at(servers.database().unwrap(), &direct, &[pooler.address()], authority)
         .with("  required: true\n", "  required: true\n  connections: 1\n  wait_ms: 20000\n");
     let (one, other) = (on.sidecar(), on.sidecar());
-    run([&one, &other], size(6_000, 1_000_000));
+    run([&one, &other], size(900, 1_000_000));
 }

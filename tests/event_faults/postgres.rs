@@ -168,8 +168,13 @@ fn chaos_postgres_keeps_every_event_beside_sidecars_that_are_killed_and_stopped(
 }
 
 #[test]
-fn chaos_postgres_keeps_every_event_through_promotions() {
-    run(false, &[Fault::KillPrimary, Fault::StopPrimary], size(1, 30));
+fn chaos_postgres_keeps_every_event_where_a_primary_is_killed_and_its_standby_promoted() {
+    run(false, &[Fault::KillPrimary], size(2, 30));
+}
+
+#[test]
+fn chaos_postgres_keeps_every_event_where_a_primary_hangs_and_its_standby_is_promoted() {
+    run(false, &[Fault::StopPrimary], size(1, 20));
 }
 
 #[test]
@@ -179,5 +184,5 @@ fn chaos_postgres_keeps_every_event_beside_a_session_that_holds_the_floor() {
 
 #[test]
 fn chaos_postgres_keeps_every_event_through_a_pooler() {
-    run(true, &[Fault::KillSidecar, Fault::StopSidecar, Fault::KillPrimary], size(1, 30));
+    run(true, &[Fault::KillSidecar, Fault::StopSidecar, Fault::KillPrimary], size(1, 20));
 }
