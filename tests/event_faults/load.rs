@@ -110,15 +110,26 @@ impl<'d> Load<'d> {
         self.lines(seed, &format!("{TOPIC}.dlq"))
     }
 
+    /// Until nothing comes: a reply ends, whole to all appearance, where its caller's time does.
     fn lines(&self, seed: u64, topic: &str) -> Vec<Value> {
         let mut caller = Caller::new(self.doors, seed);
-        for _ in 0..100 {
-            if let Heard::Reply(reply) = caller.call("GET", &format!("/v1/events/{topic}"), &[], "")
-                && reply.status == 200
-            {
-                return reply.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let (mut lines, mut target): (Vec<Value>, _) = (Vec::new(), format!("/v1/events/{topic}"));
+        for _ in 0..1000 {
+            match caller.call("GET", &target, &[], "") {
+                Heard::Reply(reply) if reply.status == 200 => {
+                    let before = lines.len();
+                    lines.extend(
+                        reply.text().lines().map(|line| serde_json::from_str::<Value>(line).unwrap()),
+                    );
+                    match lines.last() {
+                        Some(last) if lines.len() > before => {
+                            target = format!("/v1/events/{topic}?from={}", last["cursor"].as_str().unwrap());
+                        }
+                        _ => return lines,
+                    }
+                }
+                _ => caller.rest(),
             }
-            caller.rest();
         }
         panic!("the topic cannot be read");
     }

@@ -163,7 +163,7 @@ fn chaos_postgres_keeps_every_event_beside_sidecars_that_are_killed_and_stopped(
     run(
         false,
         &[Fault::KillSidecar, Fault::StopSidecar, Fault::DrainSidecar, Fault::HoldSnapshot],
-        size(2, 50),
+        size(2, 30),
     );
 }
 
