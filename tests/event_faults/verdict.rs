@@ -142,10 +142,11 @@ impl Verdict {
             for id in &pulled.ids {
                 let at = place[&**id];
                 let (of_key, at) = (&of_key[&*self.log[at].key], at_in_key[at]);
-                if of_key[at].1 < pulled.ended {
-                    continue;
-                }
-                for (earlier, _) in &of_key[..at] {
+                // Backwards, until all before was acknowledged in time.
+                for (before, (earlier, _)) in of_key[..at].iter().enumerate().rev() {
+                    if of_key[before + 1].1 < pulled.ended {
+                        break;
+                    }
                     assert!(
                         together.contains(earlier) || sent[earlier] < pulled.ended,
                         "{id} was delivered while {earlier} of its key was not acknowledged"
