@@ -69,6 +69,15 @@ impl Client {
         Self { stream: BufReader::new(Box::new(stream)) }
     }
 
+    /// One that waits so long for each answer, where somebody listens.
+    pub fn within(address: SocketAddr, patience: Duration) -> io::Result<Self> {
+        let stream = TcpStream::connect_timeout(&address, patience)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(patience))?;
+        stream.set_write_timeout(Some(patience))?;
+        Ok(Self { stream: BufReader::new(Box::new(stream)) })
+    }
+
     pub fn unix(path: &Path) -> Self {
         let stream = UnixStream::connect(path).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -78,6 +87,18 @@ impl Client {
 
     /// Sends a request and reads its reply. `Host` and `Content-Length` are added.
     pub fn send(&mut self, method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
+        self.write_request(method, target, headers, body).unwrap();
+        self.read_reply(method == "HEAD").unwrap()
+    }
+
+    /// Sends a request; its reply is still to come.
+    pub fn write_request(
+        &mut self,
+        method: &str,
+        target: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> io::Result<()> {
         let mut head = format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\n");
         for (name, value) in headers {
             head.push_str(&format!("{name}: {value}\r\n"));
@@ -88,8 +109,7 @@ impl Client {
         head.push_str("\r\n");
         let mut request = head.into_bytes();
         request.extend_from_slice(body);
-        self.write_raw(&request).unwrap();
-        self.read_reply(method == "HEAD").unwrap()
+        self.write_raw(&request)
     }
 
     pub fn write_raw(&mut self, bytes: &[u8]) -> io::Result<()> {

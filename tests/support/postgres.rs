@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use rig::{Database, PostgresRole, shared_postgres};
+use rig::{Database, PgBouncer, PostgresCluster, PostgresRole, shared_postgres};
 
 use super::configuration::GOOD;
 use super::sidecar::{ACME, BINARY, Sidecar};
@@ -47,11 +47,35 @@ pub struct OnPostgres {
 impl OnPostgres {
     /// With the shipped policies.
     pub fn new() -> Self {
-        let database = shared_postgres().database().unwrap();
-        let text = configuration(tempfile::tempdir().unwrap().path(), database.name());
-        let on = Self { database, text, policies: shipped_policies() };
+        let servers = shared_postgres();
+        let addresses = [servers.access().address(0)];
+        let authority = servers.access().certificate().authority.clone();
+        Self::at(servers.database().unwrap(), &addresses, &addresses, &authority)
+    }
+
+    /// On a cluster of the test's own, directly or through a pooler before it.
+    pub fn on_cluster(cluster: &PostgresCluster, pooler: Option<&PgBouncer>) -> Self {
+        let servers = [cluster.access().address(0), cluster.access().address(1)];
+        let served = pooler.map_or_else(|| servers.to_vec(), |pooler| vec![pooler.address()]);
+        let authority = &cluster.access().certificate().authority;
+        Self::at(cluster.database().unwrap(), &servers, &served, authority)
+    }
+
+    /// A database that is migrated at some addresses and served from others.
+    pub fn at(database: Database, servers: &[String], served: &[String], authority: &Path) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let text = configuration_at(directory.path(), database.name(), servers, authority);
+        let mut on = Self { database, text, policies: shipped_policies() };
         on.migrate();
+        on.text = configuration_at(directory.path(), on.database.name(), served, authority);
         on
+    }
+
+    /// With this in the place of that in `proxy.yaml`.
+    pub fn with(mut self, that: &str, this: &str) -> Self {
+        assert!(self.text.contains(that), "{}", self.text);
+        self.text = self.text.replace(that, this);
+        self
     }
 
     /// Another policy document in the place of the one of that name.
@@ -62,7 +86,9 @@ impl OnPostgres {
     }
 
     fn write_to(&self, directory: &Path) {
-        configuration(directory, self.database.name());
+        for role in [PostgresRole::App, PostgresRole::Owner, PostgresRole::Relay] {
+            std::fs::write(directory.join(role.name()), role.password()).unwrap();
+        }
         std::fs::write(directory.join("proxy.yaml"), &self.text).unwrap();
         let policies = directory.join("policies");
         std::fs::create_dir_all(&policies).unwrap();

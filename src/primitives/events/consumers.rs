@@ -302,14 +302,12 @@ impl Group {
 
     async fn seek_in(self, tx: &mut Tx<'_>, to: ReadFrom) -> Result<(), GroupError> {
         let (mut state, row) = self.load(tx).await?;
+        let (sees, topic) = (self.audience.sees(), self.place.topic.as_str());
         let position = match to {
             ReadFrom::Earliest => Position::START,
-            ReadFrom::Latest => row.readable,
+            ReadFrom::Latest => read::newest(tx, &sees, topic, row.readable).await?,
             ReadFrom::Cursor(cursor) => cursor.position,
-            ReadFrom::Time(time_ms) => {
-                let topic = self.place.topic.as_str();
-                read::place_of_time(tx, &self.audience.sees(), topic, time_ms).await?
-            }
+            ReadFrom::Time(time_ms) => read::place_of_time(tx, &sees, topic, time_ms).await?,
         };
         let dead = state.seek(row.now_ms, self.policy, position);
         self.bury(tx, &dead, &mut HashMap::new()).await?;

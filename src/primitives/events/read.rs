@@ -78,9 +78,38 @@ async fn page_in(tx: &mut Tx<'_>, scan: &Scan) -> Result<Page, StoreError> {
     let events = rows(tx, scan, limit).await?;
     let full = events.len() == scan.max_rows as usize || bytes(&events) >= scan.max_bytes;
     let last = events.last().map_or(scan.after, |event| event.position);
-    // What was looked at and not wanted is not looked at again.
-    let next = if full { last } else { last.max(limit) };
+    let next = if full { last } else { passed(tx, scan, last, limit).await? };
     Ok(Page { events, next, at_head: !full })
+}
+
+/// How far a scan has come that found nothing after `last`: what was looked at and not wanted is not looked at again.
+///
+/// On PostgreSQL no further than to an event: the sequence goes back to what a promoted standby knows of it, and of numbers
+/// that were drawn and not committed it may know nothing. An event that can be read is there too.
+async fn passed(
+    tx: &mut Tx<'_>,
+    scan: &Scan,
+    last: Position,
+    limit: Position,
+) -> Result<Position, StoreError> {
+    match tx {
+        Tx::Postgres(_) if scan.kinds.is_empty() => Ok(last),
+        Tx::Postgres(tx) => postgres::newest(tx, &scan.sees, scan.topic.as_str(), last, limit).await,
+        Tx::Sqlite(_) => Ok(last.max(limit)),
+    }
+}
+
+/// The place of the newest event of a topic that may be read, or one after it where no event can come any more.
+pub(super) async fn newest(
+    tx: &mut Tx<'_>,
+    sees: &Sees,
+    topic: &str,
+    readable: Position,
+) -> Result<Position, StoreError> {
+    match tx {
+        Tx::Postgres(tx) => postgres::newest(tx, sees, topic, Position::START, readable).await,
+        Tx::Sqlite(_) => Ok(readable),
+    }
 }
 
 /// The scan's next events up to `limit`, which was found before this statement.
@@ -115,7 +144,17 @@ pub async fn place(store: &Store, audience: &Audience, from: ReadFrom) -> Result
     match from {
         ReadFrom::Earliest => Ok(Position::START),
         ReadFrom::Cursor(cursor) => Ok(cursor.position),
-        ReadFrom::Latest => store.read(audience, |tx| Box::pin(readable(tx))).await,
+        ReadFrom::Latest => {
+            store
+                .read(audience, move |tx| {
+                    let (sees, topic) = (sees.clone(), topic.clone());
+                    Box::pin(async move {
+                        let end = readable(tx).await?;
+                        newest(tx, &sees, topic.as_str(), end).await
+                    })
+                })
+                .await
+        }
         ReadFrom::Time(time_ms) => {
             store
                 .read(audience, move |tx| {
@@ -156,6 +195,7 @@ pub(super) async fn place_of_time(
     time_ms: i64,
 ) -> Result<Position, StoreError> {
     let end = readable(tx).await?;
+    let end = newest(tx, sees, topic, end).await?;
     let (mut low, mut high) = (Position::START.number(), end.number());
     let near_ms = time_ms.saturating_sub(SLACK_MS);
     while low < high {

@@ -32,6 +32,9 @@ pub enum PgError {
     /// A defect: a statement of a transaction that has ended.
     #[error("the transaction has ended")]
     Ended,
+    /// The server did not answer in time.
+    #[error("PostgreSQL does not answer")]
+    Silent(Failure),
     /// PostgreSQL, or the connection to it.
     #[error("PostgreSQL: {source}")]
     Failed {
@@ -58,6 +61,11 @@ impl PgError {
         Self::Row(source)
     }
 
+    /// Whether the server said nothing for too long.
+    pub(super) fn is_silent(&self) -> bool {
+        matches!(self, Self::Silent(_))
+    }
+
     /// Whether PostgreSQL said this.
     pub(super) fn is(&self, code: &SqlState) -> bool {
         matches!(self, Self::Failed { source, .. } if source.code() == Some(code))
@@ -69,7 +77,7 @@ impl PgError {
         match self {
             Self::NoConnection(_) | Self::Schema(_) => Failure::Unavailable,
             Self::Row(_) | Self::Ended => Failure::Refused,
-            Self::Failed { failure, .. } => *failure,
+            Self::Silent(failure) | Self::Failed { failure, .. } => *failure,
         }
     }
 
@@ -92,8 +100,9 @@ fn of_statement(code: Option<&SqlState>) -> Failure {
 
 fn of_commit(code: Option<&SqlState>) -> Failure {
     match code {
-        // A commit that PostgreSQL refuses is a rollback. One that a shutdown cut off may be on disk.
-        Some(code) if is_shutdown(code) => Failure::Unknown,
+        // A commit that PostgreSQL refuses is a rollback. One that a shutdown cut off may be on disk, and so may one whose
+        // server was lost behind a pooler, which says so with a connection exception of its own (PgBouncer: 08P01).
+        Some(code) if is_shutdown(code) || code.code().starts_with("08") => Failure::Unknown,
         Some(code) => of_code(code),
         None => Failure::Unknown,
     }
@@ -129,7 +138,8 @@ mod tests {
         for (code, statement, commit) in [
             (Some("40001"), Failure::Again, Failure::Again),
             (Some("40P01"), Failure::Again, Failure::Again),
-            (Some("08006"), Failure::Unavailable, Failure::Unavailable),
+            (Some("08006"), Failure::Unavailable, Failure::Unknown),
+            (Some("08P01"), Failure::Unavailable, Failure::Unknown),
             (Some("53300"), Failure::Unavailable, Failure::Unavailable),
             (Some("57P01"), Failure::Unavailable, Failure::Unknown),
             (Some("57P02"), Failure::Unavailable, Failure::Unknown),

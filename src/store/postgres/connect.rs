@@ -1,11 +1,16 @@
 //! One connection: the server that takes writes, SCRAM, TLS 1.3 with the server's name verified.
+//!
+//! A server that hangs takes connections and says nothing, and one whose machine is gone not even that. So the next server
+//! is tried beside one that has not answered soon, and the one that was good last is tried first.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use deadpool_postgres::Connect;
-use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::task::JoinHandle;
 use tokio_postgres::config::{ChannelBinding, SslMode, TargetSessionAttrs};
 use tokio_postgres::{Client, Config, Error, NoTls};
@@ -43,10 +48,18 @@ pub enum StartError {
     Metric(#[from] MetricError),
 }
 
+/// A server that has not answered after this time is tried beside the next one.
+const STAGGER: Duration = Duration::from_millis(300);
+
+type Connected = (Client, JoinHandle<()>);
+
 /// Makes the connections of one role.
 pub(super) struct Connector {
     password: SecretSource,
     tls: Option<MakeRustlsConnect>,
+    servers: Vec<(String, u16)>,
+    /// Which of them took writes last.
+    good: AtomicUsize,
 }
 
 impl Connector {
@@ -59,16 +72,18 @@ impl Connector {
             .application_name("outrigger")
             .connect_timeout(Duration::from_millis(database.connect_timeout_ms))
             .target_session_attrs(TargetSessionAttrs::ReadWrite);
+        let mut servers = Vec::with_capacity(database.servers.len());
         for server in &database.servers {
             let (host, port) = host_and_port(server).ok_or_else(|| StartError::Server(server.clone()))?;
             if database.tls.is_none() && !is_loopback(host) {
                 return Err(StartError::Plain(server.clone()));
             }
-            settings.host(host).port(port);
+            servers.push((host.to_owned(), port));
         }
+        let (password, good) = (role.password.clone(), AtomicUsize::new(0));
         let Some(settings_of_tls) = &database.tls else {
             settings.ssl_mode(SslMode::Disable);
-            return Ok((Self { password: role.password.clone(), tls: None }, settings));
+            return Ok((Self { password, tls: None, servers, good }, settings));
         };
         let ca_file = settings_of_tls.ca_file.as_deref();
         let roots = tls::authorities(ca_file).map_err(|reason| StartError::CaFile {
@@ -79,12 +94,48 @@ impl Connector {
             .map_err(|error| StartError::Tls(error.to_string()))?;
         settings.ssl_mode(SslMode::Require).channel_binding(ChannelBinding::Prefer);
         let tls = Some(MakeRustlsConnect::new(config));
-        Ok((Self { password: role.password.clone(), tls }, settings))
+        Ok((Self { password, tls, servers, good }, settings))
+    }
+
+    async fn connect_to(&self, server: usize, settings: &Config) -> (usize, Result<Connected, Error>) {
+        let mut settings = settings.clone();
+        if let Some((host, port)) = self.servers.get(server) {
+            settings.host(host).port(*port);
+        }
+        let connected = match &self.tls {
+            Some(tls) => {
+                settings.connect(tls.clone()).await.map(|(client, connection)| (client, drive(connection)))
+            }
+            None => settings.connect(NoTls).await.map(|(client, connection)| (client, drive(connection))),
+        };
+        (server, connected)
+    }
+
+    /// A connection to whichever server takes writes. Who calls it bounds its time.
+    async fn connect_to_any(&self, settings: &Config) -> Result<Connected, Error> {
+        let (good, count) = (self.good.load(Relaxed), self.servers.len().max(1));
+        let mut waiting = (0..count).map(|step| (good + step) % count);
+        let mut trying = FuturesUnordered::new();
+        trying.extend(waiting.next().map(|server| self.connect_to(server, settings)));
+        loop {
+            tokio::select! {
+                Some((server, connected)) = trying.next() => match connected {
+                    Ok(connected) => {
+                        self.good.store(server, Relaxed);
+                        return Ok(connected);
+                    }
+                    Err(error) if trying.is_empty() && waiting.len() == 0 => return Err(error),
+                    Err(_) => {}
+                },
+                () = tokio::time::sleep(STAGGER), if waiting.len() > 0 => {}
+            }
+            trying.extend(waiting.next().map(|server| self.connect_to(server, settings)));
+        }
     }
 }
 
 impl Connect for Connector {
-    fn connect(&self, settings: &Config) -> BoxFuture<'_, Result<(Client, JoinHandle<()>), Error>> {
+    fn connect(&self, settings: &Config) -> BoxFuture<'_, Result<Connected, Error>> {
         let mut settings = settings.clone();
         async move {
             match self.password.read() {
@@ -94,16 +145,7 @@ impl Connect for Connector {
                 // The server refuses a connection without one, in words that say so.
                 Err(error) => tracing::warn!(%error, "the database password cannot be read"),
             }
-            match &self.tls {
-                Some(tls) => {
-                    let (client, connection) = settings.connect(tls.clone()).await?;
-                    Ok((client, drive(connection)))
-                }
-                None => {
-                    let (client, connection) = settings.connect(NoTls).await?;
-                    Ok((client, drive(connection)))
-                }
-            }
+            self.connect_to_any(&settings).await
         }
         .boxed()
     }

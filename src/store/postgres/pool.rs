@@ -194,15 +194,31 @@ impl Postgres {
         let mut transaction = PgTx::new(connection, tenants.clone(), self.prepared, metrics);
         let done = match work(&mut transaction).await {
             Ok(done) => done,
-            Err(error) => return (Err(error), transaction.failure()),
+            Err(error) => {
+                if transaction.is_silent() {
+                    self.close_all();
+                }
+                return (Err(error), transaction.failure());
+            }
         };
         match transaction.commit().await {
             Ok(()) => {
                 self.metrics.transactions.observe(began.elapsed().as_secs_f64());
                 (Ok(done), None)
             }
-            Err(error) => failed(error),
+            Err(error) => {
+                if error.is_silent() {
+                    self.close_all();
+                }
+                failed(error)
+            }
         }
+    }
+
+    /// Those that are not in use lead to the server that hangs, each to be found out by itself.
+    fn close_all(&self) {
+        self.pool.retain(|_, _| false).removed.clear();
+        self.count_connections();
     }
 
     async fn connection(&self) -> Result<Object, PgError> {
@@ -229,6 +245,7 @@ fn pool(database: &PostgresConfig, role: &PostgresRole) -> Result<Pool, StartErr
         Manager::from_connect(settings, connector, ManagerConfig { recycling_method: RecyclingMethod::Fast });
     let timeouts = Timeouts {
         wait: Some(Duration::from_millis(database.wait_ms)),
+        // While one hangs the others are tried.
         create: Some(Duration::from_millis(database.connect_timeout_ms)),
         recycle: None,
     };

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
-use futures_util::future::join;
+use futures_util::future::{join, join_all};
 use rig::{PgBouncerOptions, PostgresCluster, PostgresOptions, PostgresRole, shared_postgres};
 use tokio_postgres::types::Type;
 use uuid::Uuid;
@@ -273,4 +273,30 @@ async fn chaos_a_promoted_standby_is_found_and_has_what_was_committed() {
         .await
         .unwrap();
     assert_eq!(count[0].get::<_, i64>(0), 21, "the twenty before, and the one after");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn chaos_a_primary_that_hangs_is_given_up_and_the_promoted_standby_is_found() {
+    let cluster = tokio::task::block_in_place(|| PostgresCluster::start(PostgresOptions::default())).unwrap();
+    let addresses = [cluster.access().address(0), cluster.access().address(1)];
+    let bench = bench_at(&addresses, &addresses, cluster.access(), cluster.database().unwrap(), 4).await;
+    bench.database.psql(PostgresRole::Owner, NOTES).unwrap();
+    let (tenant, postgres) = (Uuid::from_u128(1), &bench.postgres);
+    let put = |id| postgres.run_for(Tenants::One(tenant), move |tx| insert(tx, tenant, id).boxed());
+    // Several connections, each of which hangs.
+    for ended in join_all((0..4).map(&put)).await {
+        ended.unwrap();
+    }
+    tokio::task::block_in_place(|| cluster.stop(cluster.primary())).unwrap();
+    let began = Instant::now();
+    let promotes = async { tokio::task::block_in_place(|| cluster.promote()).unwrap() };
+    let (hung, ()) = join(join_all((4..8).map(&put)), promotes).await;
+    assert!(hung.iter().all(|ended| ended.is_err()), "nothing hung: this shows nothing: {hung:?}");
+    let mut id = 8;
+    while let Err(error) = put(id).await {
+        assert_eq!(error.failure(), Failure::Unavailable, "{error}");
+        assert!(began.elapsed() < Duration::from_secs(30), "the new primary is not found: {error}");
+        id += 1;
+    }
+    assert!(began.elapsed() < Duration::from_secs(20), "it took {:?}", began.elapsed());
 }

@@ -30,6 +30,9 @@ const BEGIN: &str = "BEGIN; SET LOCAL statement_timeout = '10s'; SET LOCAL lock_
 const SET_TENANTS: &str = "SELECT set_config('app.tenant_id', $1, true), set_config('app.writes_for', $2, true), \
                            set_config('app.reads_for', $3, true)";
 const SET_WRITES: &str = "SELECT set_config('app.writes_for', $1, true)";
+/// The server's own bounds do not help where it hangs or its machine is gone: without an answer after this time the
+/// connection is given up. Longer than they are, so that a server that works says itself what was too slow.
+const ANSWER: Duration = Duration::from_secs(12);
 /// A statement that takes longer is logged.
 const SLOW: Duration = Duration::from_secs(1);
 
@@ -158,7 +161,12 @@ impl PgTx {
         let client = self.connection.as_ref().ok_or(PgError::Ended)?;
         let began = Instant::now();
         let begin_for = (before == State::New).then_some(&self.tenants);
-        let ended = send(client, self.prepared, begin_for, statements).await;
+        let sent = send(client, self.prepared, begin_for, statements);
+        let Ok(ended) = tokio::time::timeout(ANSWER, sent).await else {
+            // Still waiting: dropped like this its connection is closed, and what it did is rolled back.
+            self.failure = Some(Failure::Unavailable);
+            return Err(PgError::Silent(Failure::Unavailable));
+        };
         self.state = State::Open;
         let took = began.elapsed();
         if took > SLOW {
@@ -191,13 +199,21 @@ impl PgTx {
         self.failure
     }
 
+    /// Whether the server has not answered the last statement.
+    pub(super) fn is_silent(&self) -> bool {
+        self.state == State::Waiting
+    }
+
     pub(super) async fn commit(mut self) -> Result<(), PgError> {
         if self.state != State::Open {
             return Ok(());
         }
         self.state = State::Waiting;
         let client = self.connection.as_ref().ok_or(PgError::Ended)?;
-        let committed = client.batch_execute("COMMIT").await;
+        // A commit that waits for a standby may happen yet.
+        let Ok(committed) = tokio::time::timeout(ANSWER, client.batch_execute("COMMIT")).await else {
+            return Err(PgError::Silent(Failure::Unknown));
+        };
         self.state = State::Ended;
         committed.map_err(PgError::of_commit)
     }

@@ -13,9 +13,9 @@ use crate::store::postgres::{PgError, PgTx, Statement};
 /// First: what was drawn later is for later.
 const LAST: &str = "SELECT last_value FROM events_id_seq";
 /// Second: a writer that has no lock yet draws above the last value; one that has none any more is over, and its rows are
-/// there to be read.
+/// there to be read. A floor is a shared lock; who makes partitions takes an exclusive one of the same class.
 const FLOORS: &str = "SELECT objid::bigint FROM pg_locks WHERE locktype = 'advisory' AND classid = 1869968498 AND objsubid = 2 \
-     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+     AND mode = 'ShareLock' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
 
 /// What both statements are asked with, after statements of a caller's own.
 pub(super) const STEPS: [Statement<'static>; 2] = [(LAST, &[]), (FLOORS, &[])];

@@ -52,6 +52,16 @@ macro_rules! first_after {
     };
 }
 
+macro_rules! newest {
+    ($whose:literal) => {
+        concat!(
+            "SELECT id FROM events WHERE ",
+            $whose,
+            " AND topic = $2 AND id > $3 AND id <= $4 ORDER BY id DESC LIMIT 1"
+        )
+    };
+}
+
 /// The same statement for one tenant, whose index begins with it, and for a fleet.
 struct Statements {
     one: &'static str,
@@ -65,6 +75,10 @@ const AT: Statements =
 const FIRST_AFTER: Statements = Statements {
     one: first_after!("tenant_id = $1"),
     fleet: first_after!("($1::uuid[] IS NULL OR tenant_id = ANY ($1))"),
+};
+const NEWEST: Statements = Statements {
+    one: newest!("tenant_id = $1"),
+    fleet: newest!("($1::uuid[] IS NULL OR tenant_id = ANY ($1))"),
 };
 
 /// `$1` of a statement, which says whose rows.
@@ -169,6 +183,23 @@ pub(in super::super) async fn first_after(
     let rows = tx.query(whose.of_statements(&FIRST_AFTER), &parameters).await?;
     let read = |row: &Row| Ok((Position::new(row.try_get(0)?), row.try_get(1)?));
     Ok(rows.first().map(read).transpose().map_err(PgError::of_row)?)
+}
+
+/// The place of the last event after a position and up to `limit`; the position itself where there is none.
+pub(in super::super) async fn newest(
+    tx: &mut PgTx,
+    sees: &Sees,
+    topic: &str,
+    after: Position,
+    limit: Position,
+) -> Result<Position, StoreError> {
+    let whose = Whose::of(sees);
+    let (after, limit) = (after.number(), limit.number());
+    let parameters: [Parameter<'_>; 4] =
+        [whose.parameter(), (&topic, Type::TEXT), (&after, Type::INT8), (&limit, Type::INT8)];
+    let rows = tx.query(whose.of_statements(&NEWEST), &parameters).await?;
+    let last = rows.first().map(|row| row.try_get(0)).transpose().map_err(PgError::of_row)?;
+    Ok(Position::new(last.unwrap_or(after)))
 }
 
 fn logged(row: &Row) -> Result<Logged, StoreError> {

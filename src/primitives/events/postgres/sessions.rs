@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use rig::{PostgresCluster, PostgresOptions, PostgresRole};
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_postgres::Row;
@@ -13,8 +14,9 @@ use super::append::FLOOR;
 use super::head::{STEPS, of_steps};
 use crate::policy::Permit;
 use crate::primitives::events::bench::{Callers, event};
-use crate::primitives::events::{Batch, append};
+use crate::primitives::events::{Audience, Batch, Position, ReadFrom, Scan, append, page, place};
 use crate::store::bench::Stores;
+use crate::store::postgres::bench::bench_at;
 use crate::store::{Store, StoreError, Tx};
 
 const TENANT: u128 = 1;
@@ -114,36 +116,47 @@ impl Reader {
 }
 
 struct Bench {
-    stores: Stores,
+    store: Store,
+    _stores: Option<Stores>,
     callers: Callers,
     permit: Permit,
+    reader: Audience,
 }
 
 impl Bench {
     async fn new() -> Self {
-        let (stores, callers) = (Stores::new(4).await, Callers::new("  leads: {}\n"));
+        let stores = Stores::new(4).await;
+        Self::on(stores.postgres.clone(), Some(stores)).await
+    }
+
+    async fn on(store: Store, stores: Option<Stores>) -> Self {
+        let callers = Callers::new("  leads: {}\n");
         let permit = callers.publisher(TENANT, "leads").await;
-        Self { stores, callers, permit }
+        let reader = callers.reader(TENANT, "leads").await;
+        Self { store, _stores: stores, callers, permit, reader }
     }
 
     /// A writer that is quick, and done.
     async fn publish(&self) {
+        assert!(self.tries_to_publish().await);
+    }
+
+    async fn tries_to_publish(&self) -> bool {
         let id = Uuid::new_v4().to_string();
         let batch: Arc<Batch> = Arc::new(self.callers.batch(TENANT, "leads", vec![event(&id, "k")]).await);
         let done: Result<_, StoreError> = self
-            .stores
-            .postgres
+            .store
             .run(&self.permit, 0, move |tx| {
                 let batch = Arc::clone(&batch);
                 Box::pin(async move { append(tx, &batch).await })
             })
             .await;
-        assert_eq!(done.unwrap().accepted, 1);
+        done.is_ok_and(|appended| appended.accepted == 1)
     }
 
     /// Whether the slow writer's event is read neither by the reader nor by one that goes on from its last event.
     async fn loses(&self, script: usize, order: [usize; 3], steps: [&'static str; 2]) -> bool {
-        let begin = || Session::begin(&self.stores.postgres, &self.permit);
+        let begin = || Session::begin(&self.store, &self.permit);
         let mut writer = Writer { session: begin(), steps, id: 0 };
         let mut reader = Reader { session: begin(), order, found: Default::default() };
         match script {
@@ -204,4 +217,72 @@ async fn no_event_is_lost_by_the_order_of_steps_and_each_swap_of_two_loses_one()
     assert_eq!(bench.losing([SEQUENCE, READ, FLOORS], [FLOOR, DRAW]).await, [1]);
     assert_eq!(bench.losing([READ, SEQUENCE, FLOORS], [FLOOR, DRAW]).await, [1]);
     assert_eq!(bench.losing(RIGHT, [DRAW, FLOOR]).await, [2]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_makes_and_drops_partitions_holds_nobody_s_reading_up() {
+    let bench = Bench::new().await;
+    bench.publish().await;
+    let store = &bench.store;
+    let place = || place(store, &bench.reader, ReadFrom::Latest);
+    let before = place().await.unwrap();
+    // What `outrigger_keep_partitions` holds until its transaction ends.
+    let keeper = Session::begin(store, &bench.permit);
+    keeper.query("SELECT pg_advisory_xact_lock(1869968498, 0)").await;
+    assert_eq!(place().await.unwrap(), before, "`latest` is where it was");
+    bench.publish().await;
+    let scan = Scan { after: before, ..Scan::new(&bench.reader) };
+    assert_eq!(page(store, &bench.reader, &scan).await.unwrap().events.len(), 1);
+    keeper.commit().await;
+}
+
+/// A number that was drawn and not used may be unknown to the standby: there the sequence gives it again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn chaos_nobody_goes_on_above_numbers_that_a_promoted_standby_gives_again() {
+    // A transaction that is rolled back waits for no one, and what it logged stays in memory for so long.
+    let settings = vec![("wal_writer_delay".to_owned(), "10s".to_owned())];
+    let options = PostgresOptions { settings, ..PostgresOptions::default() };
+    let cluster = tokio::task::block_in_place(|| PostgresCluster::start(options)).unwrap();
+    let servers = [cluster.access().address(0), cluster.access().address(1)];
+    let database = cluster.database().unwrap();
+    let database = bench_at(&servers, &servers, cluster.access(), database, 4).await;
+    let last = || {
+        let last = database.database.psql(PostgresRole::Superuser, &["SELECT last_value FROM events_id_seq"]);
+        last.unwrap().trim().parse::<i64>().unwrap()
+    };
+    let bench = Bench::on(Store::Postgres(Arc::clone(&database.postgres)), None).await;
+    bench.publish().await;
+    let draws = "BEGIN; SELECT count(nextval('events_id_seq')) FROM generate_series(1, 1000); ROLLBACK";
+    database.database.psql(PostgresRole::Superuser, &[draws]).unwrap();
+    let drawn = last();
+    let (postgres, reader) = (&bench.store, &bench.reader);
+    let mut goes_on = Vec::new();
+    for kinds in [vec![], vec!["made".to_owned()], vec!["made".to_owned(), "other".to_owned()]] {
+        let scan = Scan { kinds, ..Scan::new(reader) };
+        let page = page(postgres, reader, &scan).await.unwrap();
+        goes_on.push(Scan { after: page.next, ..scan });
+    }
+    let far = ReadFrom::Time(253_402_300_799_000);
+    for from in [ReadFrom::Latest, far] {
+        goes_on.push(Scan { after: place(postgres, reader, from).await.unwrap(), ..Scan::new(reader) });
+    }
+    let above = Scan { after: Position::new(drawn), ..Scan::new(reader) };
+    tokio::task::block_in_place(|| cluster.kill(0).and_then(|()| cluster.promote())).unwrap();
+    assert!(last() < drawn, "the sequence did not go back: this shows nothing");
+    while !bench.tries_to_publish().await {}
+    let missed = page(postgres, reader, &above).await.unwrap().events;
+    assert!(
+        missed.is_empty(),
+        "who goes on from the sequence's last value misses nothing: this shows nothing"
+    );
+    for scan in goes_on {
+        let found = page(postgres, reader, &scan).await.unwrap().events;
+        assert_eq!(
+            found.len(),
+            1,
+            "after {:?}, of {:?}: what came after the promotion is missed",
+            scan.after,
+            scan.kinds
+        );
+    }
 }
