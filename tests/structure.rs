@@ -111,7 +111,7 @@ const DRIVERS: &[(&str, &[&str])] = &[
     ("rdkafka", &["pools/kafka"]),
     ("redis", &["pools/redis", "primitives/cache/redis", "primitives/ratelimit/redis"]),
     ("jsonwebtoken", &["identity"]),
-    ("hyper", &["http", "admin", "identity"]),
+    ("hyper", &["http", "admin", "identity", "pools/upstream", "primitives/events/push/tests"]),
     ("anyhow", &["cli", "app", "main.rs"]),
 ];
 
