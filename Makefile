@@ -17,7 +17,7 @@ dev: ## run Outrigger with embedded backends; prints tokens and curl lines (ARGS
 	@mkdir -p bin && ln -sf $(CARGO_TARGET_DIR)/debug/outrigger bin/outrigger
 	@exec bin/outrigger dev $(ARGS)
 
-test: ## everything: format, lints, licences, unit, conformance, whole-process and fault tests
+test: ## everything: format, alert rules, lints, licences, unit, conformance, whole-process and fault tests
 	@scripts/test
 
 test-long: ## the same, with the crash, property and isolation tests at full size (hours; SEED=n repeats one)
@@ -29,7 +29,7 @@ build: ## the release binary
 	@mkdir -p bin && ln -sf $(CARGO_TARGET_DIR)/release/outrigger bin/outrigger
 	@ls -lh $(CARGO_TARGET_DIR)/release/outrigger
 
-lint: ## format check, clippy, licences and bans
+lint: ## format check, alert rules, clippy, licences and bans
 	@scripts/test lint
 
 servers: ## start every real server that the tests use, data in .rig/, addresses in .rig/env; leaves them running
