@@ -1,8 +1,10 @@
 //! `docs/operations.md` lists every setting with its default and bounds, and every metric: both tables are made from
-//! what there is, and compared here.
+//! what there is, and compared here. The alert rules name metrics, values of labels and sections that there are.
 
 #![allow(clippy::unwrap_used, reason = "test code")]
 
+#[path = "documentation/alerts.rs"]
+mod alerts;
 #[path = "support/mod.rs"]
 mod support;
 

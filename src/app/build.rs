@@ -24,7 +24,7 @@ use crate::identity::{Gate, IdentityMetrics};
 use crate::policy::{Policies, PolicyLoader, PolicySource, Reloader};
 use crate::pools::kafka::Kafka;
 use crate::pools::redis::{RedisMetrics, RedisPool};
-use crate::primitives::{self, BuildError, RelayParts, Resources};
+use crate::primitives::{self, BuildError, RelayParts, Resources, events};
 use crate::store::Store;
 use crate::store::postgres::PostgresMetrics;
 use crate::tasks::Tasks;
@@ -91,7 +91,7 @@ impl App {
             store: store.clone(),
             policies: policies.clone(),
             roles: config.roles.clone(),
-            relay: start_relay(&config, opener.relayed(&counts)?)?,
+            relay: start_relay(&config, opener.relayed(&counts)?, &metrics)?,
             metrics: metrics.clone(),
             health: board.clone(),
             tasks: tasks.clone(),
@@ -189,8 +189,16 @@ fn start_redis(
     pools.collect()
 }
 
-fn start_relay(config: &ProxyConfig, log: Option<Store>) -> Result<Option<RelayParts>, StartError> {
-    let (Some(log), Some(kafka)) = (log, config.kafka.clone()) else { return Ok(None) };
+fn start_relay(
+    config: &ProxyConfig,
+    log: Option<Store>,
+    metrics: &Registry,
+) -> Result<Option<RelayParts>, StartError> {
+    let Some(kafka) = config.kafka.clone() else { return Ok(None) };
+    if let Some(section) = config.section(events::PRIMITIVE.name) {
+        events::announce_shards(section, metrics)?;
+    }
+    let Some(log) = log else { return Ok(None) };
     let data = |reason| StartError::Data { path: "kafka".to_owned(), reason };
     let kafka = Kafka::new(kafka).map_err(|error| data(error.to_string()))?;
     Ok(Some(RelayParts { log, kafka: Arc::new(kafka) }))

@@ -58,6 +58,7 @@ use crate::leases::{Leases, Owner};
 use crate::policy::{Action, Policies};
 use crate::pools::kafka::{Kafka, TopicWanted};
 use crate::primitives::{BuildError, Primitive, Resources};
+use crate::telemetry::{MetricError, Registry};
 
 /// The registry row.
 pub const PRIMITIVE: Primitive = Primitive {
@@ -92,6 +93,16 @@ pub fn kafka_topics(section: &Value, policies: &Policies, kafka: &Kafka) -> Vec<
     let names: Vec<(String, u16)> = topics.flat_map(named).collect();
     let names: Vec<(&str, u16)> = names.iter().map(|(name, lanes)| (name.as_str(), *lanes)).collect();
     relay::topics(kafka, &names, shards)
+}
+
+/// Says in the metrics how many shards relays are to carry, where there is a Kafka. Sidecars say it too: that no relay has
+/// one of them must show where no relay runs.
+pub fn announce_shards(section: &Value, registry: &Registry) -> Result<(), MetricError> {
+    // A section that does not fit is `build`'s to report.
+    let Ok(config) = config::EventsConfig::read(section.clone()) else { return Ok(()) };
+    let help = "Shards of the log (`events.relay_shards`), each to be relayed by one process.";
+    registry.gauge("outrigger_events_shards_count", help)?.set(i64::from(config.relay_shards));
+    Ok(())
 }
 
 /// For how many days events are kept, as a section that fits its schema says.
