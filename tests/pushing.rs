@@ -9,7 +9,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
 use outrigger::primitives::events::push::signature::verify;
@@ -37,7 +37,7 @@ impl Received {
 /// An application that answers 500 to the first request about `flaky`, always to `poison`, and else 204.
 fn application() -> (u16, Receiver<Received>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let (port, (sender, receiver)) = (listener.local_addr().unwrap().port(), channel());
+    let (port, (sender, receiver)) = (listener.local_addr().unwrap().port(), sync_channel(1000));
     std::thread::spawn(move || {
         let flaky = Arc::new(AtomicBool::new(false));
         for stream in listener.incoming() {
@@ -48,7 +48,7 @@ fn application() -> (u16, Receiver<Received>) {
     (port, receiver)
 }
 
-fn serve(stream: &mut BufReader<TcpStream>, sender: &Sender<Received>, flaky: &AtomicBool) {
+fn serve(stream: &mut BufReader<TcpStream>, sender: &SyncSender<Received>, flaky: &AtomicBool) {
     while let Some(received) = request(stream) {
         let id = received.body["id"].as_str().unwrap_or_default();
         let refused = id == "poison" || id == "flaky" && !flaky.swap(true, Ordering::SeqCst);
