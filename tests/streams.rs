@@ -183,6 +183,19 @@ fn a_time_that_the_caller_names_ends_a_stream_cleanly() {
 }
 
 #[test]
+fn a_stream_whose_end_means_something_breaks_off_when_it_is_cut() {
+    let server = Server::start(Setup::default());
+    let mut client = server.client();
+    server.ask(&mut client, "whole", ACME, "Outrigger-Timeout-Ms: 300\r\n");
+    assert_eq!(client.read_head().unwrap().status, 200);
+    assert_eq!(client.read_chunk().unwrap().as_deref(), Some(&b"{}\n"[..]));
+    let cut = client.read_chunk();
+    assert!(cut.is_err(), "it looks whole: {cut:?}");
+    server.until_none_is_open();
+    assert_eq!(server.ended("broken"), 1);
+}
+
+#[test]
 fn the_call_s_time_bounds_what_comes_before_a_stream() {
     let server = Server::start(Setup { request_ms: 200, ..Setup::default() });
     let mut client = server.client();

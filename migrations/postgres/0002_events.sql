@@ -143,8 +143,8 @@ DECLARE
 BEGIN
     made := 0;
     dropped := 0;
-    -- One at a time; who comes second finds it done.
-    PERFORM pg_advisory_xact_lock(1869968498, 0);
+    -- One at a time; who comes second finds it done. Not in the class of the writers' floors.
+    PERFORM pg_advisory_xact_lock(1869968499, 0);
     FOREACH parent IN ARRAY ARRAY['events', 'event_dedupe', 'event_attempts'] LOOP
         FOR day IN SELECT today + ahead FROM generate_series(-1, 7) ahead LOOP
             part := parent || to_char(day, '"_"YYYYMMDD');

@@ -177,10 +177,28 @@ impl Reply {
         content_type: &'static str,
         chunks: impl Stream<Item = Result<Bytes, Broken>> + Send + 'static,
     ) -> Self {
+        Self::streamed(content_type, chunks, false)
+    }
+
+    /// The same of a body whose end says that this was all: where its call's time is over or the process stops before,
+    /// it breaks off.
+    #[must_use]
+    pub fn whole_stream(
+        content_type: &'static str,
+        chunks: impl Stream<Item = Result<Bytes, Broken>> + Send + 'static,
+    ) -> Self {
+        Self::streamed(content_type, chunks, true)
+    }
+
+    fn streamed(
+        content_type: &'static str,
+        chunks: impl Stream<Item = Result<Bytes, Broken>> + Send + 'static,
+        whole: bool,
+    ) -> Self {
         let mut reply = Self::new(StatusCode::OK)
             .with_header(CONTENT_TYPE, HeaderValue::from_static(content_type))
             .with_header(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        *reply.0.body_mut() = ReplyBody(Inner::Stream(Box::new(StreamBody::new(Box::pin(chunks)))));
+        *reply.0.body_mut() = ReplyBody(Inner::Stream(Box::new(StreamBody::new(Box::pin(chunks), whole))));
         reply
     }
 

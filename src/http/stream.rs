@@ -47,6 +47,8 @@ pub(super) struct StreamBody {
     opened: Option<Opened>,
     /// When it is over: its caller named the call's time.
     until: Option<Instant>,
+    /// Whether its end says that this was all.
+    whole: bool,
     kept: Vec<Box<dyn Any + Send>>,
 }
 
@@ -57,6 +59,7 @@ struct Opened {
     stopping: Pin<Box<WaitForCancellationFutureOwned>>,
     until: Option<Pin<Box<Sleep>>>,
     no_room: Option<NoRoom>,
+    whole: bool,
     broken: bool,
 }
 
@@ -114,13 +117,13 @@ impl fmt::Debug for StreamBody {
 
 impl StreamBody {
     /// A body of what `producer` says, once it is opened.
-    pub(super) fn new(producer: Producer) -> Self {
-        Self { producer: Some(producer), opened: None, until: None, kept: Vec::new() }
+    pub(super) fn new(producer: Producer, whole: bool) -> Self {
+        Self { producer: Some(producer), opened: None, until: None, whole, kept: Vec::new() }
     }
 
     /// A body of nothing whose length is not known: what HEAD gets of a stream.
     pub(super) fn of_nothing() -> Self {
-        Self { producer: None, opened: None, until: None, kept: Vec::new() }
+        Self { producer: None, opened: None, until: None, whole: false, kept: Vec::new() }
     }
 
     /// Ends it with its call, where the caller named the call's time.
@@ -134,7 +137,8 @@ impl StreamBody {
         let stopping = Box::pin(connection.stopping().clone().cancelled_owned());
         let flow = Arc::new(Flow { bytes: AtomicUsize::new(0), taken: AtomicWaker::new(), connection });
         let until = self.until.map(|until| Box::pin(tokio::time::sleep_until(until.into())));
-        self.opened = Some(Opened { place, flow, stopping, until, no_room: None, broken: false });
+        let whole = self.whole;
+        self.opened = Some(Opened { place, flow, stopping, until, no_room: None, whole, broken: false });
     }
 
     /// Keeps `value` until nobody has this body any more.
@@ -166,11 +170,20 @@ impl Opened {
         producer: &mut Producer,
         context: &mut Context<'_>,
     ) -> Poll<Result<Bytes, Ended>> {
-        if self.stopping.as_mut().poll(context).is_ready() {
-            return Poll::Ready(Err(Ended::Stopping));
-        }
-        if self.until.as_mut().is_some_and(|until| until.as_mut().poll(context).is_ready()) {
-            return Poll::Ready(Err(Ended::TimedOut));
+        if !self.broken {
+            let ended = if self.stopping.as_mut().poll(context).is_ready() {
+                Some(Ended::Stopping)
+            } else {
+                let is_over =
+                    self.until.as_mut().is_some_and(|until| until.as_mut().poll(context).is_ready());
+                is_over.then_some(Ended::TimedOut)
+            };
+            match ended {
+                // Ended properly it would look like all there is.
+                Some(_) if self.whole => self.broken = true,
+                Some(ended) => return Poll::Ready(Err(ended)),
+                None => {}
+            }
         }
         if self.broken {
             return self.poll_broken(context);

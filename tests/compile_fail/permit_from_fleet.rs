@@ -1,5 +1,5 @@
 //! A fleet permit is no permit of one of its tenants.
-//! error: E0277
+//! error: E0308
 
 use outrigger::policy::{FleetPermit, Permit};
 

@@ -109,6 +109,10 @@ async fn read(streams: &Streams, call: Box<Call>) -> Result<Reply, Problem> {
             let beats = stream::repeat(()).then(move |()| tokio::time::sleep(every));
             Ok(reply(&state, beats.map(|()| Ok(Bytes::from_static(ndjson::HEARTBEAT)))))
         }
+        "whole" => {
+            let first = stream::iter([Ok(Bytes::from_static(b"{}\n"))]);
+            Ok(Reply::whole_stream(ndjson::MEDIA_TYPE, first.chain(stream::pending())))
+        }
         "broken" => Ok(reply(&state, stream::iter([Ok(Bytes::from_static(b"{}\n")), Err(Broken)]))),
         "panics" => {
             let mut chunks = vec![Bytes::from_static(b"{}\n")].into_iter();

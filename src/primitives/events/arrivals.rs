@@ -97,7 +97,8 @@ impl Arrivals {
             let pause = match found {
                 Ok(position) => {
                     let moved = self.seen.send_if_modified(|seen| {
-                        let moved = position > seen.readable;
+                        // Backwards too: a promoted standby may know of fewer numbers.
+                        let moved = position != seen.readable;
                         seen.readable = position;
                         moved
                     });

@@ -80,7 +80,8 @@ pub(super) async fn read(api: &Api, call: Box<Call>) -> Result<Reply, Problem> {
             .map_err(|_| Problem::new(ErrorKind::Internal, "the stream cannot begin"))?;
         tail.ready.push_front(first.freeze());
     }
-    Ok(Reply::stream(form.media_type(), stream::unfold(Some(tail), Tail::next)))
+    let (media_type, chunks) = (form.media_type(), stream::unfold(Some(tail), Tail::next));
+    Ok(if follows { Reply::stream(media_type, chunks) } else { Reply::whole_stream(media_type, chunks) })
 }
 
 fn wrong(pointer: &'static str, detail: impl Into<String>) -> Problem {

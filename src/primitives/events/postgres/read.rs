@@ -185,6 +185,16 @@ pub(in super::super) async fn first_after(
     Ok(rows.first().map(read).transpose().map_err(PgError::of_row)?)
 }
 
+const NEWEST_OF_ALL: &str = "SELECT id FROM events WHERE id <= $1 ORDER BY id DESC LIMIT 1";
+
+/// The place of the last event of all that this transaction sees, up to `limit`: where work for everyone goes on from, since a
+/// number may be given again by a promoted standby.
+pub(in super::super) async fn newest_of_all(tx: &mut PgTx, limit: Position) -> Result<Position, StoreError> {
+    let rows = tx.query(NEWEST_OF_ALL, &[(&limit.number(), Type::INT8)]).await?;
+    let found = rows.first().map(|row| row.try_get(0)).transpose().map_err(PgError::of_row)?;
+    Ok(found.map_or(Position::START, Position::new))
+}
+
 /// The place of the last event after a position and up to `limit`; the position itself where there is none.
 pub(in super::super) async fn newest(
     tx: &mut PgTx,

@@ -75,10 +75,10 @@ impl StoreDeliveries {
         let name = subscription.name.clone();
         let began: Result<Position, StoreError> = self
             .store
-            .run(Reach::nobody(), 0, move |tx| {
+            .run(Reach::everyone(), 0, move |tx| {
                 let name = name.clone();
                 Box::pin(async move {
-                    let here = readable(tx).await?;
+                    let here = newest_event(tx).await?;
                     match tx {
                         Tx::Postgres(tx) => postgres::begin_subscription(tx, name.as_str(), here).await,
                         Tx::Sqlite(tx) => sqlite::begin_subscription(tx, name.as_str(), here),
@@ -114,7 +114,7 @@ impl StoreDeliveries {
                 let asked = Arc::clone(&asked);
                 Box::pin(async move {
                     let (fresh, known, after) = &*asked;
-                    let to = readable(tx).await?;
+                    let to = newest_event(tx).await?;
                     let mut found = Vec::new();
                     for (topics, after) in [(fresh, None), (known, Some(*after))] {
                         if topics.is_empty() || after.is_some_and(|after| after >= to) {
@@ -189,6 +189,15 @@ impl Deliveries for StoreDeliveries {
         let name = line.subscription.name.as_str();
         let attempts = settled.iter().filter_map(|one| one.attempt.as_ref()).map(|one| row(name, one));
         group.settle_each(&self.store, each.into(), attempts.collect()).await
+    }
+}
+
+/// The place of the newest event of everyone's that may be read.
+async fn newest_event(tx: &mut Tx<'_>) -> Result<Position, StoreError> {
+    let limit = readable(tx).await?;
+    match tx {
+        Tx::Postgres(tx) => postgres::newest_of_all(tx, limit).await,
+        Tx::Sqlite(_) => Ok(limit),
     }
 }
 

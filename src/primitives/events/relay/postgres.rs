@@ -14,7 +14,7 @@ use super::lanes::{OrderedKey, mark};
 use super::{Batch, LogError, LogReader, Origin, ParkedRow, Row, Shard};
 use crate::leases::Lease;
 use crate::primitives::events::arrivals::Arrivals;
-use crate::primitives::events::{Data, Logged, Position};
+use crate::primitives::events::{Data, Logged, Position, postgres};
 use crate::store::postgres::{Parameter, PgError, PgTx};
 use crate::store::{Reach, Store, StoreError, Tx};
 
@@ -22,6 +22,9 @@ use crate::store::{Reach, Store, StoreError, Tx};
 const MAX_BYTES: i64 = 16 * 1024 * 1024;
 /// How often a shard says how far it is, for the retention of the log.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
+
+/// A shard with nothing to read is looked at so often, whatever is said of the head of the log.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 const COLUMNS_READ: &str = "SELECT id, floor(extract(epoch FROM accepted_at) * 1000)::bigint, tenant_id, topic, lane, key, type, \
      attributes, form, data FROM ( \
@@ -55,14 +58,18 @@ pub(super) struct PostgresLog {
 
 /// What is known of the shard without asking.
 struct Scanned {
-    /// Up to here no row of the shard is left but those that were returned.
+    /// Up to this event no row of the shard is left but those that were returned.
     to: Position,
+    /// What could be read when nothing was found, and when that was.
+    head: Option<Position>,
+    looked: Instant,
     told: Instant,
 }
 
 impl PostgresLog {
     pub(super) fn new(store: Store, arrivals: Arc<Arrivals>, lease: Lease) -> Self {
-        let scanned = Scanned { to: Position::START, told: Instant::now() };
+        let now = Instant::now();
+        let scanned = Scanned { to: Position::START, head: None, looked: now, told: now };
         Self { store, arrivals, lease, scanned: Mutex::new(scanned) }
     }
 
@@ -125,7 +132,10 @@ impl PostgresLog {
 impl LogReader for PostgresLog {
     async fn origin(&self, position: Position) -> Result<Origin, LogError> {
         // The store may be another one than it was.
-        self.scanned.lock().to = Position::START;
+        {
+            let mut scanned = self.scanned.lock();
+            (scanned.to, scanned.head) = (Position::START, None);
+        }
         self.run(move |tx| {
             Box::pin(async move {
                 let rows = tx.query(STORE, &[]).await?;
@@ -150,26 +160,36 @@ impl LogReader for PostgresLog {
     }
 
     async fn read(&self, shard: Shard, after: Position, limit: usize) -> Result<Batch, LogError> {
-        // Found before this read's own statement, as readers have to.
-        let readable = self.arrivals.readable();
-        let from = after.max(self.scanned.lock().to);
+        let (from, is_quiet) = {
+            let scanned = self.scanned.lock();
+            let same =
+                scanned.head == Some(self.arrivals.readable()) && scanned.looked.elapsed() < LOOK_AGAIN;
+            (after.max(scanned.to), same)
+        };
         let mut batch = Batch::default();
-        if readable > from {
+        if !is_quiet {
+            let (head, looked) = (self.arrivals.readable(), Instant::now());
             let max_rows = i64::try_from(limit).unwrap_or(i64::MAX);
-            let found = self
+            let (found, newest) = self
                 .run(move |tx| {
-                    Box::pin(async move { Ok(read_rows(tx, shard, from, readable, max_rows).await?) })
+                    Box::pin(async move {
+                        // In this transaction, before the rows: what another server said may hold for it alone.
+                        let readable = postgres::readable(tx).await?;
+                        let newest = postgres::newest_of_all(tx, readable).await?;
+                        Ok((read_rows(tx, shard, from, readable, max_rows).await?, newest))
+                    })
                 })
                 .await?;
             let bytes: usize =
                 found.iter().map(|row| row.event.attributes.len() + row.event.data.bytes().len()).sum();
             let is_all = found.len() < limit && i64::try_from(bytes).unwrap_or(i64::MAX) < MAX_BYTES;
             let last = found.last().map_or(from, |row| row.event.position);
-            let left = readable.number().saturating_sub(last.number()).max(0);
+            let left = newest.number().saturating_sub(last.number()).max(0);
             batch.behind = if is_all { 0 } else { left.unsigned_abs() / u64::from(shard.count()) };
-            // With rows in hand the next read is after them, and what they leave is for it.
+            // With rows in hand the next read is after them. Without, it is after the newest event, never after a number.
             if found.is_empty() {
-                self.scanned.lock().to = readable;
+                let mut scanned = self.scanned.lock();
+                (scanned.to, scanned.head, scanned.looked) = (newest.max(scanned.to), Some(head), looked);
             }
             batch.rows = found;
         }
