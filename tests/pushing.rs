@@ -7,6 +7,8 @@ mod support;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -15,7 +17,7 @@ use std::time::Duration;
 use outrigger::primitives::events::push::signature::verify;
 use serde_json::{Value, json};
 use support::postgres::OnPostgres;
-use support::sidecar::{ACME, GLOBEX, Sidecar};
+use support::sidecar::{ACME, BINARY, GLOBEX, Sidecar};
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const BOUND: Duration = Duration::from_secs(20);
@@ -114,6 +116,23 @@ fn publish(sidecar: &Sidecar, tenant: &str, ids: &[&str]) {
     assert_eq!(reply.status, 202, "{}", reply.text());
 }
 
+/// By command, everything of one tenant again.
+fn sent_again(config: &Path, received: &Receiver<Received>) {
+    while received.recv_timeout(Duration::from_millis(500)).is_ok() {}
+    let replay = |more: &[&str]| {
+        let command = ["outbox", "replay", "--from", "2026-01-01T00:00:00Z", "--config"];
+        Command::new(BINARY).args(command).arg(config).args(more).output().unwrap()
+    };
+    let done = replay(&["--subscription", "app", "--tenant", GLOBEX, "--json"]);
+    assert!(done.status.success(), "{done:?}");
+    let done: Value = serde_json::from_slice(&done.stdout).unwrap();
+    assert_eq!(done, json!({"subscription": "app", "tenants": 1}));
+    let again = received.recv_timeout(BOUND).unwrap();
+    assert_eq!((&again.body["tenantid"], &again.body["id"]), (&json!(GLOBEX), &json!("good")));
+    let unknown = replay(&["--subscription", "none"]);
+    assert_eq!(unknown.status.code(), Some(1), "{unknown:?}");
+}
+
 #[test]
 fn what_was_accepted_is_sent_signed_until_it_is_taken_or_dead() {
     on_both(|sidecar, received| {
@@ -153,5 +172,9 @@ fn what_was_accepted_is_sent_signed_until_it_is_taken_or_dead() {
         let reply =
             sidecar.client().send("POST", "/v1/events/leads:pull", &taken, br#"{"group":"push.app"}"#);
         assert_eq!(reply.problem(422, "invalid")["errors"][0]["pointer"], "/group");
+        let config = sidecar.directory.path().join("proxy.yaml");
+        if config.exists() {
+            sent_again(&config, received);
+        }
     });
 }

@@ -74,7 +74,9 @@ CREATE POLICY own ON event_groups
 CREATE TABLE event_subscriptions (
     name text PRIMARY KEY,
     position bigint NOT NULL,
-    since timestamptz NOT NULL DEFAULT now()
+    since timestamptz NOT NULL DEFAULT now(),
+    -- Grows with each replay by command, so that processes look at all of its groups again.
+    replays bigint NOT NULL DEFAULT 0
 );
 
 -- What was tried for subscriptions.

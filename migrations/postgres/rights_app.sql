@@ -4,7 +4,7 @@ GRANT SELECT, USAGE ON SEQUENCE events_id_seq TO {app};
 GRANT SELECT, INSERT ON events TO {app};
 GRANT SELECT, INSERT, UPDATE ON event_dedupe TO {app};
 GRANT SELECT, INSERT, UPDATE, DELETE ON event_groups TO {app};
-GRANT SELECT, INSERT ON event_subscriptions TO {app};
+GRANT SELECT, INSERT, UPDATE ON event_subscriptions TO {app};
 GRANT SELECT, INSERT ON event_attempts TO {app};
 GRANT EXECUTE ON FUNCTION outrigger_keep_partitions() TO {app};
 -- A sidecar takes no relay's lease.

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::{FOUND_PROBLEMS, runtime};
 use crate::config::{ProxyConfig, StoreChoice};
-use crate::policy::PolicyLoader;
+use crate::policy::{Policies, PolicyLoader};
 use crate::pools::kafka::{Kafka, TopicReport, ensure_topics};
 use crate::primitives::{self, events};
 use crate::store::postgres;
@@ -94,16 +94,21 @@ fn topics(config: &ProxyConfig, dry_run: bool) -> anyhow::Result<Vec<TopicReport
         return Ok(Vec::new());
     };
     let kafka = Kafka::new(kafka.clone())?;
-    let actions = primitives::ALL.iter().flat_map(|row| row.actions).copied().collect();
-    let loader = PolicyLoader::new(config.policies.clone(), vec![&events::KIND], actions)
-        .ignoring(primitives::ALL.iter().map(|row| row.policy.name))
-        .with_issuers(config.identity.issuers.iter().map(|issuer| issuer.name.clone()));
-    let policies = loader.load(1).map_err(|report| anyhow::anyhow!("{report}"))?;
+    let policies = event_policies(config)?;
     let wanted = events::kafka_topics(section, &policies, &kafka);
     if dry_run {
         return Ok(Vec::new());
     }
     Ok(runtime()?.block_on(ensure_topics(&kafka, &wanted))?)
+}
+
+/// The access and the events policy.
+pub(super) fn event_policies(config: &ProxyConfig) -> anyhow::Result<Policies> {
+    let actions = primitives::ALL.iter().flat_map(|row| row.actions).copied().collect();
+    let loader = PolicyLoader::new(config.policies.clone(), vec![&events::KIND], actions)
+        .ignoring(primitives::ALL.iter().map(|row| row.policy.name))
+        .with_issuers(config.identity.issuers.iter().map(|issuer| issuer.name.clone()));
+    loader.load(1).map_err(|report| anyhow::anyhow!("{report}"))
 }
 
 fn as_json(topic: &TopicReport) -> serde_json::Value {

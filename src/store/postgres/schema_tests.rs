@@ -129,7 +129,7 @@ async fn every_table_of_tenants_is_under_forced_row_level_security_and_the_appli
     let expected = [
         "_sqlx_migrations SELECT",
         "event_relays -",
-        "event_subscriptions INSERT,SELECT",
+        "event_subscriptions INSERT,SELECT,UPDATE",
         "leases INSERT,SELECT,UPDATE",
         "outrigger_store SELECT",
     ];

@@ -13,5 +13,5 @@ pub(super) use append::{insert, take_ids};
 pub(super) use groups::{create as create_group, load as load_group, store as store_group};
 pub(super) use head::readable;
 pub(super) use partitions::keep_partitions;
-pub(super) use push::{begin_subscription, keep_attempts, tenants_with_events};
+pub(super) use push::{begin_subscription, keep_attempts, replayed, replays, tenants_with_events};
 pub(super) use read::{at, first_after, newest, newest_of_all, page};

@@ -29,6 +29,22 @@ const ALL: &str = "WITH RECURSIVE tenants AS ( \
 const NEW: &str =
     "SELECT DISTINCT topic, tenant_id FROM events WHERE id > $2 AND id <= $3 AND topic = ANY ($1)";
 
+const REPLAYS: &str = "SELECT name, replays FROM event_subscriptions WHERE replays > 0";
+const REPLAYED: &str = "UPDATE event_subscriptions SET replays = replays + 1 WHERE name = $1";
+
+/// How often subscriptions were replayed; those that never were are not among them.
+pub(in super::super) async fn replays(tx: &mut PgTx) -> Result<Vec<(String, i64)>, StoreError> {
+    let rows = tx.query(REPLAYS, &[]).await?;
+    let read = |row: &tokio_postgres::Row| Ok((row.try_get(0)?, row.try_get(1)?));
+    Ok(rows.iter().map(read).collect::<Result<_, _>>().map_err(PgError::of_row)?)
+}
+
+/// Says that a subscription was replayed.
+pub(in super::super) async fn replayed(tx: &mut PgTx, name: &str) -> Result<(), StoreError> {
+    tx.query(REPLAYED, &[(&name, Type::TEXT)]).await?;
+    Ok(())
+}
+
 /// Where a subscription began; here, where nobody has begun it.
 pub(in super::super) async fn begin_subscription(
     tx: &mut PgTx,

@@ -50,6 +50,7 @@ pub use policy::{
 };
 pub(super) use policy::{GROUP_PREFIX, subscriptions};
 pub(super) use running::start;
+pub use store::replay;
 pub(super) use store::{AttemptRow, StoreDeliveries};
 
 use std::sync::Arc;

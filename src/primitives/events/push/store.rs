@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
+use uuid::Uuid;
 
 use super::{Attempt, Deliveries, Leased, Line, Pulled, Settled, Subscription, Verdict};
 use crate::names::Name;
@@ -12,7 +13,9 @@ use crate::policy::PolicySource;
 use crate::primitives::events::audience::Subscriber;
 use crate::primitives::events::groups::{DelayTime, LeaseTime, MaxDeliveries};
 use crate::primitives::events::read::readable;
-use crate::primitives::events::{EventsPolicy, Group, GroupError, Position, Settle, Topic, postgres, sqlite};
+use crate::primitives::events::{
+    EventsPolicy, Group, GroupError, Position, ReadFrom, Settle, Topic, postgres, sqlite,
+};
 use crate::store::{Reach, Store, StoreError, Tx};
 
 /// Topics that policy takes away while something of them is sent.
@@ -42,11 +45,13 @@ pub(in super::super) struct StoreDeliveries {
     seen: Mutex<HashMap<Name, Position>>,
     /// Where each subscription began.
     began: Mutex<HashMap<Name, Position>>,
+    /// How often each was replayed by command, as far as was seen.
+    replays: Mutex<HashMap<String, i64>>,
 }
 
 impl StoreDeliveries {
     pub(in super::super) fn new(store: Store, policies: PolicySource) -> Self {
-        Self { store, policies, seen: Mutex::default(), began: Mutex::default() }
+        Self { store, policies, seen: Mutex::default(), began: Mutex::default(), replays: Mutex::default() }
     }
 
     async fn group(&self, line: &Line) -> Result<Group, GroupError> {
@@ -92,7 +97,7 @@ impl StoreDeliveries {
     }
 
     /// The tenants with events in these topics: at first all, then those of what came since the last look.
-    async fn tenants(&self, topics: &BTreeSet<Name>) -> Result<Vec<(Box<str>, uuid::Uuid)>, StoreError> {
+    async fn tenants(&self, topics: &BTreeSet<Name>) -> Result<Vec<(Box<str>, Uuid)>, StoreError> {
         let (mut fresh, mut known) = (Vec::new(), Vec::new());
         let mut after = Position::new(i64::MAX);
         {
@@ -125,17 +130,61 @@ impl StoreDeliveries {
                             Tx::Sqlite(tx) => sqlite::tenants_with_events(tx, topics, after, to)?,
                         });
                     }
-                    Ok((to, found))
+                    let replays = match tx {
+                        Tx::Postgres(tx) => postgres::replays(tx).await?,
+                        Tx::Sqlite(_) => Vec::new(),
+                    };
+                    Ok((to, found, replays))
                 })
             })
             .await;
-        let (to, found) = found?;
+        let (to, found, replays) = found?;
         let mut seen = self.seen.lock();
         for topic in topics {
             seen.insert(topic.clone(), to);
         }
+        let replays: HashMap<_, _> = replays.into_iter().collect();
+        if std::mem::replace(&mut *self.replays.lock(), replays.clone()) != replays {
+            // All of them are looked at again, with the next look.
+            seen.clear();
+        }
         Ok(found.into_iter().map(|(topic, tenant)| (topic.into_boxed_str(), tenant)).collect())
     }
+}
+
+/// Has a subscription's events from a time on sent again: those of one tenant, or of all that it is for. How many tenants.
+pub async fn replay(
+    store: &Store,
+    policies: PolicySource,
+    subscription: &Arc<Subscription>,
+    tenant: Option<Uuid>,
+    from_ms: i64,
+) -> Result<usize, GroupError> {
+    let deliveries = StoreDeliveries::new(store.clone(), policies);
+    let topics = BTreeSet::from([subscription.topic.clone()]);
+    let mut tenants: BTreeSet<Uuid> = match tenant {
+        Some(tenant) => [tenant].into(),
+        None => deliveries.tenants(&topics).await?.into_iter().map(|(_, tenant)| tenant).collect(),
+    };
+    tenants.retain(|tenant| subscription.tenants.includes(*tenant));
+    for tenant in &tenants {
+        let line = Line { subscription: Arc::clone(subscription), tenant: *tenant };
+        deliveries.group(&line).await?.seek(store, ReadFrom::Time(from_ms)).await?;
+    }
+    let name = subscription.name.clone();
+    let told: Result<(), StoreError> = store
+        .run(Reach::nobody(), 0, move |tx| {
+            let name = name.clone();
+            Box::pin(async move {
+                match tx {
+                    Tx::Postgres(tx) => postgres::replayed(tx, name.as_str()).await,
+                    Tx::Sqlite(_) => Ok(()),
+                }
+            })
+        })
+        .await;
+    told?;
+    Ok(tenants.len())
 }
 
 #[async_trait]
