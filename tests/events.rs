@@ -144,6 +144,7 @@ fn what_is_wrong_is_said_with_its_place_and_nothing_is_kept() {
             ("?from=2026-13-01T00:00:00Z", "?from"),
             ("?type=", "?type"),
             ("?type=a,,b", "?type"),
+            ("?type=a%00b", "?type"),
         ] {
             let reply = acme.send("GET", &format!("/v1/events/leads{target}"), &[], "");
             assert_eq!(reply.problem(422, "invalid")["errors"][0]["pointer"], pointer);
@@ -244,8 +245,22 @@ fn consumers_of_a_group_share_a_topic_and_what_fails_ends_among_the_dead_letters
         let dead = one.lines("/v1/events/leads.dlq");
         assert_eq!(ids(&dead), ["a2"]);
         assert_eq!((&dead[0]["dlqgroup"], &dead[0]["dlqreason"]), (&json!("g"), &json!("nacked")));
-        let letters = one.post("/v1/events/leads.dlq:pull", &[JSON], &json!({"group": "undertaker"})).json();
-        assert_eq!(letters["deliveries"][0]["event"]["id"], "a2");
+        for attempt in 1..=16 {
+            let letters =
+                one.post("/v1/events/leads.dlq:pull", &[JSON], &json!({"group": "undertaker"})).json();
+            let letter = &letters["deliveries"][0];
+            assert_eq!((&letter["event"]["id"], &letter["attempt"]), (&json!("a2"), &json!(attempt)));
+            let refused = json!({"group": "undertaker", "receipts": [letter["receipt"]]});
+            assert_eq!(one.post("/v1/events/leads.dlq:nack", &[JSON], &refused).json()["done"], 1);
+        }
+        // Given up again it is at the end, and says once who gave it up.
+        let again = one.send("GET", "/v1/events/leads.dlq", &[], "").text();
+        let last = again.lines().last().unwrap();
+        assert_eq!((again.lines().count(), last.matches("dlqgroup").count()), (2, 1), "{last}");
+        assert!(last.contains("\"dlqgroup\":\"undertaker\""), "{last}");
+        // A receipt makes no group.
+        let nobody = one.verb("ack", json!({"group": "nobody", "receipts": ["r"]}));
+        assert_eq!(nobody, json!({"done": 0, "stale": ["r"]}));
         assert_eq!(
             one.post("/v1/events/leads:seek", &[JSON], &json!({"group": "g", "to": "earliest"})).status,
             204
@@ -358,6 +373,21 @@ fn a_service_reads_and_consumes_for_its_tenants_and_for_no_other() {
         assert_eq!(second["deliveries"][0]["event"]["id"], "g1");
         assert_eq!(acme.verb("pull", json!({"group": "g"}))["deliveries"].as_array().unwrap().len(), 2);
         assert_eq!(one.verb("pull", json!({"group": "g"}))["deliveries"].as_array().unwrap().len(), 2);
+        // Whoever names the service's own UUID as a tenant reaches nothing of the service.
+        let own = every.owner_of("every");
+        let seek = json!({"group": "g", "to": "earliest"});
+        let named = [JSON, ("Outrigger-Tenant", own.as_str())];
+        assert_eq!(every.post("/v1/events/leads:seek", &named, &seek).status, 204);
+        let held = every.verb("pull", json!({"group": "g"}));
+        assert_eq!(held["deliveries"], json!([]), "its leases are as they were");
+        every
+            .send(
+                "GET",
+                &format!("/v1/events/leads?from={cursor}"),
+                &[("Outrigger-Tenant", own.as_str())],
+                "",
+            )
+            .problem(422, "invalid");
         let stolen = &second["deliveries"][0]["receipt"];
         assert_eq!(acme.verb("ack", json!({"group": "g", "receipts": [stolen]}))["done"], 0);
         // What a fleet's group gives up goes to the dead letters of its tenant.
@@ -372,6 +402,12 @@ fn a_service_reads_and_consumes_for_its_tenants_and_for_no_other() {
 }
 
 impl Tenant {
+    /// The UUID that a service's groups are kept under, as anyone can work it out.
+    fn owner_of(&self, subject: &str) -> String {
+        let services = uuid::uuid!("6b1f6c1e-2f0b-5c57-9e0c-6a1d7c0b9f52");
+        uuid::Uuid::new_v5(&services, format!("dev\n{subject}").as_bytes()).to_string()
+    }
+
     /// Publishing is one tenant's.
     fn publish_refused(&mut self) {
         self.post("/v1/events/leads", &[STRUCTURED], &event("x", "k")).problem(403, "forbidden");

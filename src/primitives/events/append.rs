@@ -239,12 +239,21 @@ impl<'b> Plan<'b> {
     }
 }
 
+/// Where what gave an event up begins in its attributes.
+const EXTENSION: &[u8] = b",\"dlqgroup\":\"";
+
 impl Event {
     /// The event of a dead letter: as it was, and what gave it up.
-    pub(super) fn of_dead(event: Logged, group: &Name, reason: &str) -> Self {
+    pub(super) fn of_dead(event: Logged, topic: &Name, group: &Name, reason: &str) -> Self {
         // Both are of characters that JSON takes as they are.
         let more = format!(",\"dlqgroup\":\"{group}\",\"dlqreason\":\"{reason}\"}}");
-        let open = event.attributes.strip_suffix(b"}").unwrap_or(&event.attributes);
+        // A dead letter that is given up again has them already, at its end: the new ones take their place.
+        let earlier = event.attributes.windows(EXTENSION.len()).rposition(|text| text == EXTENSION);
+        let open = match earlier {
+            Some(at) if is_dead_letters(topic.as_str()) => event.attributes.get(..at),
+            Some(_) | None => event.attributes.strip_suffix(b"}"),
+        };
+        let open = open.unwrap_or(&event.attributes);
         Self {
             // Its `id` and `source` are in its attributes; here they would only be for deduplication.
             id: Box::from(""),

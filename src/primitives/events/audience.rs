@@ -58,6 +58,24 @@ impl Audience {
         }
     }
 
+    /// What a group of this name is kept as. A service's is of a kind that no tenant's can be, whatever UUID a caller
+    /// names: no name begins with `~`.
+    pub(super) fn group(&self, name: &Name) -> String {
+        match self {
+            Self::Tenant(_) | Self::Subscription(_) => name.to_string(),
+            Self::Fleet(_) => format!("~{name}"),
+        }
+    }
+
+    /// What its cursors are bound to beside its owner; a service's are of a kind of their own too.
+    #[must_use]
+    pub fn cursor_scope(&self) -> String {
+        match self {
+            Self::Tenant(_) | Self::Subscription(_) => self.topic().to_string(),
+            Self::Fleet(_) => format!("~{}", self.topic()),
+        }
+    }
+
     pub(super) fn sees(&self) -> Sees {
         match self {
             Self::Tenant(permit) => Sees::One(*permit.tenant().as_uuid()),

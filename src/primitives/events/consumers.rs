@@ -28,7 +28,8 @@ pub(super) struct Place {
     /// A tenant, or a service.
     pub(super) owner: Uuid,
     pub(super) topic: Name,
-    pub(super) group: Name,
+    /// As it is kept.
+    pub(super) group: String,
 }
 
 /// A group's row as a transaction has it.
@@ -74,6 +75,7 @@ impl GroupError {
 #[derive(Debug, Clone)]
 pub struct Group {
     audience: Audience,
+    name: Name,
     place: Place,
     topic: Arc<Topic>,
     policy: Policy,
@@ -121,8 +123,9 @@ impl Group {
     pub fn new(audience: Audience, topic: Arc<Topic>, name: Name) -> Result<Self, OutOfBounds> {
         let rules = topic.groups;
         let policy = Policy::new(u64::from(rules.max_attempts), u64::from(rules.max_outstanding))?;
-        let place = Place { owner: audience.owner(), topic: audience.topic().clone(), group: name };
-        Ok(Self { audience, place, topic, policy, begins: Position::START })
+        let group = audience.group(&name);
+        let place = Place { owner: audience.owner(), topic: audience.topic().clone(), group };
+        Ok(Self { audience, name, place, topic, policy, begins: Position::START })
     }
 
     /// A subscription's group, which has attempts of its own and begins where the subscription did.
@@ -274,7 +277,13 @@ impl Group {
         receipts: &[Box<str>],
         what: Settle,
     ) -> Result<Outcome, GroupError> {
-        let (mut state, row) = self.load(tx).await?;
+        let found = load(tx, &self.place).await?;
+        let Some(bytes) = &found.state else {
+            // Nobody ever pulled: nothing is made for receipts that nobody was given.
+            let stale = (0..receipts.len()).collect();
+            return Ok(Outcome { done: 0, stale, dead: Vec::new() });
+        };
+        let (mut state, row) = (State::decode(bytes)?, found);
         let before = state.encode();
         let outcome = self.apply(&mut state, row.now_ms, receipts, what)?;
         self.bury(tx, &outcome.dead, &mut HashMap::new()).await?;
@@ -356,7 +365,7 @@ impl Group {
         for dead in dead {
             let Some(event) = read.remove(&dead.position) else { continue };
             let of_tenant = letters.entry(event.tenant).or_default();
-            of_tenant.push(Event::of_dead(event, &self.place.group, dead.reason.as_str()));
+            of_tenant.push(Event::of_dead(event, &self.place.topic, &self.name, dead.reason.as_str()));
         }
         if let (Audience::Fleet(_), Tx::Postgres(tx)) = (&self.audience, &mut *tx) {
             tx.write_for(&letters.keys().copied().collect::<Vec<_>>()).await.map_err(StoreError::from)?;

@@ -104,6 +104,9 @@ pub async fn migrate(
     for role in [Some(&database.app), database.relay.as_ref()].into_iter().flatten() {
         check_role(&mut connection, owner, role).await?;
     }
+    if let Some(relay) = &database.relay {
+        check_apart(&mut connection, &database.app, relay).await?;
+    }
     if !dry_run {
         // Until the end of the connection: sqlx's own lock is not around what comes after its steps.
         let locked = connection.execute("SELECT pg_advisory_lock(1869968498)").await;
@@ -212,6 +215,23 @@ async fn check_role(
         ),
         None => wrong("is not there: CREATE ROLE … LOGIN NOBYPASSRLS PASSWORD …"),
     }
+}
+
+/// What the relay's role may see the application's may not.
+async fn check_apart(
+    connection: &mut PgConnection,
+    app: &PostgresRole,
+    relay: &PostgresRole,
+) -> Result<(), MigrationError> {
+    let member: bool = query_scalar("SELECT $1 = $2 OR pg_has_role($1, $2, 'MEMBER')")
+        .bind(&app.user)
+        .bind(&relay.user)
+        .fetch_one(connection)
+        .await
+        .map_err(refused("the roles"))?;
+    let reason =
+        "is `postgres.relay`, or a member of it, which reads every tenant: right are two roles apart";
+    if member { Err(MigrationError::Role { role: app.user.clone(), reason }) } else { Ok(()) }
 }
 
 async fn keep_events(connection: &mut PgConnection, days: u32) -> Result<(), MigrationError> {

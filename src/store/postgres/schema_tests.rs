@@ -103,6 +103,9 @@ async fn a_role_that_row_level_security_does_not_hold_is_refused() {
     let (board, tasks) = (HealthBoard::default(), Tasks::default());
     let refused = call(&start(&config, &board, &tasks)).await.unwrap_err();
     assert!(refused.to_string().contains("row-level security would not hold"), "{refused}");
+    config.app = config.relay.clone().unwrap();
+    let same = migrate(&config, None, Epoch::Same, false).await.unwrap_err();
+    assert!(same.to_string().contains("two roles apart"), "{same}");
     config.app.user = "nobody".to_owned();
     let missing = migrate(&config, None, Epoch::Same, false).await.unwrap_err();
     assert!(missing.to_string().contains("CREATE ROLE"), "{missing}");

@@ -207,7 +207,7 @@ pub(super) async fn seek(api: &Api, mut call: Box<Call>) -> Result<Reply, Proble
     let (audience, topic) = readable_topic(&call, CONSUME)?;
     let request: SeekRequest = call.json(MAX_BODY_BYTES).await?;
     let key = api.cursor_key().await?;
-    let to = ReadFrom::parse(&request.to, &key, audience.owner(), audience.topic().as_str())
+    let to = ReadFrom::parse(&request.to, &key, audience.owner(), &audience.cursor_scope())
         .map_err(|error| wrong("/to", error.to_string()))?;
     group(audience, topic, &request.group)?.seek(&api.store, to).await?;
     api.arrivals.tell_waiters();

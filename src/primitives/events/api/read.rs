@@ -90,7 +90,8 @@ fn wrong(pointer: &'static str, detail: impl Into<String>) -> Problem {
 
 /// Where the read begins. `Last-Event-ID` is a reader's that comes back: it counts before `from`.
 fn from(call: &Call, audience: &Audience, key: &CursorKey, form: StreamForm) -> Result<ReadFrom, Problem> {
-    let (owner, topic) = (audience.owner(), audience.topic().as_str());
+    let (owner, scope) = (audience.owner(), audience.cursor_scope());
+    let topic = scope.as_str();
     if let Some(last) = call.headers.get(LAST_EVENT_ID).filter(|last| !last.is_empty()) {
         let cursor = last.to_str().ok().and_then(|text| Cursor::decode(text, key, owner, topic).ok());
         return cursor.map(ReadFrom::Cursor).ok_or_else(|| {
@@ -112,8 +113,12 @@ fn from(call: &Call, audience: &Audience, key: &CursorKey, form: StreamForm) -> 
 fn kinds(call: &Call) -> Result<Vec<String>, Problem> {
     let Some(text) = call.query.text("type") else { return Ok(Vec::new()) };
     let kinds: Vec<String> = text.split(',').map(|kind| kind.trim().to_owned()).collect();
-    if kinds.len() > MAX_TYPES || kinds.iter().any(String::is_empty) {
-        return Err(wrong("?type", format!("1 to {MAX_TYPES} types, with commas between")));
+    let is_wrong = |kind: &String| kind.is_empty() || kind.chars().any(char::is_control);
+    if kinds.len() > MAX_TYPES || kinds.iter().any(is_wrong) {
+        return Err(wrong(
+            "?type",
+            format!("1 to {MAX_TYPES} types without control characters, with commas between"),
+        ));
     }
     Ok(kinds)
 }
@@ -199,7 +204,7 @@ impl Tail {
 
     fn write(&self, out: &mut BytesMut, event: &Logged) {
         let cursor = Cursor { position: event.position, accepted_ms: event.accepted_ms };
-        let cursor = cursor.encode(&self.key, self.audience.owner(), self.audience.topic().as_str());
+        let cursor = cursor.encode(&self.key, self.audience.owner(), &self.audience.cursor_scope());
         let mut text = Vec::new();
         match self.form {
             StreamForm::Ndjson => {

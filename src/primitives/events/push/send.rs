@@ -91,6 +91,7 @@ fn meaning(answer: &Answer, now_ms: u64) -> (Outcome, Option<u64>) {
         StatusCode::GONE => (Outcome::Gone, Some(MAX_PAUSE_MS)),
         StatusCode::TOO_MANY_REQUESTS => (Outcome::Throttled, asked),
         StatusCode::SERVICE_UNAVAILABLE if asked.is_some() => (Outcome::Throttled, asked),
+        StatusCode::REQUEST_TIMEOUT => (Outcome::Failed, None),
         status if status.is_client_error() => (Outcome::Rejected, None),
         _ => (Outcome::Failed, None),
     }
