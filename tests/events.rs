@@ -416,3 +416,31 @@ impl Tenant {
         assert_eq!(named.json()["duplicates"], 1, "{}", named.text());
     }
 }
+
+#[test]
+fn one_tenant_s_events_give_another_s_readers_and_consumers_nothing_to_do() {
+    const IDLE: usize = 20;
+    let on = OnPostgres::new();
+    let sidecar = on.sidecar();
+    let (acme, mut globex) = (Tenant::new(&sidecar, ACME), Tenant::new(&sidecar, GLOBEX));
+    let idle: Vec<Client> =
+        (0..IDLE).map(|_| follow(&acme, &sidecar, "/v1/events/leads?follow=true", &[])).collect();
+    let mut own = follow(&globex, &sidecar, "/v1/events/leads?follow=true", &[]);
+    let transactions = || {
+        let text = sidecar.admin_client().send("GET", "/metrics", &[], b"").text();
+        let name = "outrigger_store_postgres_transaction_seconds_count{role=\"app\"} ";
+        text.lines().find_map(|line| line.strip_prefix(name)).map_or(0, |count| count.parse().unwrap())
+    };
+    let (before, began): (u64, _) = (transactions(), std::time::Instant::now());
+    let mut said = String::new();
+    for at in 0..30 {
+        let id = format!("g{at}");
+        globex.publish("leads", &[event(&id, &id)]);
+        read_until(&mut own, &mut said, &format!("\"id\":\"{id}\""));
+    }
+    // For each event its own and the look of who follows it; and a look at the head every 10 ms, and each 5 s of all.
+    let looks = u64::try_from(began.elapsed().as_millis()).unwrap() / 10;
+    let (most, made) = (30 * 4 + looks + 2 * IDLE as u64, transactions() - before);
+    assert!(made <= most, "{made} transactions in {:?}, where {most} are enough", began.elapsed());
+    drop(idle);
+}

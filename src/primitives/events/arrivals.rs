@@ -1,17 +1,23 @@
 //! Word that there may be something new to read: from this process at once, from others as soon as it is seen.
 //!
-//! On PostgreSQL one task looks how far the log may be read, for all who wait in this process, and only while somebody
-//! does. (`NOTIFY` takes a lock of the whole database at each commit.)
+//! Who waits says for what, and is woken for that alone: one tenant's events cost nobody else's readers a look. On
+//! PostgreSQL one task looks how far the log may be read and whose events came, for all who wait in this process, and only
+//! while somebody does. (`NOTIFY` takes a lock of the whole database at each commit.)
 
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt as _;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
+use uuid::Uuid;
 
-use super::Position;
+use super::audience::{Audience, Sees};
 use super::read::readable;
-use crate::store::{Reach, Store, StoreError};
+use super::{Position, postgres};
+use crate::names::Name;
+use crate::store::{Reach, Store, StoreError, Tx};
 use crate::tasks::Tasks;
 
 /// Between two looks while events come.
@@ -23,87 +29,173 @@ const AFTER_FAILURE: Duration = Duration::from_millis(500);
 /// How long looking goes on when nobody waits: who pulls in a loop waits again soon.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// What waiters look at: changes when there may be something new.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Seen {
-    readable: Position,
-    told: u64,
-}
-
 /// Arrivals in one store.
 pub(super) struct Arrivals {
     store: Store,
-    seen: watch::Sender<Seen>,
+    /// How far the log may be read, as far as was seen.
+    readable: watch::Sender<Position>,
     look_now: Notify,
-    looking: Mutex<bool>,
+    waiting: Mutex<Waiting>,
     tasks: Tasks,
 }
 
+/// Those who wait.
+#[derive(Default)]
+struct Waiting {
+    is_looked: bool,
+    next: u64,
+    waiters: HashMap<u64, Entry>,
+}
+
+/// One who waits.
+struct Entry {
+    /// None where it is only the head of the log that matters.
+    interest: Option<Interest>,
+    told: Arc<Notify>,
+}
+
+/// What somebody waits for.
+struct Interest {
+    topic: Name,
+    sees: Sees,
+    owner: Uuid,
+    /// Of those that wait for one group one is woken: it takes what there is, and tells the next.
+    group: Option<String>,
+}
+
+impl Interest {
+    fn of(audience: &Audience, group: Option<&Name>) -> Self {
+        Self {
+            topic: audience.topic().clone(),
+            sees: audience.sees(),
+            owner: audience.owner(),
+            group: group.map(|name| audience.group(name)),
+        }
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        self.owner == other.owner && self.topic == other.topic && self.group == other.group
+    }
+}
+
 /// One who waits: made before it looks for itself, so that nothing comes between.
-pub(super) struct Waiter(watch::Receiver<Seen>);
+pub(super) struct Waiter {
+    arrivals: Arc<Arrivals>,
+    number: u64,
+    told: Arc<Notify>,
+}
 
 impl Arrivals {
     pub(super) fn new(store: Store, tasks: Tasks) -> Arc<Self> {
-        let seen = watch::Sender::new(Seen::default());
-        Arc::new(Self { store, seen, look_now: Notify::new(), looking: Mutex::new(false), tasks })
+        Arc::new(Self {
+            store,
+            readable: watch::Sender::new(Position::START),
+            look_now: Notify::new(),
+            waiting: Mutex::default(),
+            tasks,
+        })
     }
 
-    /// How far the log may be read, as far as was seen: by statements that begin after this.
+    /// How far the log may be read, as far as was seen.
     pub(super) fn readable(&self) -> Position {
-        self.seen.borrow().readable
+        *self.readable.borrow()
     }
 
-    /// Something was committed here.
-    pub(super) fn tell(&self) {
-        match &self.store {
-            // With one writer, what is committed can be read.
-            Store::Sqlite(_) => self.seen.send_modify(|seen| seen.told += 1),
-            Store::Postgres(_) => self.look_now.notify_one(),
+    /// Events of a tenant were committed, and can be read.
+    pub(super) fn tell(&self, topic: &Name, tenant: Uuid) {
+        self.wake(&[(topic.to_string(), tenant)]);
+    }
+
+    /// Events were committed here: it is looked whether they can be read, and whose they are.
+    pub(super) fn look_soon(&self) {
+        self.look_now.notify_one();
+    }
+
+    /// Something of a topic's groups may be delivered: a consumer of this process gave it back, or left some.
+    pub(super) fn tell_group(&self, audience: &Audience, group: &Name) {
+        self.tell_interest(&Interest::of(audience, Some(group)));
+    }
+
+    fn tell_interest(&self, one: &Interest) {
+        let waiting = self.waiting.lock();
+        let same = waiting
+            .waiters
+            .values()
+            .find(|entry| entry.interest.as_ref().is_some_and(|other| other.is_same(one)));
+        if let Some(entry) = same {
+            entry.told.notify_one();
         }
     }
 
-    /// Something may be delivered again: a consumer of this process gave it back.
-    pub(super) fn tell_waiters(&self) {
-        self.seen.send_modify(|seen| seen.told += 1);
+    fn wake(&self, came: &[(String, Uuid)]) {
+        let mut told = HashSet::new();
+        for entry in self.waiting.lock().waiters.values() {
+            let Some(interest) = &entry.interest else { continue };
+            let concerns = |(topic, tenant): &(String, Uuid)| {
+                interest.topic.as_str() == topic && interest.sees.covers(tenant)
+            };
+            if came.iter().any(concerns) && is_first(interest, &mut told) {
+                entry.told.notify_one();
+            }
+        }
     }
 
-    /// Begins to wait: what comes from now on wakes the waiter.
-    pub(super) fn waiter(self: &Arc<Self>) -> Waiter {
-        let waiter = Waiter(self.seen.subscribe());
-        if matches!(self.store, Store::Postgres(_)) && !std::mem::replace(&mut *self.looking.lock(), true) {
+    fn wake_all(&self) {
+        for entry in self.waiting.lock().waiters.values() {
+            entry.told.notify_one();
+        }
+    }
+
+    /// Begins to wait for an audience's events, or those of one of its groups: what comes from now on wakes the waiter.
+    pub(super) fn waiter(self: &Arc<Self>, audience: &Audience, group: Option<&Name>) -> Waiter {
+        self.enter(Some(Interest::of(audience, group)))
+    }
+
+    /// Has the head of the log looked at, for as long as this is kept.
+    pub(super) fn watcher(self: &Arc<Self>) -> Waiter {
+        self.enter(None)
+    }
+
+    fn enter(self: &Arc<Self>, interest: Option<Interest>) -> Waiter {
+        let told = Arc::new(Notify::new());
+        let mut waiting = self.waiting.lock();
+        let number = waiting.next;
+        waiting.next += 1;
+        waiting.waiters.insert(number, Entry { interest, told: Arc::clone(&told) });
+        if matches!(self.store, Store::Postgres(_)) && !std::mem::replace(&mut waiting.is_looked, true) {
             let arrivals = Arc::clone(self);
             self.tasks.spawn("arrivals", async move { arrivals.look_while_somebody_waits().await });
         }
-        waiter
+        Waiter { arrivals: Arc::clone(self), number, told }
     }
 
     async fn look_while_somebody_waits(&self) {
         let stopping = self.tasks.stopping();
-        let (mut waited_for, mut changed) = (Instant::now(), Instant::now());
+        let (mut waited_for, mut changed, mut newest) = (Instant::now(), Instant::now(), None);
         loop {
-            if self.seen.receiver_count() > 0 {
-                waited_for = Instant::now();
-            }
-            {
-                let mut looking = self.looking.lock();
-                if waited_for.elapsed() > LINGER && self.seen.receiver_count() == 0 || stopping.is_cancelled()
-                {
-                    *looking = false;
+            let topics = {
+                let mut waiting = self.waiting.lock();
+                if !waiting.waiters.is_empty() {
+                    waited_for = Instant::now();
+                }
+                if waited_for.elapsed() > LINGER || stopping.is_cancelled() {
+                    waiting.is_looked = false;
                     return;
                 }
-            }
-            let found: Result<Position, StoreError> =
-                self.store.run(Reach::nobody(), 0, |tx| Box::pin(readable(tx))).await;
-            let pause = match found {
-                Ok(position) => {
-                    let moved = self.seen.send_if_modified(|seen| {
-                        // Backwards too: a promoted standby may know of fewer numbers.
-                        let moved = position != seen.readable;
-                        seen.readable = position;
-                        moved
-                    });
-                    if moved {
+                let interests = waiting.waiters.values().filter_map(|entry| entry.interest.as_ref());
+                interests.map(|interest| interest.topic.to_string()).collect::<BTreeSet<_>>()
+            };
+            let pause = match self.look(topics, newest).await {
+                Ok(seen) => {
+                    self.readable.send_replace(seen.readable);
+                    if newest != Some(seen.newest) {
                         changed = Instant::now();
+                        // At first, and where a promoted standby knows of fewer events, nobody knows what was missed.
+                        match seen.came {
+                            Some(came) => self.wake(&came),
+                            None => self.wake_all(),
+                        }
+                        newest = Some(seen.newest);
                     }
                     if changed.elapsed() < Duration::from_secs(1) { BUSY } else { QUIET }
                 }
@@ -119,19 +211,74 @@ impl Arrivals {
             }
         }
     }
+
+    async fn look(&self, topics: BTreeSet<String>, before: Option<Position>) -> Result<Seen, StoreError> {
+        let topics: Arc<[String]> = topics.into_iter().collect();
+        self.store
+            .read(Reach::everyone(), move |tx| {
+                let topics = Arc::clone(&topics);
+                Box::pin(async move {
+                    let readable = readable(tx).await?;
+                    let Tx::Postgres(tx) = tx else {
+                        return Ok(Seen { readable, newest: readable, came: None });
+                    };
+                    let newest = postgres::newest_of_all(tx, readable).await?;
+                    let came = match before.filter(|before| *before <= newest) {
+                        None => None,
+                        Some(before) if before == newest => Some(Vec::new()),
+                        Some(before) => {
+                            Some(postgres::tenants_with_events(tx, &topics, Some(before), newest).await?)
+                        }
+                    };
+                    Ok(Seen { readable, newest, came })
+                })
+            })
+            .await
+    }
+}
+
+/// What a look saw.
+struct Seen {
+    readable: Position,
+    newest: Position,
+    /// Whose events came in which topics; none where that is not known.
+    came: Option<Vec<(String, Uuid)>>,
+}
+
+/// Whether this is the first of its group to be told, or is of no group.
+fn is_first(interest: &Interest, told: &mut HashSet<(Uuid, String, Name)>) -> bool {
+    let group = interest.group.as_ref();
+    group.is_none_or(|group| told.insert((interest.owner, group.clone(), interest.topic.clone())))
 }
 
 impl Waiter {
     /// What came up to now is known.
     pub(super) fn looks(&mut self) {
-        self.0.borrow_and_update();
+        let _came: Option<()> = self.told.notified().now_or_never();
     }
 
     /// Until something comes after [`Waiter::looks`].
     pub(super) async fn arrival(&mut self) {
-        if self.0.changed().await.is_err() {
-            // The store is gone, and nothing comes any more.
-            std::future::pending::<()>().await;
+        self.told.notified().await;
+    }
+
+    /// How many wait for the same group, this one among them.
+    pub(super) fn companions(&self) -> usize {
+        let waiting = self.arrivals.waiting.lock();
+        let own = waiting.waiters.get(&self.number).and_then(|entry| entry.interest.as_ref());
+        let others = waiting.waiters.values().filter_map(|entry| entry.interest.as_ref());
+        others.filter(|other| own.is_some_and(|own| own.is_same(other))).count()
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        let left = self.arrivals.waiting.lock().waiters.remove(&self.number);
+        // It was told, and looks no more: the next of its group does.
+        if self.told.notified().now_or_never().is_some()
+            && let Some(interest) = left.and_then(|entry| entry.interest).filter(|left| left.group.is_some())
+        {
+            self.arrivals.tell_interest(&interest);
         }
     }
 }

@@ -134,6 +134,7 @@ impl Publisher {
     }
 
     async fn alone(&self, permit: Permit, batch: Batch) -> Result<Appended, PublishError> {
+        let (topic, tenant) = (permit.name().clone(), *permit.tenant().as_uuid());
         let (bytes, batch) = (batch.bytes(), Arc::new(batch));
         let appended: Result<Appended, StoreError> = self
             .store
@@ -143,7 +144,7 @@ impl Publisher {
             })
             .await;
         let appended = appended?;
-        self.arrivals.tell();
+        self.arrivals.tell(&topic, tenant);
         Ok(appended)
     }
 
@@ -210,7 +211,7 @@ impl Publisher {
                 .await;
             match ended {
                 Ok(appended) => {
-                    self.arrivals.tell();
+                    self.arrivals.look_soon();
                     for (caller, appended) in callers.into_iter().zip(appended) {
                         self.metrics.accept_seconds.observe(caller.came.elapsed().as_secs_f64());
                         answer(caller.answer, Ok(appended));

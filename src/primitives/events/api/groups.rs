@@ -24,6 +24,8 @@ const MAX_BODY_BYTES: usize = 64 * 1024;
 const MAX_WAIT_MS: u64 = 60_000;
 /// The longest time without a look: another sidecar's consumer may give something back.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// The same where many wait for one group.
+const LONGEST: Duration = Duration::from_secs(30);
 
 /// Asks for deliveries.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -117,20 +119,27 @@ pub(super) async fn pull(api: &Api, mut call: Box<Call>) -> Result<Reply, Proble
     }
     let max = MaxDeliveries::new(request.max)?;
     let lease = LeaseTime::new(request.lease_ms.unwrap_or(topic.groups.lease_ms))?;
-    let group = group(audience, topic, &request.group)?;
+    let name = group_name(&request.group)?;
+    let group = group(audience.clone(), topic, &request.group)?;
     let until = wait_until(&call, request.wait_ms);
-    let mut waiter = (request.wait_ms > 0).then(|| api.arrivals.waiter());
+    let mut waiter = (request.wait_ms > 0).then(|| api.arrivals.waiter(&audience, Some(&name)));
     loop {
         if let Some(waiter) = &mut waiter {
             waiter.looks();
         }
         let pulled = group.pull(&api.store, max, lease).await?;
         count(api, &pulled);
+        if pulled.deliveries.len() as u64 >= request.max {
+            // There may be more, for another that waits.
+            api.arrivals.tell_group(&audience, &name);
+        }
         let now = Instant::now();
         let Some(waiter) = waiter.as_mut().filter(|_| pulled.deliveries.is_empty() && now < until) else {
             return Ok(reply(&pulled));
         };
-        let due = pulled.due_in_ms.map_or(LOOK_AGAIN, Duration::from_millis).min(LOOK_AGAIN);
+        // Together they look as often as one would alone.
+        let again = (LOOK_AGAIN * u32::try_from(waiter.companions()).unwrap_or(u32::MAX)).min(LONGEST);
+        let due = pulled.due_in_ms.map_or(again, Duration::from_millis).min(again);
         tokio::select! {
             () = waiter.arrival() => {}
             () = tokio::time::sleep_until(until.min(now + due).into()) => {}
@@ -179,10 +188,10 @@ pub(super) async fn ack(api: &Api, mut call: Box<Call>) -> Result<Reply, Problem
 pub(super) async fn nack(api: &Api, mut call: Box<Call>) -> Result<Reply, Problem> {
     let (audience, topic) = readable_topic(&call, CONSUME)?;
     let request: NackRequest = call.json(MAX_BODY_BYTES).await?;
-    let group = group(audience, topic, &request.group)?;
+    let (name, group) = (group_name(&request.group)?, group(audience.clone(), topic, &request.group)?);
     let delay = DelayTime::new(request.delay_ms)?;
     let reply = settle(api, &group, request.receipts, Settle::Nack(delay)).await;
-    api.arrivals.tell_waiters();
+    api.arrivals.tell_group(&audience, &name);
     reply
 }
 
@@ -209,21 +218,26 @@ pub(super) async fn seek(api: &Api, mut call: Box<Call>) -> Result<Reply, Proble
     let key = api.cursor_key().await?;
     let to = ReadFrom::parse(&request.to, &key, audience.owner(), &audience.cursor_scope())
         .map_err(|error| wrong("/to", error.to_string()))?;
-    group(audience, topic, &request.group)?.seek(&api.store, to).await?;
-    api.arrivals.tell_waiters();
+    let name = group_name(&request.group)?;
+    group(audience.clone(), topic, &request.group)?.seek(&api.store, to).await?;
+    api.arrivals.tell_group(&audience, &name);
     Ok(Reply::no_content())
 }
 
 fn group(audience: Audience, topic: Arc<Topic>, name: &str) -> Result<Group, Problem> {
+    Group::new(audience, topic, group_name(name)?).map_err(|error| {
+        tracing::error!(%error, "a topic's policy is out of the bounds of consumer groups");
+        Problem::new(ErrorKind::Internal, "the topic's policy cannot be used")
+    })
+}
+
+fn group_name(name: &str) -> Result<Name, Problem> {
     let name = Name::parse(name).map_err(|error| wrong("/group", error.to_string()))?;
     if name.as_str().starts_with(GROUP_PREFIX) {
         let detail = format!("another name: those with `{GROUP_PREFIX}` are the groups of subscriptions");
         return Err(wrong("/group", detail));
     }
-    Group::new(audience, topic, name).map_err(|error| {
-        tracing::error!(%error, "a topic's policy is out of the bounds of consumer groups");
-        Problem::new(ErrorKind::Internal, "the topic's policy cannot be used")
-    })
+    Ok(name)
 }
 
 fn wrong(pointer: &'static str, detail: String) -> Problem {

@@ -56,6 +56,7 @@ pub(super) async fn read(api: &Api, call: Box<Call>) -> Result<Reply, Problem> {
         max_bytes: PAGE_BYTES,
         ..Scan::new(&audience)
     };
+    let waiter = follows.then(|| api.arrivals.waiter(&audience, None));
     let mut tail = Tail {
         store: api.store.clone(),
         audience,
@@ -63,7 +64,7 @@ pub(super) async fn read(api: &Api, call: Box<Call>) -> Result<Reply, Problem> {
         key,
         form,
         follows,
-        waiter: follows.then(|| api.arrivals.waiter()),
+        waiter,
         heartbeat: api.heartbeat,
         metrics: Arc::clone(&api.metrics),
         ready: VecDeque::new(),

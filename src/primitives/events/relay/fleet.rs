@@ -77,7 +77,7 @@ impl Relay {
         let (mut held, mut runs) = (BTreeMap::<u16, Held>::new(), JoinSet::new());
         let mut not_before: BTreeMap<u16, Instant> = BTreeMap::new();
         // Kept, so that the head of the log is looked at all the time.
-        let _waiter = self.arrivals.waiter();
+        let _waiter = self.arrivals.watcher();
         while !self.stopping.is_cancelled() {
             let round = tokio::time::sleep(ROUND);
             if let Err(error) = self.round(&mut held, &mut runs, &not_before).await {
