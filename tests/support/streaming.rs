@@ -105,9 +105,9 @@ async fn read(streams: &Streams, call: Box<Call>) -> Result<Reply, Problem> {
             Ok(reply(&state, chunks.map(Ok)))
         }
         "beats" => {
-            let every = Duration::from_millis(number("every_ms") as u64);
-            let beats = stream::repeat(()).then(move |()| tokio::time::sleep(every));
-            Ok(reply(&state, beats.map(|()| Ok(Bytes::from_static(ndjson::HEARTBEAT)))))
+            let mut every = tokio::time::interval(Duration::from_millis(number("every_ms") as u64));
+            let beats = stream::poll_fn(move |context| every.poll_tick(context).map(Some));
+            Ok(reply(&state, beats.map(|_| Ok(Bytes::from_static(ndjson::HEARTBEAT)))))
         }
         "whole" => {
             let first = stream::iter([Ok(Bytes::from_static(b"{}\n"))]);

@@ -76,23 +76,22 @@ impl Batch {
 /// a key are read in the order in which their transactions end, and those of one batch in its own order.
 pub async fn append(tx: &mut Tx<'_>, batch: &Batch) -> Result<Appended, StoreError> {
     let appended = append_all(tx, std::slice::from_ref(batch)).await?;
-    Ok(appended.into_iter().next().unwrap_or_default())
+    appended.first().copied().ok_or_else(|| defect("a batch was not answered"))
 }
 
 /// The same of many batches, of one tenant or, in a transaction for all of them, of many.
 pub async fn append_all(tx: &mut Tx<'_>, batches: &[Batch]) -> Result<Vec<Appended>, StoreError> {
     let mut plan = Plan::new(batches);
-    let candidates = plan.candidates();
     match tx {
         Tx::Postgres(tx) => {
-            let taken = postgres::take_ids(tx, &candidates).await?;
-            plan.settle(&taken);
-            postgres::insert(tx, &plan.rows()).await?;
+            let taken = postgres::take_ids(tx, &plan.candidates).await?;
+            plan.settle(&taken)?;
+            postgres::insert(tx, &plan.rows()?).await?;
         }
         Tx::Sqlite(tx) => {
-            let taken = sqlite::take_ids(tx, &candidates)?;
-            plan.settle(&taken);
-            sqlite::insert(tx, &plan.rows())?;
+            let taken = sqlite::take_ids(tx, &plan.candidates)?;
+            plan.settle(&taken)?;
+            sqlite::insert(tx, &plan.rows()?)?;
         }
     }
     Ok(plan.appended)
@@ -178,65 +177,44 @@ impl<'b> Plan<'b> {
         Self { batches, fates, candidates, appended }
     }
 
-    /// In the one order in which every transaction takes ids, so that no two wait for each other.
-    fn candidates(&mut self) -> Vec<Candidate> {
-        let mut order: Vec<usize> = (0..self.candidates.len()).collect();
-        order.sort_unstable_by_key(|place| {
-            self.candidates.get(*place).map(|candidate| (candidate.tenant, candidate.key))
-        });
-        let mut rank = vec![0; order.len()];
-        for (at, place) in order.iter().enumerate() {
-            if let Some(rank) = rank.get_mut(*place) {
-                *rank = at;
-            }
-        }
-        for fate in self.fates.iter_mut().flatten() {
-            if let Fate::Asks(place) = fate {
-                *place = rank.get(*place).copied().unwrap_or_default();
-            }
-        }
-        self.candidates.sort_unstable_by_key(|candidate| (candidate.tenant, candidate.key));
-        self.candidates.clone()
-    }
-
     /// `taken` is in the candidates' order.
-    fn settle(&mut self, taken: &[Taken]) {
+    fn settle(&mut self, taken: &[Taken]) -> Result<(), StoreError> {
         for (of_batch, appended) in self.fates.iter_mut().zip(&mut self.appended) {
             for fate in of_batch {
                 if let Fate::Asks(place) = *fate {
-                    *fate = match taken.get(place) {
-                        Some(Taken::New) => Fate::Goes,
-                        Some(Taken::Held(fingerprint)) => {
-                            let own = self.candidates.get(place).map(|candidate| candidate.fingerprint);
+                    let answer = taken.get(place).zip(self.candidates.get(place));
+                    // Left out it would be an event that nobody misses.
+                    let (taken, own) = answer.ok_or_else(|| defect("an id was not answered"))?;
+                    *fate = match taken {
+                        Taken::New => Fate::Goes,
+                        Taken::Held(fingerprint) => {
                             appended.duplicates += 1;
-                            appended.conflicting += usize::from(own != Some(*fingerprint));
+                            appended.conflicting += usize::from(own.fingerprint != *fingerprint);
                             Fate::Stays
                         }
-                        None => Fate::Stays,
                     };
                 }
                 appended.accepted += usize::from(*fate == Fate::Goes);
             }
         }
+        Ok(())
     }
 
-    fn rows(&self) -> Vec<Row<'b>> {
+    fn rows(&self) -> Result<Vec<Row<'b>>, StoreError> {
         let mut rows = Vec::new();
         for (batch, fates) in self.batches.iter().zip(&self.fates) {
-            for (event, fate) in batch.events.iter().zip(fates) {
-                if *fate == Fate::Goes {
-                    let lane = lane(batch.tenant, &event.key, batch.rules.lanes);
-                    rows.push(Row {
-                        tenant: batch.tenant,
-                        topic: batch.topic.as_str(),
-                        lane: i16::try_from(lane).unwrap_or_default(),
-                        event,
-                    });
-                }
+            for (event, _) in batch.events.iter().zip(fates).filter(|(_, fate)| **fate == Fate::Goes) {
+                let lane = i16::try_from(lane(batch.tenant, &event.key, batch.rules.lanes));
+                let lane = lane.map_err(|_| defect("a topic has more lanes than a policy can give"))?;
+                rows.push(Row { tenant: batch.tenant, topic: batch.topic.as_str(), lane, event });
             }
         }
-        rows
+        Ok(rows)
     }
+}
+
+fn defect(what: &str) -> StoreError {
+    StoreError::Corrupt(format!("a defect: {what}"))
 }
 
 /// Where what gave an event up begins in its attributes.

@@ -1,10 +1,12 @@
 //! Transactions on a real PostgreSQL, directly and through PgBouncer in transaction mode.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use futures_util::future::{join, join_all};
 use rig::{PgBouncerOptions, PostgresCluster, PostgresOptions, PostgresRole, shared_postgres};
+use tokio::sync::{Semaphore, watch};
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
@@ -283,16 +285,32 @@ async fn chaos_a_primary_that_hangs_is_given_up_and_the_promoted_standby_is_foun
     bench.database.psql(PostgresRole::Owner, NOTES).unwrap();
     let (tenant, postgres) = (Uuid::from_u128(1), &bench.postgres);
     let put = |id| postgres.run_for(Tenants::One(tenant), move |tx| insert(tx, tenant, id).boxed());
-    // One connection at the least, and up to four, each of which hangs.
-    for ended in join_all((0..4).map(&put)).await {
-        ended.unwrap();
-    }
-    tokio::task::block_in_place(|| cluster.stop(cluster.primary())).unwrap();
-    let began = Instant::now();
-    let promotes = async { tokio::task::block_in_place(|| cluster.promote()).unwrap() };
-    let (hung, ()) = join(join_all((4..8).map(&put)), promotes).await;
-    assert!(hung.iter().any(|ended| ended.is_err()), "nothing hung: this shows nothing: {hung:?}");
-    let mut id = 8;
+    // Four transactions are open, each on a connection of its own, and end when the primary has stopped.
+    let (opened, stopped) = (Arc::new(Semaphore::new(0)), watch::Sender::new(false));
+    let held = |id| {
+        let (opened, stopped) = (Arc::clone(&opened), stopped.subscribe());
+        postgres.run_for(Tenants::One(tenant), move |tx| {
+            let (opened, mut stopped) = (Arc::clone(&opened), stopped.clone());
+            async move {
+                insert(tx, tenant, id).await?;
+                opened.add_permits(1);
+                stopped.wait_for(|stopped| *stopped).await.unwrap();
+                Ok::<_, PgError>(())
+            }
+            .boxed()
+        })
+    };
+    let stops = async {
+        drop(opened.acquire_many(4).await.unwrap());
+        tokio::task::block_in_place(|| cluster.stop(cluster.primary())).unwrap();
+        let began = Instant::now();
+        stopped.send_replace(true);
+        tokio::task::block_in_place(|| cluster.promote()).unwrap();
+        began
+    };
+    let (hung, began) = join(join_all((0..4).map(held)), stops).await;
+    assert!(hung.iter().all(|ended| ended.is_err()), "{hung:?}");
+    let mut id = 4;
     while let Err(error) = put(id).await {
         assert_eq!(error.failure(), Failure::Unavailable, "{error}");
         assert!(began.elapsed() < Duration::from_secs(30), "the new primary is not found: {error}");

@@ -155,8 +155,9 @@ fn count(api: &Api, pulled: &Deliveries) {
     api.metrics.full_groups.inc_by(u64::from(pulled.full));
     let now_ms = i64::try_from(crate::clock::since_1970_ms()).unwrap_or(i64::MAX);
     for first in pulled.deliveries.iter().filter(|one| one.lease.attempt == 1) {
-        let age = u64::try_from(now_ms.saturating_sub(first.event.accepted_ms)).unwrap_or_default();
-        api.metrics.delivery_age_seconds.observe(Duration::from_millis(age).as_secs_f64());
+        // The store's clock may be ahead of this one.
+        let age_ms = now_ms.saturating_sub(first.event.accepted_ms).max(0).unsigned_abs();
+        api.metrics.delivery_age_seconds.observe(Duration::from_millis(age_ms).as_secs_f64());
     }
 }
 

@@ -16,9 +16,7 @@ fn subscriptions() -> usize {
 async fn p99(bench: &Bench, well: &Receiver, round: &str, healthy: usize, ill: usize) -> Duration {
     let mut accepted = Vec::new();
     // So slow that what is measured is no queue of the test's own: it sends, receives and looks on in one process.
-    let pause = Duration::from_millis(4);
-    let began = Instant::now();
-    let mut sent = 0;
+    let mut pace = tokio::time::interval(Duration::from_millis(4));
     for number in 0..EVENTS {
         for at in 0..healthy + ill {
             let is_healthy = at < healthy;
@@ -28,8 +26,7 @@ async fn p99(bench: &Bench, well: &Receiver, round: &str, healthy: usize, ill: u
                 accepted.push((data.clone(), Instant::now()));
             }
             bench.publish(&topic, &format!("k{number}"), &data);
-            sent += 1;
-            tokio::time::sleep_until((began + pause * sent).into()).await;
+            pace.tick().await;
         }
     }
     let arrived = || {

@@ -116,9 +116,10 @@ impl Drop for Bench {
 
 async fn until(what: &str, condition: impl Fn() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
+    let mut looks = tokio::time::interval(Duration::from_millis(2));
     while !condition() {
         assert!(Instant::now() < deadline, "waited too long for {what}");
-        tokio::time::sleep(Duration::from_millis(2)).await;
+        looks.tick().await;
     }
 }
 
@@ -196,20 +197,36 @@ async fn while_a_secret_rotates_receivers_of_either_are_content() {
     bench.attempts("crm", 2).await;
     assert!(good(SECRET, 1) && !good(OTHER_SECRET, 1));
     bench.write_secret("secret", OTHER_SECRET);
-    tokio::time::sleep(Duration::from_millis(150)).await;
-    bench.publish("crm", "k", "new");
-    bench.attempts("crm", 3).await;
-    assert!(!good(SECRET, 2) && good(OTHER_SECRET, 2));
+    // What is sent before the file is looked at again is signed with the old one, and never with both.
+    let mut last = 1;
+    while !good(OTHER_SECRET, last) {
+        assert!(good(SECRET, last) && last < 10_000, "the new secret is not read");
+        bench.publish("crm", "k", "new");
+        last += 1;
+        bench.attempts("crm", last + 1).await;
+    }
+    assert!(!good(SECRET, last));
 }
 
 #[tokio::test]
 async fn without_a_secret_nothing_is_sent_and_no_attempt_is_used_up() {
-    let (bench, receiver) = (Bench::new(), Receiver::start().await);
+    let bench = Bench::with(Timing {
+        look: Duration::from_millis(20),
+        secrets: Duration::from_millis(20),
+        ..Timing::default()
+    });
+    let (receiver, well) = (Receiver::start().await, Receiver::start().await);
     let mut subscription = bench.subscription("crm", &format!("http://{}/", receiver.address));
     subscription.secrets = vec![bench.secret("later")];
-    bench.set(vec![subscription]);
+    let erp = bench.subscription("erp", &format!("http://{}/", well.address));
+    bench.set(vec![subscription, erp]);
     bench.publish("crm", "k", "x");
-    tokio::time::sleep(Duration::from_millis(250)).await;
+    // Meanwhile what has a secret goes out.
+    for number in 0..10 {
+        bench.publish("erp", "k", "x");
+        bench.attempts("erp", number + 1).await;
+    }
+    until("ten looks", || bench.memory.looks().0 >= 10).await;
     assert_eq!((receiver.count(), bench.memory.pulls(&name("crm"))), (0, 0));
     bench.write_secret("later", SECRET);
     assert_eq!(bench.attempts("crm", 1).await[0].attempt, 1);

@@ -43,7 +43,7 @@ fn run(name: &str, scenario: &Scenario, mutation: Mutation) -> Result<usize, Fou
 }
 
 fn holds(name: &str, scenario: &Scenario) {
-    let states = run(name, scenario, Mutation::None).unwrap_or_else(|found| panic!("{found:#?}"));
+    let states = run(name, scenario, Mutation::None).unwrap_or_else(|found| panic!("{found}"));
     assert!(states > 10_000, "{name}: only {states} states were seen");
 }
 

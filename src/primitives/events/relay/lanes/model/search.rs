@@ -1,6 +1,7 @@
 //! Breadth first through every state that can be reached, each once.
 
 use std::collections::{HashSet, VecDeque};
+use std::fmt;
 use std::hash::{Hash, Hasher};
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -8,13 +9,18 @@ use aws_lc_rs::digest::{SHA256, digest};
 use super::world::{Mutation, Scenario, World};
 
 /// A state that must not be.
-#[derive(Debug)]
-#[allow(dead_code, reason = "shown when a check fails")]
 pub(super) struct Found {
     pub(super) what: String,
     pub(super) states: usize,
     pub(super) steps: usize,
     pub(super) state: Box<World>,
+}
+
+impl fmt::Display for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { what, states, steps, state } = self;
+        write!(f, "{what} after {states} states, by {steps} steps: {state:#?}")
+    }
 }
 
 /// How many states there are, or the first one that breaks a promise, with the fewest steps to it.
