@@ -23,9 +23,8 @@ pub fn add_authorities(roots: &mut RootCertStore, path: &Path) -> Result<(), Str
     if roots.len() == before { Err("it holds no certificate".to_owned()) } else { Ok(()) }
 }
 
-/// The authorities in the file alone; without one the public ones.
-pub fn authorities(ca_file: Option<&Path>) -> Result<RootCertStore, String> {
-    let Some(path) = ca_file else { return Ok(public_authorities()) };
+/// The authorities in the file alone. The error is text for the operator.
+pub fn authorities(path: &Path) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     add_authorities(&mut roots, path)?;
     Ok(roots)

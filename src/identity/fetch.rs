@@ -164,7 +164,7 @@ fn client(ca_file: Option<&Path>) -> Result<HttpsClient, SourceError> {
 fn authorities(ca_file: Option<&Path>) -> Result<rustls::RootCertStore, SourceError> {
     if let Some(path) = ca_file {
         let name = || format!("`jwks.ca_file` ({})", path.display());
-        return tls::authorities(ca_file).map_err(|reason| SourceError::Authorities(name(), reason));
+        return tls::authorities(path).map_err(|reason| SourceError::Authorities(name(), reason));
     }
     let mut roots = tls::public_authorities();
     if let Some(path) = std::env::var_os(CA_FILE_VARIABLE) {

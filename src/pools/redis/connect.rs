@@ -206,10 +206,12 @@ fn io_reason(error: &std::io::Error) -> String {
 }
 
 fn connector(ca_file: Option<&Path>) -> Result<TlsConnector, PoolError> {
-    let roots = tls::authorities(ca_file).map_err(|reason| PoolError::CaFile {
-        path: ca_file.map(Path::to_owned).unwrap_or_default(),
-        reason,
-    })?;
+    let roots = match ca_file {
+        Some(path) => {
+            tls::authorities(path).map_err(|reason| PoolError::CaFile { path: path.to_owned(), reason })?
+        }
+        None => tls::public_authorities(),
+    };
     let config =
         tls::client(roots, rustls::DEFAULT_VERSIONS).map_err(|error| PoolError::Tls(error.to_string()))?;
     Ok(TlsConnector::from(Arc::new(config)))

@@ -101,8 +101,8 @@ impl Upstreams {
     ) -> Result<Upstream, SetupError> {
         let config = match ca_file {
             None => self.public.clone(),
-            Some(_) => {
-                let roots = tls::authorities(ca_file).map_err(SetupError::Authorities)?;
+            Some(path) => {
+                let roots = tls::authorities(path).map_err(SetupError::Authorities)?;
                 tls::client(roots, rustls::DEFAULT_VERSIONS)?
             }
         };

@@ -85,11 +85,12 @@ impl Connector {
             settings.ssl_mode(SslMode::Disable);
             return Ok((Self { password, tls: None, servers, good }, settings));
         };
-        let ca_file = settings_of_tls.ca_file.as_deref();
-        let roots = tls::authorities(ca_file).map_err(|reason| StartError::CaFile {
-            path: ca_file.map(ToOwned::to_owned).unwrap_or_default(),
-            reason,
-        })?;
+        let roots = match &settings_of_tls.ca_file {
+            Some(path) => {
+                tls::authorities(path).map_err(|reason| StartError::CaFile { path: path.clone(), reason })?
+            }
+            None => tls::public_authorities(),
+        };
         let config = tls::client(roots, &[&rustls::version::TLS13])
             .map_err(|error| StartError::Tls(error.to_string()))?;
         settings.ssl_mode(SslMode::Require).channel_binding(ChannelBinding::Prefer);
