@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::push::{self, Subscription, SubscriptionDocument};
+use super::relay::RESERVED_TOPIC;
 use crate::config::{Findings, pointer_step};
 use crate::names::{MAX_NAME_BYTES, Name};
 use crate::policy::{Kind, Policies};
@@ -222,6 +223,12 @@ fn read(document: &EventsDocument, findings: &mut Findings) -> EventsPolicy {
 /// A topic's name and that of its dead letters, or what is wrong and what would be right.
 fn names(text: &str) -> Result<(Name, Name), (&'static str, String)> {
     let name = Name::parse(text).map_err(|error| ("this is not a topic's name", error.to_string()))?;
+    if text == RESERVED_TOPIC {
+        return Err((
+            "the relay keeps how far it is in the Kafka topic of this name",
+            "another name".to_owned(),
+        ));
+    }
     if text.ends_with(DEAD_LETTERS) {
         let expected = "leave it out: every topic has its dead letters by itself";
         return Err(("a topic of dead letters is made by itself", expected.to_owned()));
@@ -299,7 +306,7 @@ mod tests {
     #[test]
     fn everything_wrong_beyond_the_schema_is_found_with_its_place() {
         let (mut findings, mut policies) = (Findings::default(), Policies::default());
-        let topics = ["a.b", "a_b", "leads", "leads.dlq", "Voice", "x_dlq", "x", &"n".repeat(61)];
+        let topics = ["a.b", "a_b", "leads", "leads.dlq", "Voice", "x_dlq", "x", "cursors", &"n".repeat(61)];
         let topics: serde_json::Map<_, _> =
             topics.iter().map(|name| ((*name).to_owned(), serde_json::json!({}))).collect();
         load(serde_json::json!({"topics": topics}), &mut findings, &mut policies);
@@ -307,7 +314,10 @@ mod tests {
         places.sort_unstable();
         places.dedup();
         let long = format!("/topics/{}", "n".repeat(61));
-        assert_eq!(places, ["/topics/Voice", "/topics/a_b", "/topics/leads.dlq", &long, "/topics/x_dlq"]);
+        assert_eq!(
+            places,
+            ["/topics/Voice", "/topics/a_b", "/topics/cursors", "/topics/leads.dlq", &long, "/topics/x_dlq"]
+        );
         assert!(policies.get::<EventsPolicy>().is_none());
     }
 
