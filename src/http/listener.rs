@@ -16,7 +16,7 @@ use http::{Method, Request, Response};
 use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use prometheus::IntGauge;
 use rustls::ServerConfig;
@@ -66,7 +66,17 @@ pub struct Server {
     gauge: IntGauge,
     tasks: Tasks,
     http1: http1::Builder,
-    http2: http2::Builder<TokioExecutor>,
+    http2: http2::Builder<StreamTasks>,
+}
+
+/// Runs each stream of an HTTP/2 connection as a task of the process: a drain waits for those of a cut connection too.
+#[derive(Clone)]
+struct StreamTasks(Tasks);
+
+impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for StreamTasks {
+    fn execute(&self, stream: F) {
+        self.0.spawn("stream", stream);
+    }
 }
 
 /// The open connections, so that a drain reaches each.
@@ -193,7 +203,7 @@ impl Server {
         // hyper's own head timeout also ends idle connections, so the watchdog does both instead.
         let mut http1 = http1::Builder::new();
         http1.timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(limits.head_bytes.max(8192));
-        let mut http2 = http2::Builder::new(TokioExecutor::new());
+        let mut http2 = http2::Builder::new(StreamTasks(tasks.clone()));
         http2
             .timer(TokioTimer::new())
             .max_header_list_size(u32::try_from(HEAD_BOUNDS * limits.head_bytes).unwrap_or(u32::MAX))

@@ -94,9 +94,13 @@ fn event(position: i64, key: &str, attributes: Bytes, data: Data) -> Logged {
 }
 
 impl Reader {
+    /// Whether nobody else has taken the lease since.
+    pub(crate) fn has_lease(&self) -> bool {
+        self.log.leases[usize::from(self.shard.number())].load(Ordering::SeqCst) == self.lease
+    }
+
     fn check_lease(&self) -> Result<(), LogError> {
-        let is_ours = self.log.leases[usize::from(self.shard.number())].load(Ordering::SeqCst) == self.lease;
-        if is_ours { Ok(()) } else { Err(LogError::LeaseLost) }
+        if self.has_lease() { Ok(()) } else { Err(LogError::LeaseLost) }
     }
 }
 

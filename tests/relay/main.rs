@@ -70,7 +70,15 @@ fn start_shard(shard: Shard, kafka: &Arc<Kafka>, log: &Arc<Log>, metrics: &Arc<R
     let (kafka, metrics, lease_lost) = (kafka.clone(), metrics.clone(), CancellationToken::new());
     let lost = lease_lost.clone();
     #[allow(clippy::disallowed_methods, reason = "a test's relay is a process of its own")]
-    let task = tokio::spawn(async move { run_shard(&reader, kafka, shard, &lost, &metrics).await });
+    let task = tokio::spawn(async move {
+        loop {
+            let end = run_shard(&reader, kafka.clone(), shard, &lost, &metrics).await;
+            // A predecessor that was slow to begin has fenced the lease's holder, which takes the shard over again.
+            if !(matches!(end, ShardEnd::Fenced(_)) && reader.has_lease()) {
+                return end;
+            }
+        }
+    });
     Relay { lease_lost, held, task }
 }
 

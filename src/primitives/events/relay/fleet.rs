@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinSet};
 use tokio_postgres::types::Type;
 use tokio_util::sync::CancellationToken;
 
@@ -50,6 +50,7 @@ pub(in super::super) struct Relay {
 struct Held {
     lease: Lease,
     lost: CancellationToken,
+    run: Id,
 }
 
 impl Relay {
@@ -92,13 +93,23 @@ impl Relay {
                 tokio::select! {
                     () = self.stopping.cancelled() => break,
                     () = &mut round => break,
-                    Some(ended) = runs.join_next(), if !runs.is_empty() => {
-                        let Ok((number, end)) = ended else {
-                            tracing::error!("a shard's task panicked");
-                            break;
-                        };
-                        self.ended(number, &end, &mut held, &mut not_before).await;
-                    }
+                    Some(ended) = runs.join_next(), if !runs.is_empty() => match ended {
+                        Ok((number, end)) => {
+                            if waits_after(&end) {
+                                tracing::error!(shard = number, %end, "a shard is not relayed");
+                                not_before.insert(number, Instant::now() + AFTER_STOP);
+                            }
+                            self.forget(number, &mut held).await;
+                        }
+                        Err(defect) => {
+                            let numbers = held.iter().filter(|(_, mine)| mine.run == defect.id());
+                            for number in numbers.map(|(number, _)| *number).collect::<Vec<_>>() {
+                                tracing::error!(shard = number, %defect, "a shard is not relayed");
+                                not_before.insert(number, Instant::now() + AFTER_STOP);
+                                self.forget(number, &mut held).await;
+                            }
+                        }
+                    },
                 }
             }
         }
@@ -140,31 +151,21 @@ impl Relay {
             }
             if let Some(lease) = self.leases.take(&name(number), LEASE).await? {
                 let lost = CancellationToken::new();
-                held.insert(number, Held { lease: lease.clone(), lost: lost.clone() });
-                let log = PostgresLog::new(self.store.clone(), Arc::clone(&self.arrivals), lease);
+                let told = lost.clone();
+                let log = PostgresLog::new(self.store.clone(), Arc::clone(&self.arrivals), lease.clone());
                 let (kafka, metrics) = (Arc::clone(&self.kafka), Arc::clone(&self.metrics));
                 let shard = Shard::new(number, self.shards);
                 #[allow(clippy::disallowed_methods, reason = "waited for by the relay's own task")]
-                runs.spawn(async move { (number, run_shard(&log, kafka, shard, &lost, &metrics).await) });
+                let run =
+                    runs.spawn(async move { (number, run_shard(&log, kafka, shard, &told, &metrics).await) });
+                held.insert(number, Held { lease, lost, run: run.id() });
             }
         }
         Ok(())
     }
 
-    async fn ended(
-        &self,
-        number: u16,
-        end: &ShardEnd,
-        held: &mut BTreeMap<u16, Held>,
-        not_before: &mut BTreeMap<u16, Instant>,
-    ) {
-        match end {
-            ShardEnd::LeaseLost | ShardEnd::Fenced(_) => {}
-            ShardEnd::Stopped(_) | ShardEnd::Failed(_) | ShardEnd::Thread(_) => {
-                tracing::error!(shard = number, %end, "a shard is not relayed");
-                not_before.insert(number, Instant::now() + AFTER_STOP);
-            }
-        }
+    /// Others may have the shard.
+    async fn forget(&self, number: u16, held: &mut BTreeMap<u16, Held>) {
         if let Some(mine) = held.remove(&number) {
             self.give_back(mine.lease).await;
         }
@@ -191,6 +192,14 @@ impl Relay {
             })
             .await;
         Ok(usize::try_from(count?).unwrap_or(1))
+    }
+}
+
+/// Whether the shard needs an operator; after any other end it is anybody's at once.
+fn waits_after(end: &ShardEnd) -> bool {
+    match end {
+        ShardEnd::LeaseLost | ShardEnd::Fenced(_) => false,
+        ShardEnd::Stopped(_) | ShardEnd::Failed(_) | ShardEnd::Thread(_) => true,
     }
 }
 
