@@ -3,6 +3,9 @@
 
 #![allow(clippy::unwrap_used, unreachable_pub, reason = "test code")]
 
+#[path = "../relay/consumer.rs"]
+#[allow(dead_code, reason = "the relay's own tests use the rest")]
+mod kafka;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -15,3 +18,4 @@ mod reader;
 mod sqlite;
 mod unknown;
 mod verdict;
+mod whole;

@@ -15,7 +15,7 @@ use crate::support::sidecar::Sidecar;
 use crate::support::wait_until;
 
 /// After a fault events are accepted again within this time.
-const RECOVERS: Duration = Duration::from_secs(40);
+pub const RECOVERS: Duration = Duration::from_secs(40);
 /// The server ends a session of the application's role that is idle in a transaction after 15 s.
 const IDLE: Duration = Duration::from_secs(20);
 /// What a transaction of the application's role begins with, and the floor that a writer holds.
@@ -26,7 +26,7 @@ const HOLD_SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count
      SELECT pg_current_xact_id();\n";
 
 #[derive(Clone, Copy, Debug)]
-enum Fault {
+pub enum Fault {
     KillSidecar,
     DrainSidecar,
     StopSidecar,
@@ -37,31 +37,32 @@ enum Fault {
 }
 
 /// The servers, and two sidecars on a database of them.
-struct Bench {
+pub struct Bench {
     // Dropped in this order: what is served goes before what serves it.
     sidecars: [Option<Sidecar>; 2],
-    on: OnPostgres,
+    pub on: OnPostgres,
     pooler: Option<PgBouncer>,
     cluster: PostgresCluster,
-    random: Random,
+    pub random: Random,
 }
 
 impl Bench {
-    fn new(pooled: bool, seed: u64) -> Self {
+    /// With more of `proxy.yaml`.
+    pub fn new(pooled: bool, seed: u64, more: &str) -> Self {
         let cluster = PostgresCluster::start(PostgresOptions::default()).unwrap();
         let pooler = pooled.then(|| PgBouncer::start(&cluster, PgBouncerOptions::default()).unwrap());
-        let on = OnPostgres::on_cluster(&cluster, pooler.as_ref());
+        let on = OnPostgres::on_cluster(&cluster, pooler.as_ref()).with_config(more);
         let sidecars = [Some(on.sidecar()), Some(on.sidecar())];
         Self { sidecars, on, pooler, cluster, random: Random::new(seed) }
     }
 
-    fn doors(&self) -> Doors {
+    pub fn doors(&self) -> Doors {
         let [Some(one), Some(other)] = &self.sidecars else { panic!("two sidecars") };
         Doors::of(&[one, other])
     }
 
     /// Makes it happen among events that are accepted, and waits until they are accepted again.
-    fn happens(&mut self, fault: Fault, load: &Load<'_>) {
+    pub fn happens(&mut self, fault: Fault, load: &Load<'_>) {
         load.until_more_are_acknowledged(50 + self.random.below(200), RECOVERS);
         std::thread::park_timeout(Duration::from_micros(self.random.below(30_000)));
         let began = Instant::now();
@@ -145,7 +146,7 @@ impl Bench {
 fn run(pooled: bool, faults: &[Fault], rounds: u64) {
     let seed = seed();
     println!("seed {seed}, {rounds} times {faults:?}, pooled: {pooled}");
-    let mut bench = Bench::new(pooled, seed);
+    let mut bench = Bench::new(pooled, seed, "");
     let doors = bench.doors();
     let load = Load::new(&doors);
     let verdict = load.run(seed, |load| {
