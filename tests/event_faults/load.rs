@@ -25,6 +25,8 @@ const CONSUMERS: usize = 3;
 /// What all of them share.
 pub struct Load<'d> {
     pub doors: &'d Doors,
+    /// How long a publisher rests after each publish.
+    pub pace: Duration,
     clock: AtomicU64,
     /// Set where publishers are to end.
     pub published: AtomicBool,
@@ -49,12 +51,18 @@ impl<'d> Load<'d> {
     pub fn new(doors: &'d Doors) -> Self {
         Self {
             doors,
+            pace: Duration::ZERO,
             clock: AtomicU64::new(0),
             published: AtomicBool::new(false),
             read: AtomicBool::new(false),
             acknowledged: AtomicU64::new(0),
             readers: Default::default(),
         }
+    }
+
+    /// Less of it, where much else has to run beside it.
+    pub fn paced(self, pace: Duration) -> Self {
+        Self { pace, ..self }
     }
 
     /// A moment: later ones are larger, whoever asks.

@@ -62,6 +62,7 @@ impl<'l> Publisher<'l> {
             if self.caller.random.below(10) == 0 {
                 self.say_the_last_again();
             }
+            std::thread::park_timeout(self.load.pace);
         }
         self.published
     }

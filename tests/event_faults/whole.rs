@@ -17,6 +17,8 @@ use crate::support::wait_until;
 /// Of the shipped policy.
 const LANES: u16 = 16;
 const PREFIX: &str = "faults";
+/// Some hundreds of events a second, so that brokers, databases and relays find time on a small machine.
+const PACE: Duration = Duration::from_millis(20);
 /// A relay's lease, which a stopped one outlives.
 const LEASE: Duration = Duration::from_secs(6);
 /// After a fault a relay delivers again within this time.
@@ -207,7 +209,7 @@ fn chaos_kafka_has_every_event_once_whatever_is_killed_stopped_promoted_or_away(
     let faults = if size(0, 1) == 0 { EACH.to_vec() } else { shuffled(&mut whole.bench.random) };
     println!("seed {seed}, {} faults", faults.len());
     let doors = whole.bench.doors();
-    let load = Load::new(&doors);
+    let load = Load::new(&doors).paced(PACE);
     let verdict = load.run(seed, |load| faults.iter().for_each(|fault| whole.happens(*fault, load)));
     println!("{}", verdict.holds());
     let seen = whole.committed(verdict.log.len());

@@ -4,6 +4,7 @@
 
 mod consumer;
 mod log;
+mod secured;
 
 use std::io::Write;
 use std::sync::Arc;

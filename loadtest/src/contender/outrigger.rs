@@ -65,6 +65,28 @@ impl<'a> Launch<'a> {
         Self { config: Some(config), ..Self::of_events(arguments, binary, folder) }
     }
 
+    /// Its relay.
+    pub(crate) fn relay(arguments: &'a EventsArgs, folder: &'a Path) -> Self {
+        Self {
+            config: Some(&arguments.relay_config),
+            ..Self::of_events(arguments, &arguments.outrigger_bin, folder)
+        }
+    }
+
+    /// Makes what its configuration needs in the stores.
+    ///
+    /// # Errors
+    /// `outrigger migrate` failed.
+    pub(crate) fn migrate(&self) -> Result<()> {
+        let config = self.config.context("nothing to migrate without a configuration")?;
+        let migrated = Command::new(self.binary).args(["migrate", "--config"]).arg(config).output();
+        let migrated = migrated.context("cannot run outrigger migrate")?;
+        if !migrated.status.success() {
+            bail!("outrigger migrate: {}", String::from_utf8_lossy(&migrated.stderr));
+        }
+        Ok(())
+    }
+
     /// Starts it and waits until it is ready.
     ///
     /// # Errors

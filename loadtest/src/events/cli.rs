@@ -11,6 +11,8 @@ pub(crate) enum Part {
     Accept,
     /// Accepted to pulled, open loop at a half and the whole of what is accepted
     Pull,
+    /// Accepted to committed in Kafka, beside a bare transactional producer
+    Kafka,
     /// The same work with more and more events kept
     Kept,
 }
@@ -24,6 +26,12 @@ pub(crate) struct EventsArgs {
     /// Its configuration; `--database` is the one that it names
     #[arg(long, value_name = "PATH", default_value = "loadtest/postgres.yaml")]
     pub(crate) outrigger_config: PathBuf,
+    /// The relay's configuration, with the same database and the topics' prefix `loadtest`
+    #[arg(long, value_name = "PATH", default_value = "loadtest/kafka.yaml")]
+    pub(crate) relay_config: PathBuf,
+    /// Kafka's brokers, as that configuration names them
+    #[arg(long, env = "KAFKA_BROKERS", value_name = "HOST:PORT,...", default_value = "127.0.0.1:17021")]
+    pub(crate) brokers: String,
     /// Folder whose key signs tokens that this configuration accepts
     #[arg(long, value_name = "DIR", default_value = ".rig/identity")]
     pub(crate) identity: PathBuf,
@@ -49,7 +57,7 @@ pub(crate) struct EventsArgs {
     #[arg(long, default_value = "leads")]
     pub(crate) topic: String,
     /// What is measured
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Part::Accept, Part::Pull, Part::Kept])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Part::Accept, Part::Pull, Part::Kafka, Part::Kept])]
     pub(crate) parts: Vec<Part>,
     /// Turns of each contender
     #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..=100))]

@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::database::Database;
 use super::http::Connection;
+use super::kafka::{BareProducer, Brokers};
 use super::message::{Request, attributes, data, key};
 
 /// Callers in one transaction of the client-side batcher at the most; as in Outrigger.
@@ -39,6 +40,10 @@ pub(crate) enum Way {
     OutriggerPlain,
     /// Through the other build of Outrigger.
     Before,
+    /// All callers on one transactional producer of Kafka.
+    Kafka,
+    /// Through Outrigger and its relay into Kafka.
+    Relay,
 }
 
 impl Way {
@@ -51,6 +56,8 @@ impl Way {
             Self::Outrigger => "outrigger",
             Self::OutriggerPlain => "outrigger-plain",
             Self::Before => "before",
+            Self::Kafka => "bare producer",
+            Self::Relay => "outrigger relay",
         }
     }
 }
@@ -65,6 +72,7 @@ pub(crate) struct Target {
     pub(crate) token: String,
     pub(crate) tenant: Uuid,
     pub(crate) topic: String,
+    pub(crate) brokers: Brokers,
 }
 
 /// One caller, with one call under way at the most.
@@ -81,6 +89,7 @@ enum By {
     Rows(Box<Rows>),
     Batcher(Batcher),
     Outbox(Box<Rows>),
+    Kafka(BareProducer),
 }
 
 impl Caller {
@@ -93,13 +102,18 @@ impl Caller {
             Way::DirectBatched => Some(Batcher::start(Rows::new(target, INSERT).await?)),
             _ => None,
         };
+        let producer = match way {
+            Way::Kafka => Some(BareProducer::start(&target.brokers)?),
+            _ => None,
+        };
         let mut all = Vec::new();
         for number in 0..callers {
             let by = match way {
+                Way::Kafka => By::Kafka(producer.clone().context("a producer")?),
                 Way::Direct => By::Rows(Box::new(Rows::new(target, INSERT).await?)),
                 Way::DirectBatched => By::Batcher(batcher.clone().context("a batcher")?),
                 Way::Outbox => By::Outbox(Box::new(Rows::new(target, INTO_OUTBOX).await?)),
-                Way::Outrigger | Way::OutriggerPlain | Way::Before => {
+                Way::Outrigger | Way::OutriggerPlain | Way::Before | Way::Relay => {
                     let address = match way {
                         Way::Before => target.before.context("--before is not given")?,
                         _ => target.api,
@@ -137,6 +151,7 @@ impl Caller {
                 let caller = self.number;
                 rows.insert(ids.map(|id| (id, key(caller, id)))).await
             }
+            By::Kafka(producer) => producer.publish(self.number, ids.collect()).await,
             By::Outbox(rows) => rows.insert_one(first, key(self.number, first)).await,
             By::Batcher(batcher) => {
                 let caller = self.number;

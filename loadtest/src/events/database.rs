@@ -1,15 +1,15 @@
 //! The database: fresh, with Outrigger's schema and the tables of those who do the same directly.
 
 use std::path::Path;
-use std::process::Command;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use tokio_postgres::{Client, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::cli::EventsArgs;
+use crate::contender::Launch;
 
 /// An events table of the same shape without deduplication and row-level security, and the outbox that each
 /// application has of its own.
@@ -49,14 +49,7 @@ impl Database {
         }
         config.dbname(name);
         let database = Self { config, tls };
-        let migrated = Command::new(&arguments.outrigger_bin)
-            .args(["migrate", "--config"])
-            .arg(&arguments.outrigger_config)
-            .output()
-            .context("cannot run outrigger migrate")?;
-        if !migrated.status.success() {
-            bail!("outrigger migrate: {}", String::from_utf8_lossy(&migrated.stderr));
-        }
+        Launch::of_events(arguments, &arguments.outrigger_bin, Path::new("")).migrate()?;
         database.connect().await?.batch_execute(TABLES).await?;
         Ok(database)
     }

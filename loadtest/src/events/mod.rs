@@ -5,6 +5,7 @@ mod consumer;
 mod contender;
 mod database;
 mod http;
+mod kafka;
 mod kept;
 mod ledger;
 mod load;
@@ -18,15 +19,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use cli::EventsArgs;
 use cli::Part;
 use contender::{Caller, Target, Way};
 use database::Database;
+use kafka::Brokers;
 use ledger::Ledger;
 use load::{Processes, Turn, at_rate, saturate};
-use report::{AcceptRow, AcceptTable, EventsReport, KeptRow, Latency, PullRow};
+use report::{AcceptRow, AcceptTable, EventsReport, KafkaTable, KeptRow, Latency, PullRow};
 
 use crate::contender::{Launch, Server};
 use crate::progress::Progress;
@@ -40,12 +43,15 @@ const MARK: &str = "loadtest events";
 const SINGLE: (u64, u64) = (64, 1);
 /// Callers that publish a batch.
 const BATCHES: (u64, u64) = (16, 100);
+/// Events that wait for a relay that starts.
+const BACKLOG: u64 = 200_000;
 /// How long consumers may take for what is left when the publishers have ended.
 const CATCH_UP: Duration = Duration::from_secs(60);
 
 /// What every measurement needs.
 struct Bench<'a> {
     arguments: &'a EventsArgs,
+    folder: &'a Path,
     target: Target,
     outrigger: Server,
     before: Option<Server>,
@@ -90,7 +96,7 @@ pub(crate) fn run(arguments: &EventsArgs) -> Result<()> {
 }
 
 impl<'a> Bench<'a> {
-    async fn new(arguments: &'a EventsArgs, folder: &Path) -> Result<Self> {
+    async fn new(arguments: &'a EventsArgs, folder: &'a Path) -> Result<Self> {
         let progress = Progress::new(arguments.progress, Duration::ZERO);
         progress.note("making and migrating the database");
         let database = Database::fresh(arguments).await?;
@@ -100,17 +106,20 @@ impl<'a> Bench<'a> {
         let other = folder.join("before");
         let before = arguments.before.as_deref();
         let before = before.map(|binary| Launch::before(arguments, binary, &other).start()).transpose()?;
+        let tenant = arguments.tenant.parse().context("--tenant")?;
         let target = Target {
             postmaster: database.postmaster().await?,
             database,
             api: outrigger.ready.api,
             before: before.as_ref().map(|server| server.ready.api),
             token,
-            tenant: arguments.tenant.parse().context("--tenant")?,
+            tenant,
             topic: arguments.topic.clone(),
+            brokers: Brokers::new(&arguments.brokers, &arguments.topic, tenant),
         };
         Ok(Self {
             arguments,
+            folder,
             postmaster: target.postmaster,
             target,
             outrigger,
@@ -128,6 +137,7 @@ impl<'a> Bench<'a> {
             settings: self.target.database.settings().await?,
             accept: Vec::new(),
             pull: Vec::new(),
+            kafka: None,
             kept: Vec::new(),
         };
         let wants = |part: Part| self.arguments.parts.contains(&part);
@@ -141,6 +151,9 @@ impl<'a> Bench<'a> {
         }
         if wants(Part::Pull) {
             report.pull = self.pulls().await?;
+        }
+        if wants(Part::Kafka) {
+            report.kafka = Some(self.kafka().await?);
         }
         if wants(Part::Kept) {
             report.kept = self.kept().await?;
@@ -181,8 +194,8 @@ impl<'a> Bench<'a> {
 
     fn processes(&self, way: Way) -> Processes {
         let server = match way {
-            Way::Direct | Way::DirectBatched | Way::Outbox => None,
-            Way::Outrigger | Way::OutriggerPlain => Some(self.outrigger.ready.pid),
+            Way::Direct | Way::DirectBatched | Way::Outbox | Way::Kafka => None,
+            Way::Outrigger | Way::OutriggerPlain | Way::Relay => Some(self.outrigger.ready.pid),
             Way::Before => self.before.as_ref().map(|server| server.ready.pid),
         };
         Processes { server, postmaster: self.postmaster }
@@ -204,6 +217,66 @@ impl<'a> Bench<'a> {
             }
         }
         Ok(rows)
+    }
+
+    /// What waits while no relay runs, and then half and full load.
+    async fn kafka(&self) -> Result<KafkaTable> {
+        self.progress.note("making Kafka's topics");
+        self.target.brokers.remove_topics().await?;
+        let folder = self.folder.join("relay");
+        let launch = Launch::relay(self.arguments, &folder);
+        launch.migrate()?;
+        let bare = self.turn(Way::Kafka, BATCHES).await?;
+        let (relay, backlog_per_s) = self.backlog(&launch).await?;
+        let mut rows = Vec::new();
+        for way in [Way::Kafka, Way::Relay] {
+            let full = match self.arguments.full_rate {
+                Some(rate) => rate,
+                None => self.while_pulled(way, BATCHES, 1).await?,
+            };
+            for rate in [full / 2.0, full] {
+                rows.push(self.pulled(way, BATCHES, rate, 1).await?);
+            }
+        }
+        relay.stop()?;
+        Ok(KafkaTable { bare_per_s: bare.events_per_s(), backlog_per_s, rows })
+    }
+
+    /// How many events a second a relay delivers that finds some waiting; its start and takeover count.
+    async fn backlog(&self, launch: &Launch<'_>) -> Result<(Server, f64)> {
+        self.progress.note("a backlog");
+        let first = self.ids.fetch_add(BACKLOG, Ordering::Relaxed);
+        let ledger = Arc::new(Ledger::new(first, usize::try_from(BACKLOG)?));
+        let mut callers = JoinSet::new();
+        for mut caller in Caller::all(&self.target, Way::Outrigger, BATCHES.0, BATCHES.1).await? {
+            let ledger = Arc::clone(&ledger);
+            callers.spawn(async move {
+                while let Some(first) = ledger.draw(BATCHES.1) {
+                    caller.publish(first).await?;
+                    ledger.accepted(first, BATCHES.1);
+                }
+                Ok::<_, anyhow::Error>(())
+            });
+        }
+        while let Some(done) = callers.join_next().await {
+            done??;
+        }
+        let over = CancellationToken::new();
+        let mut running = self.target.brokers.read(&ledger, &over)?;
+        let began = Instant::now();
+        let relay = launch.start()?;
+        while ledger.in_hand() < BACKLOG && began.elapsed() < CATCH_UP && running.try_join_next().is_none() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let took = began.elapsed();
+        over.cancel();
+        while let Some(done) = running.join_next().await {
+            done??;
+        }
+        if ledger.in_hand() < BACKLOG {
+            bail!("of a backlog of {BACKLOG} events {} are in Kafka after {took:.1?}", ledger.in_hand());
+        }
+        Ok((relay, BACKLOG as f64 / took.as_secs_f64()))
     }
 
     /// What is accepted a second, with every caller always calling, while consumers pull.
@@ -228,7 +301,10 @@ impl<'a> Bench<'a> {
         consumers: usize,
         ledger: &Arc<Ledger>,
         over: &CancellationToken,
-    ) -> Result<tokio::task::JoinSet<Result<()>>> {
+    ) -> Result<JoinSet<Result<()>>> {
+        if matches!(way, Way::Kafka | Way::Relay) {
+            return self.target.brokers.read(ledger, over);
+        }
         if way == Way::Outbox {
             self.target.database.connect().await?.batch_execute("TRUNCATE outbox").await?;
             return consumer::poll(&self.target.database, consumers, ledger, over).await;

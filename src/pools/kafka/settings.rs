@@ -1,9 +1,11 @@
 //! How to connect, and where librdkafka's log goes.
 
+use parking_lot::Mutex;
 use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
+use super::classify::verdict;
 use super::{KafkaFailure, Verdict};
 use crate::config::{KafkaConfig, SaslMechanism, host_and_port, is_loopback};
 
@@ -100,38 +102,57 @@ impl Kafka {
     }
 }
 
-/// Sends librdkafka's log to ours. Its lines name brokers, topics and settings' names; it has no debug contexts on.
-pub(super) struct Log;
+/// Sends librdkafka's log to ours, and keeps what last kept a client from its brokers: its calls say no more of that than
+/// that they took too long. Its lines name brokers, topics and settings' names; it has no debug contexts on.
+#[derive(Debug, Default)]
+pub(super) struct Log {
+    trouble: Mutex<Option<(RDKafkaErrorCode, String)>>,
+}
+
+impl Log {
+    /// What was in the way before is over.
+    pub(super) fn forget(&self) {
+        *self.trouble.lock() = None;
+    }
+
+    /// The failure with what was in the way, where it says nothing of that itself; what needs an operator decides.
+    pub(super) fn explain(&self, failure: KafkaFailure) -> KafkaFailure {
+        match &*self.trouble.lock() {
+            Some((code, reason)) if failure.verdict == Verdict::Again => {
+                let verdict = if verdict(*code) == Verdict::Fatal { Verdict::Fatal } else { Verdict::Again };
+                KafkaFailure { verdict, text: format!("{} ({reason})", failure.text) }
+            }
+            _ => failure,
+        }
+    }
+}
 
 impl ClientContext for Log {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        write_log(level, facility, message);
+        match level {
+            RDKafkaLogLevel::Emerg
+            | RDKafkaLogLevel::Alert
+            | RDKafkaLogLevel::Critical
+            | RDKafkaLogLevel::Error => tracing::error!(facility, message, "librdkafka"),
+            RDKafkaLogLevel::Warning => tracing::warn!(facility, message, "librdkafka"),
+            RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => {
+                tracing::info!(facility, message, "librdkafka");
+            }
+            RDKafkaLogLevel::Debug => tracing::debug!(facility, message, "librdkafka"),
+        }
     }
 
+    /// librdkafka has said it in its log too.
     fn error(&self, error: KafkaError, reason: &str) {
-        write_error(&error, reason);
+        let Some(code) = error.rdkafka_error_code() else { return };
+        let mut trouble = self.trouble.lock();
+        let is_cause = !matches!(code, RDKafkaErrorCode::PartitionEOF | RDKafkaErrorCode::AllBrokersDown);
+        // A refused client's connections also break off.
+        let is_kept = trouble.as_ref().is_some_and(|(kept, _)| verdict(*kept) == Verdict::Fatal);
+        if is_cause && (!is_kept || verdict(code) == Verdict::Fatal) {
+            *trouble = Some((code, reason.to_owned()));
+        }
     }
-}
-
-pub(super) fn write_log(level: RDKafkaLogLevel, facility: &str, message: &str) {
-    match level {
-        RDKafkaLogLevel::Emerg
-        | RDKafkaLogLevel::Alert
-        | RDKafkaLogLevel::Critical
-        | RDKafkaLogLevel::Error => tracing::error!(facility, message, "librdkafka"),
-        RDKafkaLogLevel::Warning => tracing::warn!(facility, message, "librdkafka"),
-        RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => tracing::info!(facility, message, "librdkafka"),
-        RDKafkaLogLevel::Debug => tracing::debug!(facility, message, "librdkafka"),
-    }
-}
-
-/// A broker that is away is said here; it heals by itself.
-pub(super) fn write_error(error: &KafkaError, reason: &str) {
-    // A reader that has come to the end: nothing is wrong.
-    if error.rdkafka_error_code() == Some(RDKafkaErrorCode::PartitionEOF) {
-        return;
-    }
-    tracing::warn!(code = ?error.rdkafka_error_code(), reason, "librdkafka");
 }
 
 #[cfg(test)]

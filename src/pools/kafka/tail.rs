@@ -37,7 +37,7 @@ pub(super) fn last_committed(
     let left = deadline.saturating_duration_since(Instant::now());
     let (low, end) = consumer
         .fetch_watermarks(&probe.topic, probe.partition, left)
-        .map_err(|error| failure(&what, &error))?;
+        .map_err(|error| consumer.context().explain(failure(&what, &error)))?;
     for window in WINDOWS {
         let start = end.saturating_sub(window).max(low);
         let found = read(&consumer, start, key, probe, &what, deadline)?;
@@ -57,7 +57,8 @@ fn consumer(kafka: &Kafka) -> Result<BaseConsumer<Log>, KafkaFailure> {
         .set("enable.auto.commit", "false")
         .set("auto.offset.reset", "error")
         .set("fetch.wait.max.ms", "10");
-    BaseConsumer::from_config_and_context(&settings, Log).map_err(|error| failure("making a reader", &error))
+    BaseConsumer::from_config_and_context(&settings, Log::default())
+        .map_err(|error| failure("making a reader", &error))
 }
 
 fn read(
@@ -68,7 +69,7 @@ fn read(
     what: &str,
     deadline: Instant,
 ) -> Result<Option<Vec<u8>>, KafkaFailure> {
-    let failed = |error: &KafkaError| failure(what, error);
+    let failed = |error: &KafkaError| consumer.context().explain(failure(what, error));
     let mut list = TopicPartitionList::new();
     list.add_partition_offset(&probe.topic, probe.partition, Offset::Offset(start))
         .map_err(|error| failed(&error))?;

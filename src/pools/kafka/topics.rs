@@ -78,7 +78,7 @@ pub enum TopicMismatch {
 /// Makes the topics that are missing, changes none, and says of each what is not as it should be.
 pub async fn ensure_topics(kafka: &Kafka, wanted: &[TopicWanted]) -> Result<Vec<TopicReport>, KafkaFailure> {
     let settings = kafka.settings()?;
-    let client = AdminClient::from_config_and_context(&settings, Log)
+    let client = AdminClient::from_config_and_context(&settings, Log::default())
         .map_err(|error| failure("making a client", &error))?;
     let (client, before) = metadata(client).await?;
     let brokers = u16::try_from(before.brokers().len()).unwrap_or(u16::MAX).max(1);
@@ -106,9 +106,9 @@ type Config = HashMap<String, String>;
 
 /// What the brokers say of themselves; the client comes back, since asking blocks.
 async fn metadata(client: AdminClient<Log>) -> Result<(AdminClient<Log>, Metadata), KafkaFailure> {
-    let asked = tokio::task::spawn_blocking(move || {
-        let found = client.inner().fetch_metadata(None, TIMEOUT);
-        found.map(|found| (client, found)).map_err(|error| failure("asking for topics", &error))
+    let asked = tokio::task::spawn_blocking(move || match client.inner().fetch_metadata(None, TIMEOUT) {
+        Ok(found) => Ok((client, found)),
+        Err(error) => Err(client.inner().context().explain(failure("asking for topics", &error))),
     });
     asked.await.unwrap_or_else(|error| {
         Err(KafkaFailure { verdict: Verdict::Again, text: format!("asking for topics: {error}") })

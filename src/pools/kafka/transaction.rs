@@ -11,7 +11,7 @@ use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
 
 use super::classify::{failure, verdict};
-use super::settings::{Kafka, SOCKET_TIMEOUT_MS, write_error, write_log};
+use super::settings::{Kafka, Log, SOCKET_TIMEOUT_MS};
 use super::{KafkaFailure, Verdict};
 
 /// The largest record that is sent at all, in bytes; brokers have their own limit, 1 MiB unless set.
@@ -85,6 +85,7 @@ struct Deliveries {
 
 #[derive(Default)]
 struct Context {
+    log: Log,
     deliveries: Mutex<Deliveries>,
     /// The last one was acknowledged, or the first one failed.
     settled: Condvar,
@@ -92,11 +93,11 @@ struct Context {
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        write_log(level, facility, message);
+        self.log.log(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        write_error(&error, reason);
+        self.log.error(error, reason);
     }
 }
 
@@ -166,6 +167,7 @@ impl Transactions {
     /// All of the records, in this order, and the cursor: or none of them.
     pub(super) fn deliver(&self, records: &[Record], cursor: &Record) -> Result<(), TransactionFailure> {
         let context = self.producer.client().context();
+        context.log.forget();
         *context.deliveries.lock() = Deliveries { outstanding: records.len() + 1, ..Deliveries::default() };
         self.producer
             .begin_transaction()
@@ -202,7 +204,7 @@ impl Transactions {
             None => "sending: not acknowledged in time".to_owned(),
             Some(code) => format!("sending: {code}"),
         };
-        Err(KafkaFailure { verdict: Verdict::Again, text })
+        Err(context.log.explain(KafkaFailure { verdict: Verdict::Again, text }))
     }
 
     fn send_all(&self, records: &[Record], cursor: &Record) -> Result<(), (usize, KafkaFailure)> {
@@ -278,7 +280,7 @@ impl Transactions {
                 };
                 KafkaFailure { verdict, text: format!("{what}: {code}: {reason}") }
             }
-            None => found,
+            None => self.producer.client().context().log.explain(found),
         }
     }
 }

@@ -10,12 +10,13 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
+use crate::certificate::Certificate;
 use crate::fleet::{Fleet, NodeState, at_once};
 use crate::ports::{BUS_OFFSET, Ports};
 use crate::process::{Error, Missing, Program, log_tail, remove_folder, wait_until};
 use crate::recorded::Recorded;
 use crate::shared::workspace_root;
-use config::{KafkaOptions, node_id, properties};
+use config::{KafkaOptions, node_id, properties, with_secured};
 use java::{Java, Prepared};
 
 /// Brokers of a cluster.
@@ -36,12 +37,15 @@ pub struct KafkaCluster {
     java: Java,
     prepared: Prepared,
     fleet: Fleet,
+    /// Of the secured listeners.
+    certificate: Option<Certificate>,
 }
 
 impl KafkaCluster {
     /// Starts three brokers and waits until each counts all three as alive.
     pub fn start(options: KafkaOptions) -> Result<Self, Error> {
-        let count = u16::try_from(BROKERS).unwrap_or(u16::MAX);
+        let listeners = if options.secured { 2 * BROKERS } else { BROKERS };
+        let count = u16::try_from(listeners).unwrap_or(u16::MAX);
         let ports = match options.first_port {
             Some(first) => Ports::fixed(first, count)?,
             None => Ports::free(count)?,
@@ -69,10 +73,22 @@ impl KafkaCluster {
         let java = Java::find()?;
         let prepared = java.prepare()?;
         let fleet = Fleet::new(BROKERS, outlives_us)?;
-        let cluster = Self { options, folder, remove_folder: !outlives_us, ports, java, prepared, fleet };
+        let mut cluster = Self {
+            options,
+            folder,
+            remove_folder: !outlives_us,
+            ports,
+            java,
+            prepared,
+            fleet,
+            certificate: None,
+        };
         let failed = |error: std::io::Error| Error::new(format!("{}: {error}", cluster.folder.display()));
         remove_folder(&cluster.folder)?;
         fs::create_dir_all(&cluster.folder).map_err(failed)?;
+        if cluster.options.secured {
+            cluster.certificate = Some(Certificate::create(&cluster.folder.join("tls"))?);
+        }
         let id = java::new_id()?;
         at_once(0..BROKERS, |index| cluster.write_node(index, &id))?;
         Ok(cluster)
@@ -81,15 +97,35 @@ impl KafkaCluster {
     fn write_node(&self, index: usize, cluster_id: &str) -> Result<(), Error> {
         let data = self.path(index, "data");
         java::copy_formatted(&self.prepared.formatted, &data, node_id(index), cluster_id)?;
-        let ports: Vec<(u16, u16)> = self.ports.iter().map(|port| (port, port + BUS_OFFSET)).collect();
+        let ports: Vec<(u16, u16)> =
+            self.ports.iter().take(BROKERS).map(|port| (port, port + BUS_OFFSET)).collect();
         let file = self.path(index, "properties");
-        fs::write(&file, properties(&self.options, &ports, index, &data))
-            .map_err(|error| Error::new(format!("{}: {error}", file.display())))
+        let failed = |error: std::io::Error| Error::new(format!("{}: {error}", file.display()));
+        let mut text = properties(&self.options, &ports, index, &data);
+        if let Some(certificate) = &self.certificate {
+            // Java wants both in one file.
+            let keystore = self.path(index, "pem");
+            let key = fs::read_to_string(&certificate.key).map_err(failed)?;
+            let chain = fs::read_to_string(&certificate.certificate).map_err(failed)?;
+            fs::write(&keystore, key + &chain).map_err(failed)?;
+            text = with_secured(&text, self.ports.port(BROKERS + index), &keystore);
+        }
+        fs::write(&file, text).map_err(failed)
+    }
+
+    /// `127.0.0.1:port` of the secured listeners, in order of their broker's index; none where there are none.
+    pub fn secured_addresses(&self) -> Vec<String> {
+        self.ports.iter().skip(BROKERS).map(|port| format!("127.0.0.1:{port}")).collect()
+    }
+
+    /// The authority's certificate that the secured listeners' is signed by.
+    pub fn authority(&self) -> Option<&Path> {
+        self.certificate.as_ref().map(|certificate| &*certificate.authority)
     }
 
     /// `127.0.0.1:port` of all three, in order of their index.
     pub fn addresses(&self) -> Vec<String> {
-        self.ports.iter().map(|port| format!("127.0.0.1:{port}")).collect()
+        self.ports.iter().take(BROKERS).map(|port| format!("127.0.0.1:{port}")).collect()
     }
 
     /// The addresses as `bootstrap.servers` holds them: joined by commas.

@@ -9,7 +9,17 @@ pub struct KafkaOptions {
     pub first_port: Option<u16>,
     /// More settings for every broker; they win over the rig's.
     pub settings: Vec<(String, String)>,
+    /// Each broker listens once more, with TLS, for those who show [`KAFKA_USER`] and [`KAFKA_PASSWORD`] by SCRAM or
+    /// PLAIN.
+    pub secured: bool,
 }
+
+/// Who may use the secured listeners.
+pub const KAFKA_USER: &str = "relay";
+/// That user's password.
+pub const KAFKA_PASSWORD: &str = "rig-kafka";
+/// Hashes that the user's password is kept for.
+pub(crate) const MECHANISMS: [&str; 2] = ["SCRAM-SHA-256", "SCRAM-SHA-512"];
 
 /// Small, quick to notice a dead broker (1.5 s), three copies of everything and two to acknowledge.
 const SETTINGS: &str = "\
@@ -56,6 +66,30 @@ pub(crate) fn properties(options: &KafkaOptions, ports: &[(u16, u16)], index: us
         data = data.display(),
         voters = voters.collect::<Vec<_>>().join(","),
     )
+}
+
+/// The secured listener of a broker, beside its others: `plain` is the text of [`properties`].
+pub(crate) fn with_secured(plain: &str, port: u16, keystore: &Path) -> String {
+    let listener = format!(",SECURED://127.0.0.1:{port}");
+    let lines = plain.lines().map(|line| match line.split_once('=') {
+        Some(("listeners" | "advertised.listeners", _)) => format!("{line}{listener}\n"),
+        Some(("listener.security.protocol.map", _)) => format!("{line},SECURED:SASL_SSL\n"),
+        _ => format!("{line}\n"),
+    });
+    let of_listener = |(name, value): (&str, &str)| format!("listener.name.secured.{name}={value}\n");
+    let keystore = keystore.display().to_string();
+    let module = "org.apache.kafka.common.security";
+    let scram = format!("{module}.scram.ScramLoginModule required;");
+    let plain = format!("{module}.plain.PlainLoginModule required user_{KAFKA_USER}=\"{KAFKA_PASSWORD}\";");
+    let secured = [
+        ("ssl.keystore.type", "PEM"),
+        ("ssl.keystore.location", &*keystore),
+        ("sasl.enabled.mechanisms", "SCRAM-SHA-256,SCRAM-SHA-512,PLAIN"),
+        ("scram-sha-256.sasl.jaas.config", &*scram),
+        ("scram-sha-512.sasl.jaas.config", &*scram),
+        ("plain.sasl.jaas.config", &*plain),
+    ];
+    lines.chain(secured.into_iter().map(of_listener)).collect()
 }
 
 /// Kafka counts from 1 here, as in its own examples.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::cache;
-use crate::kafka::config::{KafkaOptions, properties};
+use crate::kafka::config::{KAFKA_PASSWORD, KAFKA_USER, KafkaOptions, MECHANISMS, properties};
 use crate::kafka::protocol::alive_brokers;
 use crate::ports::{BUS_OFFSET, Ports};
 use crate::process::{Error, Missing, Process, Program, log_tail, run, wait_until};
@@ -61,7 +61,8 @@ impl Java {
     }
 
     pub(crate) fn prepare(&self) -> Result<Prepared, Error> {
-        let formatted = cache::once("kafka-formatted", &[broker_version()], |path| self.format(path))?;
+        let made_of = [broker_version(), KAFKA_USER, KAFKA_PASSWORD];
+        let formatted = cache::once("kafka-formatted", &made_of, |path| self.format(path))?;
         let options = OPTIONS.join(" ");
         let made_of = [self.made_of.as_str(), options.as_str()];
         let classes = cache::once("kafka-classes", &made_of, |path| self.archive(path, &formatted))?;
@@ -89,6 +90,10 @@ impl Java {
         let mut command = Command::new("java");
         command.args(OPTIONS).args(["-cp", &self.classpath, "kafka.tools.StorageTool", "format"]);
         command.args(["-t", &new_id()?, "-c"]).arg(&file);
+        for mechanism in MECHANISMS {
+            command
+                .args(["--add-scram", &format!("{mechanism}=[name={KAFKA_USER},password={KAFKA_PASSWORD}]")]);
+        }
         let output = run(command, FORMAT_DEADLINE)?;
         let text = String::from_utf8_lossy(&output.stderr);
         output.status.success().then_some(()).ok_or_else(|| Error::new(format!("format: {text}")))
