@@ -10,6 +10,7 @@ pub mod http2;
 pub mod postgres;
 pub mod random;
 pub mod sidecar;
+pub mod webhooks;
 
 use std::time::{Duration, Instant};
 
