@@ -28,6 +28,8 @@ struct Side {
     held: BTreeMap<i64, Held>,
     /// Acked, or dead, since the last seek.
     over: BTreeSet<i64>,
+    /// Dead, and not buried.
+    dead: BTreeSet<i64>,
     begins_after: i64,
     pulls: usize,
 }
@@ -54,6 +56,7 @@ pub fn run(case: &Case, seen: &mut Seen) -> Result<(), TestCaseError> {
         model: Group::new(case.max_attempts, case.max_outstanding),
         held: BTreeMap::new(),
         over: BTreeSet::new(),
+        dead: BTreeSet::new(),
         begins_after: 0,
         pulls: 0,
     };
@@ -101,6 +104,7 @@ impl Driver<'_> {
                 self.extend(side, &texts, *lease)?;
             }
             Step::Seek(to) => self.seek(side, to)?,
+            Step::Bury(count) => self.bury(side, *count)?,
             Step::Drop(through) => {
                 // What the log begins with is older than what it ends with; mostly some is left.
                 let positions: Vec<_> = self.log.keys().copied().collect();
@@ -158,24 +162,49 @@ impl Driver<'_> {
         prop_assert_eq!(counts, side.model.counts(self.now));
         prop_assert_eq!(state.position().number(), side.model.position);
         prop_assert_eq!(state.outstanding(), side.model.outstanding());
+        let dead = |dead: Dead| (dead.position.number(), dead.reason.as_str(), dead.attempts);
+        prop_assert_eq!(state.dead().map(dead).collect::<Vec<_>>(), side.model.dead());
+        prop_assert_eq!(summary.dead, side.dead.len());
         prop_assert_eq!(state.encode(), side.row.as_slice());
         self.seen.waited_behind += usize::from(summary.waiting > 0);
         Ok(())
     }
 
-    fn died(&mut self, side: usize, dead: &[Dead]) -> Result<Vec<model::Dead>, TestCaseError> {
-        for dead in dead {
+    /// What died in the last call.
+    fn died(&mut self, index: usize) -> Result<Vec<i64>, TestCaseError> {
+        let (mut died, side) = (Vec::new(), &mut self.sides[index]);
+        for dead in State::decode(&side.row).unwrap().dead() {
+            let position = dead.position.number();
+            if !side.dead.insert(position) {
+                continue;
+            }
             // More than these where the policy gave more when it failed before.
             prop_assert!(dead.attempts >= self.max_attempts);
-            let position = dead.position.number();
-            prop_assert!(self.sides[side].over.insert(position), "{position} is over already");
-            self.sides[side].held.remove(&position);
+            prop_assert!(side.over.insert(position), "{position} is over already");
+            side.held.remove(&position);
             match dead.reason.as_str() {
                 "expired" => self.seen.expired_dead += 1,
                 _ => self.seen.nacked_dead += 1,
             }
+            died.push(position);
         }
-        Ok(dead.iter().map(|dead| (dead.position.number(), dead.reason.as_str(), dead.attempts)).collect())
+        Ok(died)
+    }
+
+    fn bury(&mut self, index: usize, count: usize) -> Result<(), TestCaseError> {
+        let side = &mut self.sides[index];
+        let mut state = State::decode(&side.row).unwrap();
+        let buried: Vec<_> = state.dead().take(count).map(|dead| dead.position).collect();
+        let Some(last) = buried.last() else { return Ok(()) };
+        state.bury(*last);
+        side.row = state.encode();
+        side.model.bury(count);
+        for position in &buried {
+            prop_assert!(side.dead.remove(&position.number()), "{position:?} was not dead");
+        }
+        self.seen.buried += buried.len();
+        self.seen.buried_in_part += usize::from(!side.dead.is_empty());
+        Ok(())
     }
 }
 
@@ -198,10 +227,7 @@ impl Driver<'_> {
         let ask = (MaxDeliveries::new(max as u64).unwrap(), LeaseTime::new(lease.unsigned_abs()).unwrap());
         let mut pull = state.pull(self.now, self.policy, ask.0, ask.1);
         let again = pull.leases().iter().map(|lease| lease.position);
-        let gone: Vec<_> = again
-            .chain(pull.dead().iter().map(|dead| dead.position))
-            .filter(|position| position.number() <= self.gone_through)
-            .collect();
+        let gone: Vec<_> = again.filter(|position| position.number() <= self.gone_through).collect();
         self.seen.redelivered += pull.leases().len();
         pull.forget(&gone);
         let mut readable = 0;
@@ -242,11 +268,11 @@ impl Driver<'_> {
         }
         let actual = model::Pulled {
             deliveries: pulled.leases.iter().map(|lease| (lease.position.number(), lease.attempt)).collect(),
-            dead: self.died(index, &pulled.dead)?,
             looked_at_new: pulled.looked_at_new,
             forgotten: pulled.forgotten,
         };
         prop_assert_eq!(actual, expected);
+        self.died(index)?;
         prop_assert_eq!(pulled.full, self.sides[index].model.outstanding() >= self.max_outstanding);
         prop_assert!(pulled.leases.len() <= max);
         prop_assert!(pulled.looked_at_new == 0 || state.outstanding() <= self.max_outstanding);
@@ -291,7 +317,6 @@ impl Driver<'_> {
         expected: &model::Answer,
     ) -> Result<Vec<i64>, TestCaseError> {
         self.seen.stale += outcome.stale.len();
-        let dead = outcome.dead.iter().map(|dead| dead.position.number()).collect::<Vec<_>>();
         let held = &self.sides[index].held;
         let mut done = Vec::new();
         for (place, text) in texts.iter().enumerate() {
@@ -306,12 +331,9 @@ impl Driver<'_> {
                 done.push(*position);
             }
         }
-        let actual = model::Answer {
-            done: outcome.done,
-            stale: outcome.stale.clone(),
-            dead: self.died(index, &outcome.dead)?,
-        };
+        let actual = model::Answer { done: outcome.done, stale: outcome.stale.clone() };
         prop_assert_eq!(&actual, expected);
+        let dead = self.died(index)?;
         done.retain(|position| !dead.contains(position));
         Ok(done)
     }
@@ -362,10 +384,18 @@ impl Driver<'_> {
         let end = self.log.keys().next_back().copied().unwrap_or(0);
         let to = i64::try_from(to.index(usize::try_from(end).unwrap() + 1)).unwrap();
         let mut state = State::decode(&self.sides[index].row).unwrap();
-        let dead = state.seek(self.now, self.policy, Position::new(to));
+        let moved = state.seek(self.now, self.policy, Position::new(to));
         self.sides[index].row = state.encode();
-        let expected = self.sides[index].model.seek(self.now, to);
-        prop_assert_eq!(self.died(index, &dead)?, expected);
+        prop_assert_eq!(moved, self.sides[index].model.seek(self.now, to));
+        self.died(index)?;
+        if !moved {
+            self.check(index)?;
+            self.bury(index, usize::MAX)?;
+            let mut state = State::decode(&self.sides[index].row).unwrap();
+            prop_assert!(state.seek(self.now, self.policy, Position::new(to)), "nothing is dead");
+            self.sides[index].row = state.encode();
+            prop_assert!(self.sides[index].model.seek(self.now, to));
+        }
         self.seen.sought += 1;
         let side = &mut self.sides[index];
         side.held.clear();
@@ -386,6 +416,7 @@ impl Driver<'_> {
             if !texts.is_empty() {
                 self.ack(index, &texts)?;
             }
+            self.bury(index, usize::MAX)?;
         }
         let side = &self.sides[index];
         prop_assert_eq!(State::decode(&side.row).unwrap().outstanding(), 0);

@@ -12,6 +12,8 @@ enum Fate {
     Leased { until: i64, pull: u64, receipt: String },
     /// It was nacked, and is held back.
     Delayed { until: i64 },
+    /// It had its last failure, and is not among the dead letters yet.
+    Dead { reason: &'static str },
     /// The group has no more to do with it.
     Over,
 }
@@ -34,7 +36,6 @@ pub type Dead = (i64, &'static str, u16);
 pub struct Answer {
     pub done: usize,
     pub stale: Vec<usize>,
-    pub dead: Vec<Dead>,
 }
 
 /// What a pull answers.
@@ -42,7 +43,6 @@ pub struct Answer {
 pub struct Pulled {
     /// Position and attempt.
     pub deliveries: Vec<(i64, u16)>,
-    pub dead: Vec<Dead>,
     pub looked_at_new: usize,
     pub forgotten: usize,
 }
@@ -90,7 +90,7 @@ impl Group {
         let mut counts = (0, 0, 0, 0, None);
         for (index, event) in group.events.iter().enumerate() {
             match event.fate {
-                Fate::New | Fate::Over => continue,
+                Fate::New | Fate::Over | Fate::Dead { .. } => continue,
                 Fate::Leased { .. } => counts.0 += 1,
                 Fate::Delayed { .. } => counts.1 += 1,
                 Fate::Free if !group.is_held(index, u64::MAX) => counts.2 += 1,
@@ -108,13 +108,13 @@ impl Group {
                 && match earlier.fate {
                     Fate::Leased { pull, .. } => pull != this_pull,
                     Fate::Delayed { .. } => true,
-                    Fate::New | Fate::Free | Fate::Over => false,
+                    Fate::New | Fate::Free | Fate::Dead { .. } | Fate::Over => false,
                 }
         })
     }
 
     /// A failure of its own: an attempt is over, and the later receipts of the key are void.
-    fn fail(&mut self, index: usize, reason: &'static str, afterwards: Fate) -> Option<Dead> {
+    fn fail(&mut self, index: usize, reason: &'static str, afterwards: Fate) {
         self.events[index].failures += 1;
         self.events[index].fate = afterwards;
         let key = self.events[index].key;
@@ -124,16 +124,28 @@ impl Group {
             }
         }
         let event = &mut self.events[index];
-        if event.failures < self.max_attempts {
-            return None;
+        if event.failures >= self.max_attempts {
+            event.fate = Fate::Dead { reason };
         }
-        event.fate = Fate::Over;
-        Some((event.position, reason, event.failures))
+    }
+
+    /// What is dead and not buried.
+    pub fn dead(&self) -> Vec<Dead> {
+        let dead = |event: &Event| match event.fate {
+            Fate::Dead { reason } => Some((event.position, reason, event.failures)),
+            _ => None,
+        };
+        self.events.iter().filter_map(dead).collect()
+    }
+
+    /// The first so many that are dead go to the dead letters.
+    pub fn bury(&mut self, count: usize) {
+        let dead = self.events.iter_mut().filter(|event| matches!(event.fate, Fate::Dead { .. }));
+        dead.take(count).for_each(|event| event.fate = Fate::Over);
     }
 
     /// Leases end one after the other, as time goes.
-    fn pass_time(&mut self, now: i64) -> Vec<Dead> {
-        let mut dead = Vec::new();
+    fn pass_time(&mut self, now: i64) {
         loop {
             let mut first: Option<(i64, usize)> = None;
             for (index, event) in self.events.iter().enumerate() {
@@ -145,27 +157,22 @@ impl Group {
                 }
             }
             let Some((_, index)) = first else { break };
-            dead.extend(self.fail(index, "expired", Fate::Free));
+            self.fail(index, "expired", Fate::Free);
         }
         for event in &mut self.events {
             if matches!(event.fate, Fate::Delayed { until } if until <= now) {
                 event.fate = Fate::Free;
             }
         }
-        dead.sort_unstable();
-        dead
     }
 
     /// At most `readable` new events are read. The receipts are told afterwards.
     pub fn pull(&mut self, now: i64, max: usize, lease: i64, readable: usize) -> Pulled {
         self.pulls += 1;
         let this_pull = self.pulls;
-        let mut dead = self.pass_time(now);
-        let all_dead = dead.len();
-        dead.retain(|dead| !self.events.iter().any(|event| event.position == dead.0 && event.gone));
+        self.pass_time(now);
         let leased = |pull| Fate::Leased { until: now + lease, pull, receipt: String::new() };
-        let mut pulled =
-            Pulled { deliveries: Vec::new(), forgotten: all_dead - dead.len(), dead, looked_at_new: 0 };
+        let mut pulled = Pulled { deliveries: Vec::new(), forgotten: 0, looked_at_new: 0 };
         let mut redelivered = 0;
         for index in 0..self.events.len() {
             let free = self.events[index].fate == Fate::Free && !self.is_held(index, this_pull);
@@ -228,7 +235,7 @@ impl Group {
     }
 
     pub fn ack(&mut self, now: i64, receipts: &[Box<str>]) -> Answer {
-        let dead = self.pass_time(now);
+        self.pass_time(now);
         let mut stale = Vec::new();
         for (place, receipt) in receipts.iter().enumerate() {
             match self.find(receipt) {
@@ -236,12 +243,12 @@ impl Group {
                 None => stale.push(place),
             }
         }
-        Answer { done: receipts.len() - stale.len(), stale, dead }
+        Answer { done: receipts.len() - stale.len(), stale }
     }
 
     /// All of a call at once: of each key its first event failed, the others are held back with it.
     pub fn nack(&mut self, now: i64, receipts: &[Box<str>], delay: i64) -> Answer {
-        let mut dead = self.pass_time(now);
+        self.pass_time(now);
         let (mut stale, mut named) = (Vec::new(), Vec::new());
         for (place, receipt) in receipts.iter().enumerate() {
             match self.find(receipt) {
@@ -255,15 +262,14 @@ impl Group {
         for index in &named {
             let key = self.events[*index].key;
             if !named.iter().any(|other| other < index && self.events[*other].key == key) {
-                dead.extend(self.fail(*index, "nacked", Fate::Delayed { until: now + delay }));
+                self.fail(*index, "nacked", Fate::Delayed { until: now + delay });
             }
         }
-        dead.sort_unstable();
-        Answer { done: named.len(), stale, dead }
+        Answer { done: named.len(), stale }
     }
 
     pub fn extend(&mut self, now: i64, receipts: &[Box<str>], lease: i64) -> Answer {
-        let dead = self.pass_time(now);
+        self.pass_time(now);
         let mut stale = Vec::new();
         for (place, receipt) in receipts.iter().enumerate() {
             match self.find(receipt).map(|index| &mut self.events[index].fate) {
@@ -271,16 +277,20 @@ impl Group {
                 _ => stale.push(place),
             }
         }
-        Answer { done: receipts.len() - stale.len(), stale, dead }
+        Answer { done: receipts.len() - stale.len(), stale }
     }
 
-    pub fn seek(&mut self, now: i64, position: i64) -> Vec<Dead> {
-        let dead = self.pass_time(now);
+    /// Whether it moved: what is dead goes to the dead letters first.
+    pub fn seek(&mut self, now: i64, position: i64) -> bool {
+        self.pass_time(now);
+        if !self.dead().is_empty() {
+            return false;
+        }
         for event in &mut self.events {
             event.fate = if event.position <= position { Fate::Over } else { Fate::New };
             event.failures = 0;
         }
         self.position = position;
-        dead
+        true
     }
 }

@@ -28,6 +28,8 @@ pub enum Step {
     Nack(Vec<Pick>, i64),
     Extend(Vec<Pick>, i64),
     Seek(Index),
+    /// So many of the first that are dead go to the dead letters.
+    Bury(usize),
     /// Events up to this one are not kept any more.
     Drop(Index),
     Wait(i64),
@@ -76,6 +78,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (picks(), delay).prop_map(|(picks, delay)| Step::Nack(picks, delay)),
         2 => (picks(), 1000_i64..6000).prop_map(|(picks, lease)| Step::Extend(picks, lease)),
         1 => any::<Index>().prop_map(Step::Seek),
+        4 => (1_usize..3).prop_map(Step::Bury),
         1 => any::<Index>().prop_map(Step::Drop),
         3 => (0_i64..2500).prop_map(Step::Wait),
         4 => (-1_i64..2).prop_map(Step::WaitUntilDue),
@@ -109,6 +112,8 @@ pub struct Seen {
     pub forgotten: usize,
     pub put_back: usize,
     pub sought: usize,
+    pub buried: usize,
+    pub buried_in_part: usize,
 }
 
 impl Seen {
@@ -127,6 +132,8 @@ impl Seen {
             self.forgotten,
             self.put_back,
             self.sought,
+            self.buried,
+            self.buried_in_part,
         ];
         assert!(counts.iter().all(|count| *count >= 100), "{self:?}");
     }

@@ -3,10 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use uuid::Uuid;
 
-use super::{DEAD_LETTERS, Event, Logged, Topic, dedupe_key, lane, postgres, sqlite};
+use super::{DEAD_LETTERS, Event, Topic, dedupe_key, lane, postgres, sqlite};
 use crate::names::Name;
 use crate::policy::Permit;
 use crate::store::{StoreError, Tx};
@@ -36,12 +35,6 @@ impl Batch {
     #[must_use]
     pub fn new(permit: &Permit, rules: Arc<Topic>, events: Vec<Event>) -> Self {
         Self { tenant: *permit.tenant().as_uuid(), topic: permit.name().clone(), rules, events }
-    }
-
-    /// Events of a tenant that a group gave up, for the topic's dead letters.
-    pub(super) fn dead_letters(tenant: Uuid, rules: Arc<Topic>, events: Vec<Event>) -> Self {
-        let topic = rules.dead_letters.clone();
-        Self { tenant, topic, rules, events }
     }
 
     /// How many events.
@@ -215,34 +208,6 @@ impl<'b> Plan<'b> {
 
 fn defect(what: &str) -> StoreError {
     StoreError::Corrupt(format!("a defect: {what}"))
-}
-
-/// Where what gave an event up begins in its attributes.
-const EXTENSION: &[u8] = b",\"dlqgroup\":\"";
-
-impl Event {
-    /// The event of a dead letter: as it was, and what gave it up.
-    pub(super) fn of_dead(event: Logged, topic: &Name, group: &Name, reason: &str) -> Self {
-        // Both are of characters that JSON takes as they are.
-        let more = format!(",\"dlqgroup\":\"{group}\",\"dlqreason\":\"{reason}\"}}");
-        // A dead letter that is given up again has them already, at its end: the new ones take their place.
-        let earlier = event.attributes.windows(EXTENSION.len()).rposition(|text| text == EXTENSION);
-        let open = match earlier {
-            Some(at) if is_dead_letters(topic.as_str()) => event.attributes.get(..at),
-            Some(_) | None => event.attributes.strip_suffix(b"}"),
-        };
-        let open = open.unwrap_or(&event.attributes);
-        Self {
-            // Its `id` and `source` are in its attributes; here they would only be for deduplication.
-            id: Box::from(""),
-            source: Box::from(""),
-            kind: event.kind,
-            key: event.key,
-            id_is_ours: true,
-            attributes: Bytes::from([open, more.as_bytes()].concat()),
-            data: event.data,
-        }
-    }
 }
 
 /// Whether a name is that of a topic's dead letters.

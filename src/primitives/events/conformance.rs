@@ -235,7 +235,7 @@ impl<'a> Consumers<'a> {
     async fn settle(&self, deliveries: &Deliveries, what: Settle) -> (usize, usize) {
         let receipts: Vec<Box<str>> =
             deliveries.deliveries.iter().map(|one| one.lease.receipt.to_string().into()).collect();
-        let outcome = self.group.settle(self.store, receipts.into(), what).await.unwrap();
+        let (outcome, _) = self.group.settle(self.store, receipts.into(), what).await.unwrap();
         (outcome.done, outcome.stale.len())
     }
 }

@@ -1,20 +1,20 @@
 //! A consumer group on a store: its row locked, the machine run, the row written, in one transaction.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use aws_lc_rs::digest;
 use uuid::Uuid;
 
-use super::append::{Batch, append_all};
 use super::audience::{Audience, Subscriber};
+use super::dead_letters::GivenUp;
 use super::groups::{
-    Dead, DelayTime, KeyHash, Lease, LeaseTime, MaxDeliveries, OutOfBounds, OutOfOrder, Outcome, Policy,
-    Receipts, State, StateError,
+    DelayTime, KeyHash, Lease, LeaseTime, MaxDeliveries, OutOfBounds, OutOfOrder, Outcome, Policy, Receipts,
+    State, StateError,
 };
 use super::push::AttemptRow;
 use super::read::{self, Scan};
-use super::{Event, Logged, Position, ReadFrom, Topic, postgres, sqlite};
+use super::{Logged, Position, ReadFrom, Topic, postgres, sqlite};
 use crate::error::ErrorKind;
 use crate::names::Name;
 use crate::store::{Store, StoreError, Tx};
@@ -23,7 +23,7 @@ use crate::store::{Store, StoreError, Tx};
 const MAX_BYTES: i64 = 4 * 1024 * 1024;
 
 /// Which group.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Place {
     /// A tenant, or a service.
     pub(super) owner: Uuid,
@@ -74,10 +74,10 @@ impl GroupError {
 /// A group of consumers of a topic, of one tenant or, a service's, of several.
 #[derive(Debug, Clone)]
 pub struct Group {
-    audience: Audience,
+    pub(super) audience: Audience,
     name: Name,
-    place: Place,
-    topic: Arc<Topic>,
+    pub(super) place: Place,
+    pub(super) topic: Arc<Topic>,
     policy: Policy,
     /// Where it begins, where it is new.
     begins: Position,
@@ -99,8 +99,8 @@ pub struct Deliveries {
     pub deliveries: Vec<Delivery>,
     /// When something that is held may be delivered, in milliseconds from now; none where nothing is held.
     pub due_in_ms: Option<u64>,
-    /// How many events went to the dead letters.
-    pub dead: usize,
+    /// What became of what had its last failure.
+    pub given_up: GivenUp,
     /// Whether the group is at its bound of outstanding events.
     pub full: bool,
     /// Where the group is: what comes after it has not been looked at.
@@ -148,7 +148,10 @@ impl Group {
         max: MaxDeliveries,
         lease: LeaseTime,
     ) -> Result<Deliveries, GroupError> {
-        self.run(store, move |group, tx| Box::pin(async move { group.pull_in(tx, max, lease).await })).await
+        let pulling =
+            self.run(store, 0, move |group, tx| Box::pin(async move { group.pull_in(tx, max, lease).await }));
+        let (pulled, left) = pulling.await?;
+        Ok(Deliveries { given_up: self.bury_first(store, left).await, ..pulled })
     }
 
     /// Settles deliveries by their receipts.
@@ -157,12 +160,13 @@ impl Group {
         store: &Store,
         receipts: Arc<[Box<str>]>,
         what: Settle,
-    ) -> Result<Outcome, GroupError> {
-        self.run(store, move |group, tx| {
+    ) -> Result<(Outcome, GivenUp), GroupError> {
+        let settling = self.run(store, 0, move |group, tx| {
             let receipts = Arc::clone(&receipts);
             Box::pin(async move { group.settle_in(tx, &receipts, what).await })
-        })
-        .await
+        });
+        let (outcome, left) = settling.await?;
+        Ok((outcome, self.bury_first(store, left).await))
     }
 
     /// Settles each of several deliveries in its own way, and keeps what was tried, in one transaction.
@@ -171,33 +175,42 @@ impl Group {
         store: &Store,
         settled: Arc<[(Box<str>, Settle)]>,
         attempts: Arc<[AttemptRow]>,
-    ) -> Result<(), GroupError> {
-        self.run(store, move |group, tx| {
+    ) -> Result<GivenUp, GroupError> {
+        let settling = self.run(store, 0, move |group, tx| {
             let (settled, attempts) = (Arc::clone(&settled), Arc::clone(&attempts));
             Box::pin(async move {
                 let (mut state, row) = group.load(tx).await?;
                 for (receipt, what) in &*settled {
-                    let outcome =
-                        group.apply(&mut state, row.now_ms, std::slice::from_ref(receipt), *what)?;
-                    group.bury(tx, &outcome.dead, &mut HashMap::new()).await?;
+                    group.apply(&mut state, row.now_ms, std::slice::from_ref(receipt), *what)?;
                 }
                 match tx {
                     Tx::Postgres(tx) => postgres::keep_attempts(tx, group.place.owner, &attempts).await?,
                     Tx::Sqlite(tx) => sqlite::keep_attempts(tx, group.place.owner, &attempts)?,
                 }
                 let bytes = state.encode();
-                group.store(tx, &state, &bytes).await
+                group.store(tx, &state, &bytes).await?;
+                Ok(state.dead().count())
             })
-        })
-        .await
+        });
+        let left = settling.await?;
+        Ok(self.bury_first(store, left).await)
     }
 
-    /// Moves the group: what comes after the place is delivered next, whatever was before.
-    pub async fn seek(&self, store: &Store, to: ReadFrom) -> Result<(), GroupError> {
-        self.run(store, move |group, tx| Box::pin(async move { group.seek_in(tx, to).await })).await
+    /// Moves the group: what comes after the place is delivered next, whatever was before. What is dead goes to the dead
+    /// letters first.
+    pub async fn seek(&self, store: &Store, to: ReadFrom) -> Result<GivenUp, GroupError> {
+        let mut given_up = GivenUp::default();
+        loop {
+            let sought =
+                self.run(store, 0, move |group, tx| Box::pin(async move { group.seek_in(tx, to).await }));
+            if sought.await? {
+                return Ok(given_up);
+            }
+            given_up = given_up.and(self.bury(store).await?);
+        }
     }
 
-    async fn run<T, F>(&self, store: &Store, work: F) -> Result<T, GroupError>
+    pub(super) async fn run<T, F>(&self, store: &Store, bytes: u64, work: F) -> Result<T, GroupError>
     where
         T: Send + 'static,
         F: for<'t> Fn(Self, &'t mut Tx<'_>) -> futures_util::future::BoxFuture<'t, Result<T, GroupError>>
@@ -206,7 +219,7 @@ impl Group {
             + 'static,
     {
         let group = self.clone();
-        store.run(&self.audience, 0, move |tx| work(group.clone(), tx)).await
+        store.run(&self.audience, bytes, move |tx| work(group.clone(), tx)).await
     }
 
     async fn pull_in(
@@ -214,15 +227,13 @@ impl Group {
         tx: &mut Tx<'_>,
         max: MaxDeliveries,
         lease: LeaseTime,
-    ) -> Result<Deliveries, GroupError> {
+    ) -> Result<(Deliveries, usize), GroupError> {
         let (mut state, row) = self.load(tx).await?;
         let before = state.encode();
         let mut events: HashMap<Position, Logged> = HashMap::new();
-        let (deliveries, dead, full) = loop {
+        let (deliveries, full) = loop {
             let mut pull = state.pull(row.now_ms, self.policy, max, lease);
-            let mut wanted: Vec<Position> = pull.leases().iter().map(|lease| lease.position).collect();
-            wanted.extend(pull.dead().iter().map(|dead| dead.position));
-            wanted.sort_unstable();
+            let wanted: Vec<Position> = pull.leases().iter().map(|lease| lease.position).collect();
             let sees = self.audience.sees();
             let kept = read::at(tx, &sees, self.place.topic.as_str(), &wanted, MAX_BYTES).await?;
             let is_kept = |position: &Position| {
@@ -252,10 +263,8 @@ impl Group {
                 }
             }
             let pulled = pull.finish();
-            let begin_again = pulled.leases.is_empty() && pulled.forgotten > 0;
-            self.bury(tx, &pulled.dead, &mut events).await?;
-            if !begin_again {
-                break (pulled.leases, pulled.dead.len(), pulled.full);
+            if !pulled.leases.is_empty() || pulled.forgotten == 0 {
+                break (pulled.leases, pulled.full);
             }
         };
         let after = state.encode();
@@ -268,7 +277,8 @@ impl Group {
             .collect();
         let due_in_ms =
             state.due_ms().map(|due| u64::try_from(due.saturating_sub(row.now_ms)).unwrap_or_default());
-        Ok(Deliveries { deliveries, due_in_ms, dead, full, position: state.position() })
+        let (given_up, position) = (GivenUp::default(), state.position());
+        Ok((Deliveries { deliveries, due_in_ms, given_up, full, position }, state.dead().count()))
     }
 
     async fn settle_in(
@@ -276,22 +286,21 @@ impl Group {
         tx: &mut Tx<'_>,
         receipts: &[Box<str>],
         what: Settle,
-    ) -> Result<Outcome, GroupError> {
+    ) -> Result<(Outcome, usize), GroupError> {
         let found = load(tx, &self.place).await?;
         let Some(bytes) = &found.state else {
             // Nobody ever pulled: nothing is made for receipts that nobody was given.
             let stale = (0..receipts.len()).collect();
-            return Ok(Outcome { done: 0, stale, dead: Vec::new() });
+            return Ok((Outcome { done: 0, stale }, 0));
         };
         let (mut state, row) = (State::decode(bytes)?, found);
         let before = state.encode();
         let outcome = self.apply(&mut state, row.now_ms, receipts, what)?;
-        self.bury(tx, &outcome.dead, &mut HashMap::new()).await?;
         let after = state.encode();
         if after != before {
             self.store(tx, &state, &after).await?;
         }
-        Ok(outcome)
+        Ok((outcome, state.dead().count()))
     }
 
     fn apply(
@@ -309,7 +318,8 @@ impl Group {
         })
     }
 
-    async fn seek_in(self, tx: &mut Tx<'_>, to: ReadFrom) -> Result<(), GroupError> {
+    /// Whether it was moved; else something is dead.
+    async fn seek_in(self, tx: &mut Tx<'_>, to: ReadFrom) -> Result<bool, GroupError> {
         let (mut state, row) = self.load(tx).await?;
         let (sees, topic) = (self.audience.sees(), self.place.topic.as_str());
         let position = match to {
@@ -318,10 +328,10 @@ impl Group {
             ReadFrom::Cursor(cursor) => cursor.position,
             ReadFrom::Time(time_ms) => read::place_of_time(tx, &sees, topic, time_ms).await?,
         };
-        let dead = state.seek(row.now_ms, self.policy, position);
-        self.bury(tx, &dead, &mut HashMap::new()).await?;
+        let is_moved = state.seek(row.now_ms, self.policy, position);
         let after = state.encode();
-        self.store(tx, &state, &after).await
+        self.store(tx, &state, &after).await?;
+        Ok(is_moved)
     }
 
     /// The group's state, its row locked; made where there is none.
@@ -338,7 +348,7 @@ impl Group {
         Ok((state, found))
     }
 
-    async fn store(&self, tx: &mut Tx<'_>, state: &State, bytes: &[u8]) -> Result<(), GroupError> {
+    pub(super) async fn store(&self, tx: &mut Tx<'_>, state: &State, bytes: &[u8]) -> Result<(), GroupError> {
         match tx {
             Tx::Postgres(tx) => postgres::store_group(tx, &self.place, state.position(), bytes).await?,
             Tx::Sqlite(tx) => sqlite::store_group(tx, &self.place, state.position(), bytes)?,
@@ -346,35 +356,18 @@ impl Group {
         Ok(())
     }
 
-    /// Appends what the group gave up to the topic's dead letters.
-    async fn bury(
-        &self,
-        tx: &mut Tx<'_>,
-        dead: &[Dead],
-        read: &mut HashMap<Position, Logged>,
-    ) -> Result<(), GroupError> {
-        if dead.is_empty() {
-            return Ok(());
+    /// Lets a fleet's transaction write for these of its tenants.
+    pub(super) async fn writes_for(&self, tx: &mut Tx<'_>, mut tenants: Vec<Uuid>) -> Result<(), StoreError> {
+        if let (Audience::Fleet(_), Tx::Postgres(tx)) = (&self.audience, tx) {
+            tenants.sort_unstable();
+            tenants.dedup();
+            tx.write_for(&tenants).await?;
         }
-        let missing: Vec<Position> =
-            dead.iter().map(|dead| dead.position).filter(|position| !read.contains_key(position)).collect();
-        let sees = self.audience.sees();
-        let kept = read::at(tx, &sees, self.place.topic.as_str(), &missing, i64::MAX).await?;
-        read.extend(kept.events.into_iter().map(|event| (event.position, event)));
-        let mut letters: BTreeMap<Uuid, Vec<Event>> = BTreeMap::new();
-        for dead in dead {
-            let Some(event) = read.remove(&dead.position) else { continue };
-            let of_tenant = letters.entry(event.tenant).or_default();
-            of_tenant.push(Event::of_dead(event, &self.place.topic, &self.name, dead.reason.as_str()));
-        }
-        if let (Audience::Fleet(_), Tx::Postgres(tx)) = (&self.audience, &mut *tx) {
-            tx.write_for(&letters.keys().copied().collect::<Vec<_>>()).await.map_err(StoreError::from)?;
-        }
-        let letters = letters
-            .into_iter()
-            .map(|(tenant, events)| Batch::dead_letters(tenant, Arc::clone(&self.topic), events));
-        append_all(tx, &letters.collect::<Vec<_>>()).await?;
         Ok(())
+    }
+
+    pub(super) fn name(&self) -> &Name {
+        &self.name
     }
 
     fn key_hash(&self, event: &Logged) -> KeyHash {
@@ -388,7 +381,7 @@ impl Group {
     }
 }
 
-async fn load(tx: &mut Tx<'_>, place: &Place) -> Result<GroupRow, StoreError> {
+pub(super) async fn load(tx: &mut Tx<'_>, place: &Place) -> Result<GroupRow, StoreError> {
     match tx {
         Tx::Postgres(tx) => postgres::load_group(tx, place).await,
         Tx::Sqlite(tx) => sqlite::load_group(tx, place),

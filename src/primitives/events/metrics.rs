@@ -2,7 +2,7 @@
 
 use prometheus::{Histogram, IntCounter};
 
-use super::{Appended, groups};
+use super::{Appended, GivenUp, groups};
 use crate::error::ErrorKind;
 use crate::telemetry::{MetricError, Registry};
 
@@ -28,9 +28,35 @@ pub(super) struct EventsMetrics {
     nacked: IntCounter,
     extended: IntCounter,
     stale: IntCounter,
-    pub(super) dead: IntCounter,
     pub(super) full_groups: IntCounter,
     pub(super) read: IntCounter,
+}
+
+/// What is counted of what groups gave up.
+#[derive(Clone)]
+pub(super) struct GivenUpMetrics {
+    letters: IntCounter,
+    ended: IntCounter,
+}
+
+impl GivenUpMetrics {
+    pub(super) fn new(registry: &Registry) -> Result<Self, MetricError> {
+        Ok(Self {
+            letters: registry.counter(
+                "outrigger_events_dead_letters_total",
+                "Events that groups gave up after the policy's attempts.",
+            )?,
+            ended: registry.counter(
+                "outrigger_events_dead_letters_given_up_total",
+                "Dead letters that their own readers gave up after the policy's attempts: they stay where they are.",
+            )?,
+        })
+    }
+
+    pub(super) fn count(&self, given_up: GivenUp) {
+        self.letters.inc_by(given_up.letters as u64);
+        self.ended.inc_by(given_up.ended as u64);
+    }
 }
 
 impl EventsMetrics {
@@ -78,10 +104,6 @@ impl EventsMetrics {
             nacked: deliveries.with_label_values(&["nacked"]),
             extended: deliveries.with_label_values(&["extended"]),
             stale: deliveries.with_label_values(&["stale"]),
-            dead: registry.counter(
-                "outrigger_events_dead_letters_total",
-                "Events that groups gave up after the policy's attempts.",
-            )?,
             full_groups: registry.counter(
                 "outrigger_events_full_groups_total",
                 "Pulls that looked at no new event, since their group has `max_outstanding` that are not done.",
@@ -123,6 +145,5 @@ impl EventsMetrics {
         };
         counter.inc_by(outcome.done as u64);
         self.stale.inc_by(outcome.stale.len() as u64);
-        self.dead.inc_by(outcome.dead.len() as u64);
     }
 }

@@ -20,6 +20,7 @@ mod config;
 mod conformance;
 mod consumers;
 mod cursor;
+mod dead_letters;
 mod event;
 mod fingerprint;
 pub mod groups;
@@ -39,6 +40,7 @@ pub use append::{Appended, Batch, append, append_all, is_dead_letters};
 pub use audience::Audience;
 pub use consumers::{Deliveries, Delivery, Group, GroupError, Settle};
 pub use cursor::{Cursor, CursorError, CursorKey, ReadFrom, ReadFromError};
+pub use dead_letters::GivenUp;
 pub use event::{Data, Event, Logged, Position};
 pub use fingerprint::dedupe_key;
 pub use lane::lane;
@@ -118,7 +120,11 @@ fn build(section: Value, resources: &Resources) -> Result<Vec<Route>, BuildError
     let arrivals = arrivals::Arrivals::new(store.clone(), tasks.clone());
     let pushed = push::PushMetrics::new(&resources.metrics)?;
     let (policies, roles) = (resources.policies.clone(), resources.roles.clone());
-    let dispatcher = push::start(store.clone(), policies, roles, pushed, &tasks)
+    let given_up = metrics::GivenUpMetrics::new(&resources.metrics)?;
+    let undertaker = dead_letters::Undertaker::new(store.clone(), given_up, tasks.clone());
+    let deliveries =
+        push::StoreDeliveries::new(store.clone(), policies.clone(), Some(Arc::clone(&undertaker)));
+    let dispatcher = push::start(deliveries, policies, roles, pushed, &tasks)
         .map_err(|error| BuildError::Section { pointer: "", message: error.to_string() })?;
     let arrivals_told = (Arc::clone(&arrivals), dispatcher);
     let publisher = Publisher::new(store.clone(), arrivals_told, Arc::clone(&metrics), tasks.clone());
@@ -130,5 +136,5 @@ fn build(section: Value, resources: &Resources) -> Result<Vec<Route>, BuildError
         relay::Relay::start(log, kafka, metrics, config.relay_shards, &tasks);
     }
     let heartbeat = Duration::from_millis(config.heartbeat_ms);
-    Ok(api::routes(api::Api { store, publisher, arrivals, metrics, heartbeat }))
+    Ok(api::routes(api::Api { store, publisher, arrivals, undertaker, metrics, heartbeat }))
 }

@@ -129,6 +129,7 @@ pub(super) async fn pull(api: &Api, mut call: Box<Call>) -> Result<Reply, Proble
         }
         let pulled = group.pull(&api.store, max, lease).await?;
         count(api, &pulled);
+        api.undertaker.gave_up(&group, pulled.given_up);
         if pulled.deliveries.len() as u64 >= request.max {
             // There may be more, for another that waits.
             api.arrivals.tell_group(&audience, &name);
@@ -151,7 +152,6 @@ pub(super) async fn pull(api: &Api, mut call: Box<Call>) -> Result<Reply, Proble
 
 fn count(api: &Api, pulled: &Deliveries) {
     api.metrics.pulled(pulled.deliveries.iter().map(|one| one.lease.attempt));
-    api.metrics.dead.inc_by(pulled.dead as u64);
     api.metrics.full_groups.inc_by(u64::from(pulled.full));
     let now_ms = i64::try_from(crate::clock::since_1970_ms()).unwrap_or(i64::MAX);
     for first in pulled.deliveries.iter().filter(|one| one.lease.attempt == 1) {
@@ -207,8 +207,9 @@ pub(super) async fn extend(api: &Api, mut call: Box<Call>) -> Result<Reply, Prob
 async fn settle(api: &Api, group: &Group, receipts: Vec<Box<str>>, what: Settle) -> Result<Reply, Problem> {
     Receipts::new(&receipts)?;
     let receipts: Arc<[Box<str>]> = receipts.into();
-    let outcome = group.settle(&api.store, Arc::clone(&receipts), what).await?;
+    let (outcome, given_up) = group.settle(&api.store, Arc::clone(&receipts), what).await?;
     api.metrics.settled(what, &outcome);
+    api.undertaker.gave_up(group, given_up);
     let stale = outcome.stale.iter().filter_map(|at| receipts.get(*at).cloned()).collect();
     Reply::json(&SettleReply { done: outcome.done, stale })
 }
@@ -220,7 +221,8 @@ pub(super) async fn seek(api: &Api, mut call: Box<Call>) -> Result<Reply, Proble
     let to = ReadFrom::parse(&request.to, &key, audience.owner(), &audience.cursor_scope())
         .map_err(|error| wrong("/to", error.to_string()))?;
     let name = group_name(&request.group)?;
-    group(audience.clone(), topic, &request.group)?.seek(&api.store, to).await?;
+    let group = group(audience.clone(), topic, &request.group)?;
+    api.undertaker.gave_up(&group, group.seek(&api.store, to).await?);
     api.arrivals.tell_group(&audience, &name);
     Ok(Reply::no_content())
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use http::Method;
 
 use super::arrivals::Arrivals;
+use super::dead_letters::Undertaker;
 use super::metrics::EventsMetrics;
 use super::publish::{PublishError, Publisher};
 use super::{Audience, CONSUME, CursorKey, EventsPolicy, GroupError, PUBLISH, READ, Topic};
@@ -30,6 +31,7 @@ pub(super) struct Api {
     pub(super) store: Store,
     pub(super) publisher: Arc<Publisher>,
     pub(super) arrivals: Arc<Arrivals>,
+    pub(super) undertaker: Arc<Undertaker>,
     pub(super) metrics: Arc<EventsMetrics>,
     pub(super) heartbeat: Duration,
 }

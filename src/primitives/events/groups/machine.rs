@@ -9,13 +9,13 @@ use crate::primitives::events::Position;
 impl State {
     /// The events of `receipts` are done.
     pub fn ack(&mut self, now_ms: i64, policy: Policy, receipts: Receipts<'_>) -> Outcome {
-        let dead = self.settle(now_ms, policy);
+        self.settle(now_ms, policy);
         let named = self.named(receipts);
         if named.done > 0 {
             let mut acked = named.entries.into_iter();
             self.outstanding.retain(|_| !acked.next().unwrap_or(false));
         }
-        Outcome { done: named.done, stale: named.stale, dead }
+        Outcome { done: named.done, stale: named.stale }
     }
 
     /// The events of `receipts` failed, and are held back for `delay`, the later events of their keys with them. Of
@@ -27,26 +27,23 @@ impl State {
         receipts: Receipts<'_>,
         DelayTime(delay_ms): DelayTime,
     ) -> Outcome {
-        let mut dead = self.settle(now_ms, policy);
+        self.settle(now_ms, policy);
         let named = self.named(receipts);
         if named.done > 0 {
             let until_ms = now_ms.saturating_add(delay_ms);
             let mut failed = HashSet::new();
-            let mut nacked = named.entries.into_iter();
-            self.outstanding.retain_mut(|entry| {
-                if nacked.next().unwrap_or(false) {
+            for (entry, nacked) in self.outstanding.iter_mut().zip(named.entries) {
+                if nacked {
                     entry.phase = Phase::Delayed { until_ms };
-                    !failed.insert(entry.key) || entry.fails(DeadReason::Nacked, policy, &mut dead)
-                } else {
-                    if matches!(entry.phase, Phase::Leased { .. }) && failed.contains(&entry.key) {
-                        entry.phase = Phase::Free;
+                    if failed.insert(entry.key) {
+                        entry.fails(DeadReason::Nacked, policy);
                     }
-                    true
+                } else if matches!(entry.phase, Phase::Leased { .. }) && failed.contains(&entry.key) {
+                    entry.phase = Phase::Free;
                 }
-            });
-            dead.sort_unstable_by_key(|dead| dead.position);
+            }
         }
-        Outcome { done: named.done, stale: named.stale, dead }
+        Outcome { done: named.done, stale: named.stale }
     }
 
     /// The leases of `receipts` end `lease` from now, or when they would have, whichever is later.
@@ -57,7 +54,7 @@ impl State {
         receipts: Receipts<'_>,
         LeaseTime(lease_ms): LeaseTime,
     ) -> Outcome {
-        let dead = self.settle(now_ms, policy);
+        self.settle(now_ms, policy);
         let (mut done, mut stale) = (0, Vec::new());
         for (place, text) in receipts.0.iter().enumerate() {
             match self.leased(text).map(|index| &mut self.outstanding[index].phase) {
@@ -68,16 +65,35 @@ impl State {
                 _ => stale.push(place),
             }
         }
-        Outcome { done, stale, dead }
+        Outcome { done, stale }
     }
 
     /// Moves the group to just after `position`: what is outstanding is dropped, and every receipt is stale from now
-    /// on. What had its last failure before now still goes to the dead letters.
-    pub fn seek(&mut self, now_ms: i64, policy: Policy, position: Position) -> Vec<Dead> {
-        let dead = self.settle(now_ms, policy);
+    /// on. Where something is dead it does not move, and says so: that goes to the dead letters first.
+    #[must_use]
+    pub fn seek(&mut self, now_ms: i64, policy: Policy, position: Position) -> bool {
+        self.settle(now_ms, policy);
+        if self.dead().next().is_some() {
+            return false;
+        }
         self.outstanding.clear();
         self.position = position;
-        dead
+        true
+    }
+
+    /// What is dead and was not [`Self::bury`]ed, in the order of positions.
+    pub fn dead(&self) -> impl Iterator<Item = Dead> {
+        self.outstanding.iter().filter_map(|entry| match entry.phase {
+            Phase::Dead { reason } => {
+                Some(Dead { position: entry.position, reason, attempts: entry.failures })
+            }
+            Phase::Free | Phase::Leased { .. } | Phase::Delayed { .. } => None,
+        })
+    }
+
+    /// What is dead, up to `last`, leaves the group: it is among the dead letters, or not kept any more.
+    pub fn bury(&mut self, last: Position) {
+        self.outstanding.retain(|entry| entry.position > last || !matches!(entry.phase, Phase::Dead { .. }));
     }
 
     /// When the next lease or delay ends, in milliseconds since 1970: until then only new events, and calls, can make
@@ -85,7 +101,7 @@ impl State {
     #[must_use]
     pub fn due_ms(&self) -> Option<i64> {
         let until = |entry: &Entry| match entry.phase {
-            Phase::Free => None,
+            Phase::Free | Phase::Dead { .. } => None,
             Phase::Leased { until_ms, .. } | Phase::Delayed { until_ms } => Some(until_ms),
         };
         self.outstanding.iter().filter_map(until).min()
@@ -95,34 +111,28 @@ impl State {
     ///
     /// The result is as if it had been called at every millisecond: a lease that is over is void, and has not failed,
     /// where an earlier one of its key failed before it ended, or as it ended.
-    pub(super) fn settle(&mut self, now_ms: i64, policy: Policy) -> Vec<Dead> {
-        let mut dead = Vec::new();
+    pub(super) fn settle(&mut self, now_ms: i64, policy: Policy) {
         // When the first failure was among the events of a key that were gone through.
         let mut failed_ms = HashMap::new();
         let outstanding = self.outstanding.len();
-        self.outstanding.retain_mut(|entry| match entry.phase {
-            Phase::Leased { until_ms, .. } => {
-                if failed_ms.get(&entry.key).is_some_and(|failed_ms| *failed_ms <= until_ms) {
-                    entry.phase = Phase::Free;
-                    return true;
+        for entry in &mut self.outstanding {
+            match entry.phase {
+                Phase::Leased { until_ms, .. } => {
+                    if failed_ms.get(&entry.key).is_some_and(|failed_ms| *failed_ms <= until_ms) {
+                        entry.phase = Phase::Free;
+                    } else if until_ms <= now_ms {
+                        if failed_ms.is_empty() {
+                            failed_ms.reserve(outstanding);
+                        }
+                        failed_ms.insert(entry.key, until_ms);
+                        entry.phase = Phase::Free;
+                        entry.fails(DeadReason::Expired, policy);
+                    }
                 }
-                if now_ms < until_ms {
-                    return true;
-                }
-                if failed_ms.is_empty() {
-                    failed_ms.reserve(outstanding);
-                }
-                failed_ms.insert(entry.key, until_ms);
-                entry.phase = Phase::Free;
-                entry.fails(DeadReason::Expired, policy, &mut dead)
+                Phase::Delayed { until_ms } if until_ms <= now_ms => entry.phase = Phase::Free,
+                Phase::Delayed { .. } | Phase::Free | Phase::Dead { .. } => {}
             }
-            Phase::Delayed { until_ms } if until_ms <= now_ms => {
-                entry.phase = Phase::Free;
-                true
-            }
-            Phase::Delayed { .. } | Phase::Free => true,
-        });
-        dead
+        }
     }
 
     /// Where the entry is whose lease `text` proves.
@@ -131,7 +141,7 @@ impl State {
         let index = self.outstanding.binary_search_by_key(&receipt.position, |entry| entry.position).ok()?;
         match self.outstanding[index].phase {
             Phase::Leased { epoch, .. } if epoch == receipt.epoch => Some(index),
-            Phase::Leased { .. } | Phase::Delayed { .. } | Phase::Free => None,
+            Phase::Leased { .. } | Phase::Delayed { .. } | Phase::Free | Phase::Dead { .. } => None,
         }
     }
 
@@ -160,14 +170,12 @@ struct Named {
 }
 
 impl Entry {
-    /// Counts a failure of its own. Whether it stays in the group.
-    fn fails(&mut self, reason: DeadReason, policy: Policy, dead: &mut Vec<Dead>) -> bool {
+    /// Counts a failure of its own, which may be its last.
+    fn fails(&mut self, reason: DeadReason, policy: Policy) {
         self.failures = self.failures.saturating_add(1);
-        let stays = self.failures < policy.max_attempts;
-        if !stays {
-            dead.push(Dead { position: self.position, reason, attempts: self.failures });
+        if self.failures >= policy.max_attempts {
+            self.phase = Phase::Dead { reason };
         }
-        stays
     }
 }
 
@@ -206,25 +214,30 @@ mod tests {
 
         fn ack(&mut self, receipts: &[&(i64, u16, Box<str>)]) -> Answer {
             let receipts: Vec<_> = receipts.iter().map(|told| told.2.clone()).collect();
-            answer(self.state.ack(self.now_ms, Self::policy(), Receipts::new(&receipts).unwrap()))
+            let outcome = self.state.ack(self.now_ms, Self::policy(), Receipts::new(&receipts).unwrap());
+            self.answer(outcome)
         }
 
         fn nack(&mut self, receipts: &[&(i64, u16, Box<str>)], delay_ms: u64) -> Answer {
             let receipts: Vec<_> = receipts.iter().map(|told| told.2.clone()).collect();
             let (receipts, delay) = (Receipts::new(&receipts).unwrap(), DelayTime::new(delay_ms).unwrap());
-            answer(self.state.nack(self.now_ms, Self::policy(), receipts, delay))
+            let outcome = self.state.nack(self.now_ms, Self::policy(), receipts, delay);
+            self.answer(outcome)
         }
 
         fn extend(&mut self, receipts: &[&(i64, u16, Box<str>)], lease_ms: u64) -> Answer {
             let receipts: Vec<_> = receipts.iter().map(|told| told.2.clone()).collect();
             let (receipts, lease) = (Receipts::new(&receipts).unwrap(), LeaseTime::new(lease_ms).unwrap());
-            answer(self.state.extend(self.now_ms, Self::policy(), receipts, lease))
+            let outcome = self.state.extend(self.now_ms, Self::policy(), receipts, lease);
+            self.answer(outcome)
         }
-    }
 
-    fn answer(outcome: Outcome) -> Answer {
-        let dead = outcome.dead.iter().map(|dead| (dead.position.number(), dead.reason.as_str()));
-        (outcome.done, outcome.stale, dead.collect())
+        /// What is dead is buried at once.
+        fn answer(&mut self, outcome: Outcome) -> Answer {
+            let dead = self.state.dead().map(|dead| (dead.position.number(), dead.reason.as_str())).collect();
+            self.state.bury(Position::new(i64::MAX));
+            (outcome.done, outcome.stale, dead)
+        }
     }
 
     fn group() -> Group {
@@ -301,14 +314,35 @@ mod tests {
     }
 
     #[test]
+    fn what_is_dead_waits_for_its_burial_and_its_key_does_not_wait_for_it() {
+        let mut group = group();
+        for _ in 0..2 {
+            let new: &[_] = if group.state.outstanding() == 0 { &[(1, 7), (2, 8), (3, 9)] } else { &[] };
+            assert_eq!(group.pull(new).len(), 3);
+            group.now_ms += 10_000;
+        }
+        assert_eq!(attempts(&group.pull(&[(4, 7)])), [(4, 1)]);
+        let dead = |group: &Group| group.state.dead().map(|dead| dead.position.number()).collect::<Vec<_>>();
+        assert_eq!((dead(&group), group.state.outstanding()), (vec![1, 2, 3], 4));
+        assert_eq!(group.state.due_ms(), Some(group.now_ms + 10_000), "it is nothing to wait for");
+        group.state.bury(Position::new(2));
+        group.state = State::decode(&group.state.encode()).unwrap();
+        assert_eq!((dead(&group), group.state.outstanding()), (vec![3], 2));
+        group.state.bury(Position::new(100));
+        assert_eq!((dead(&group), group.state.outstanding()), (vec![], 1), "what lives stays");
+    }
+
+    #[test]
     fn after_a_seek_every_receipt_is_stale_and_what_had_failed_is_still_told() {
         let mut group = group();
         let told = group.pull(&[(1, 7)]);
         assert_eq!(group.nack(&[&told[0]], 0).0, 1);
         let told = group.pull(&[(2, 8)]);
         group.now_ms += 10_000;
-        let dead = group.state.seek(group.now_ms, Group::policy(), Position::START);
-        assert_eq!(dead.iter().map(|dead| dead.position.number()).collect::<Vec<_>>(), [1]);
+        assert!(!group.state.seek(group.now_ms, Group::policy(), Position::START), "something is dead");
+        assert_eq!(group.state.dead().map(|dead| dead.position.number()).collect::<Vec<_>>(), [1]);
+        group.state.bury(Position::new(1));
+        assert!(group.state.seek(group.now_ms, Group::policy(), Position::START));
         let again = group.pull(&[(1, 7), (2, 8)]);
         assert_eq!(attempts(&again), [(1, 1), (2, 1)]);
         assert_eq!(group.ack(&[&told[0], &told[1]]), (0, vec![0, 1], vec![]));

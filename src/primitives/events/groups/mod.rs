@@ -1,15 +1,15 @@
 //! Consumer groups: which events of a topic a group has, and in which order its consumers get them.
 //!
 //! It is a pure machine: no clock, no store. A store locks the group's one row, decodes its [`State`], runs one call
-//! on it, and writes the bytes back in the same transaction, together with what [`Dead`] says (the event is appended to
-//! the topic's dead letters, with the extensions `dlqgroup` and `dlqreason`). Bytes that are equal to those that were
+//! on it, and writes the bytes back in the same transaction. What is [`Dead`] stays in the state until a store moved it
+//! to the topic's dead letters, in the transaction that says so by [`State::bury`]: as much at once as a store likes. Bytes that are equal to those that were
 //! read need no write, so that a pull that finds nothing costs none. The store gives the time, in milliseconds since
 //! 1970, and it should be the database's own: sidecars whose clocks disagree would disagree on who has a lease.
 //!
 //! # A pull
 //!
 //! 1. [`State::pull`] settles what is over and leases again what may be delivered again.
-//! 2. The store reads the rows of [`Pull::leases`] and [`Pull::dead`], and the first [`Pull::wanted`] events of
+//! 2. The store reads the rows of [`Pull::leases`], and the first [`Pull::wanted`] events of
 //!    the topic after [`Pull::position`]: one statement. What was not there any more goes to [`Pull::forget`],
 //!    the new events to [`Pull::take`], and where the rows are too many bytes for a reply, [`Pull::put_back`].
 //! 3. While the topic had as many events as were wanted and [`Pull::wanted`] is not 0, the store may read on.
@@ -22,7 +22,7 @@
 //!   delivered outside the same pull; one pull may lease several of a key, in order.
 //! - A lease fails when it expires or is nacked. A failure counts as an attempt, and voids the leases of later events
 //!   of its key; for those it is none, so that one poisoned event does not take the events behind it into the dead
-//!   letters. After the policy's attempts an event is dead: it leaves the group, and its key goes on.
+//!   letters. After the policy's attempts an event is dead: its key goes on, and it leaves the group with its burial.
 //! - Leases of one key that expire in the same millisecond, and those that one call nacks, fail as one: the first is
 //!   the failure, the others are void by it. Leases that end at different times fail in the order of these times.
 //! - A receipt is good for the one lease it was made for. It is stale once that lease expired, whether or not anything
@@ -39,8 +39,8 @@
 //!
 //! # The bound
 //!
-//! A group holds at most [`Policy`]'s `max_outstanding` events: those that are leased or delayed and those that wait
-//! behind them. At the bound no new event is looked at until some are done or dead; what is held is still delivered, so
+//! A group holds at most [`Policy`]'s `max_outstanding` events: those that are leased or delayed, those that wait
+//! behind them, and those that are dead and not buried. At the bound no new event is looked at until some are done or dead; what is held is still delivered, so
 //! that other keys' events among them go on. Redeliveries come before new events.
 //!
 //! One key cannot have a bound of its own: an event that was passed over has to be remembered, else it is lost, and
@@ -218,8 +218,7 @@ pub struct Lease {
     pub attempt: u16,
 }
 
-/// An event that leaves the group for the dead letters. It is told once, by the call that found it, of whatever kind:
-/// the store appends it in that call's transaction, and where its row is not kept any more there is nothing to append.
+/// An event that leaves the group for the dead letters. Where its row is not kept any more there is nothing to append.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Dead {
     /// Which event.
@@ -255,8 +254,6 @@ impl DeadReason {
 pub struct Pulled {
     /// What it delivers, in the order of positions.
     pub leases: Vec<Lease>,
-    /// What goes to the dead letters, in the order of positions.
-    pub dead: Vec<Dead>,
     /// How many new events were looked at: leased, or put behind an earlier one of their key.
     pub looked_at_new: usize,
     /// How many outstanding events were given up, since they are not kept any more.
@@ -272,8 +269,6 @@ pub struct Outcome {
     pub done: usize,
     /// Which were not: places in the call's list.
     pub stale: Vec<usize>,
-    /// What goes to the dead letters, in the order of positions.
-    pub dead: Vec<Dead>,
 }
 
 #[cfg(test)]

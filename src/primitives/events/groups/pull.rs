@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::state::{Entry, Phase, State};
-use super::{Dead, KeyHash, Lease, LeaseTime, MaxDeliveries, Policy, Pulled, Receipt};
+use super::{KeyHash, Lease, LeaseTime, MaxDeliveries, Policy, Pulled, Receipt};
 use crate::error::ErrorKind;
 use crate::primitives::events::Position;
 
@@ -45,12 +45,12 @@ impl State {
         MaxDeliveries(max): MaxDeliveries,
         LeaseTime(lease_ms): LeaseTime,
     ) -> Pull<'_> {
-        let dead = self.settle(now_ms, policy);
+        self.settle(now_ms, policy);
         // Not below the time: a row from a backup, or on a promoted standby that lost the last commits, has an earlier
         // epoch, and must not give a receipt that another consumer still has.
         let epoch = self.epoch.saturating_add(1).max(u64::try_from(now_ms).unwrap_or(0));
         let outstanding = self.outstanding.len();
-        let pulled = Pulled { leases: Vec::new(), dead, looked_at_new: 0, forgotten: 0, full: false };
+        let pulled = Pulled { leases: Vec::new(), looked_at_new: 0, forgotten: 0, full: false };
         let mut pull = Pull {
             state: self,
             policy,
@@ -85,7 +85,7 @@ impl Pull<'_> {
                 Phase::Free if !self.held.contains(&entry.key) => {
                     self.state.outstanding[index] = self.lease(entry);
                 }
-                Phase::Free => {}
+                Phase::Free | Phase::Dead { .. } => {}
                 Phase::Leased { .. } | Phase::Delayed { .. } => {
                     self.held.insert(entry.key);
                 }
@@ -104,12 +104,6 @@ impl Pull<'_> {
             attempt: entry.failures.saturating_add(1),
         });
         Entry { phase: Phase::Leased { until_ms: self.until_ms, epoch }, ..entry }
-    }
-
-    /// What goes to the dead letters.
-    #[must_use]
-    pub fn dead(&self) -> &[Dead] {
-        &self.pulled.dead
     }
 
     /// What is delivered so far; before [`Self::take`], what is delivered again.
@@ -154,15 +148,13 @@ impl Pull<'_> {
         Ok(())
     }
 
-    /// Gives up events that are to be delivered again, or are dead, and that are not kept any more. New events do not
+    /// Gives up events that are to be delivered again and that are not kept any more. New events do not
     /// take the place of what this pull left behind, so it may end with fewer than there are: then the store begins
     /// another.
     pub fn forget(&mut self, gone: &[Position]) {
         let set: HashSet<_> = gone.iter().copied().collect();
-        let dead = self.pulled.dead.len();
         self.pulled.leases.retain(|lease| !set.contains(&lease.position));
-        self.pulled.dead.retain(|dead| !set.contains(&dead.position));
-        self.pulled.forgotten += dead - self.pulled.dead.len() + self.state.forget(gone);
+        self.pulled.forgotten += self.state.forget(gone);
     }
 
     /// Takes back the leases of `first` and of what comes after it, as if they had not been made: for a store whose
@@ -216,10 +208,7 @@ mod tests {
         assert_eq!(first.finish().leases.len(), 1);
         let before = state.encode();
         let nothing = pull(&mut state, 2, 10).finish();
-        assert_eq!(
-            nothing,
-            Pulled { leases: vec![], dead: vec![], looked_at_new: 0, forgotten: 0, full: false }
-        );
+        assert_eq!(nothing, Pulled { leases: vec![], looked_at_new: 0, forgotten: 0, full: false });
         assert_eq!(state.encode(), before);
     }
 

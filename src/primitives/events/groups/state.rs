@@ -13,7 +13,7 @@
 //! | position of the group | zigzag varint |
 //! | number of entries | varint |
 //! | each entry, by position: | |
-//! | tag | 1 byte: bits 0 and 1 the phase (0 free, 1 leased, 2 delayed), bit 2 "the key of the entry before", bit 3 "has failed"; the others are 0 |
+//! | tag | 1 byte: bits 0 and 1 the phase (0 free, 1 leased, 2 delayed, 3 dead), bit 2 "the key of the entry before", bit 3 "has failed", with phase 3 always, bit 4 "died of a nack", only with phase 3; the others are 0 |
 //! | position | varint; of the first entry how far it is behind the group's, of the others behind the entry before |
 //! | key's hash | 8 bytes, big-endian; not there with bit 2 |
 //! | failures | varint, 1 to 65,535; only with bit 3 |
@@ -22,7 +22,7 @@
 //!
 //! Nothing follows the last entry. What waits behind one key takes 2 to 4 bytes an entry.
 
-use super::KeyHash;
+use super::{DeadReason, KeyHash};
 use crate::error::ErrorKind;
 use crate::primitives::events::Position;
 
@@ -32,8 +32,10 @@ const PHASE: u8 = 0b11;
 const FREE: u8 = 0;
 const LEASED: u8 = 1;
 const DELAYED: u8 = 2;
+const DEAD: u8 = 3;
 const SAME_KEY: u8 = 0b100;
 const HAS_FAILED: u8 = 0b1000;
+const DIED_OF_NACK: u8 = 0b1_0000;
 /// A tag and a position, each of one byte at least.
 const MIN_ENTRY_BYTES: usize = 2;
 
@@ -70,6 +72,8 @@ pub(super) enum Phase {
     Leased { until_ms: i64, epoch: u64 },
     /// It was nacked.
     Delayed { until_ms: i64 },
+    /// It had its last failure, and is not among the dead letters yet. Nothing waits for it.
+    Dead { reason: DeadReason },
 }
 
 /// Bytes that are no group's.
@@ -132,6 +136,8 @@ impl State {
                 Phase::Free => (FREE, None, None),
                 Phase::Leased { until_ms, epoch } => (LEASED, Some(until_ms), Some(epoch)),
                 Phase::Delayed { until_ms } => (DELAYED, Some(until_ms), None),
+                Phase::Dead { reason: DeadReason::Expired } => (DEAD, None, None),
+                Phase::Dead { reason: DeadReason::Nacked } => (DEAD | DIED_OF_NACK, None, None),
             };
             let same_key = before.is_some_and(|before| before.key == entry.key);
             let same_bit = if same_key { SAME_KEY } else { 0 };
@@ -184,7 +190,9 @@ impl State {
     fn decode_entry(&self, rest: &mut Bytes<'_>, last_until: &mut i64) -> Result<Entry, StateError> {
         let before = self.outstanding.last();
         let tag = rest.byte()?;
-        if tag & !(PHASE | SAME_KEY | HAS_FAILED) != 0 {
+        let is_dead = tag & PHASE == DEAD;
+        let known = PHASE | SAME_KEY | HAS_FAILED | if is_dead { DIED_OF_NACK } else { 0 };
+        if tag & !known != 0 || is_dead && tag & HAS_FAILED == 0 {
             return Err(StateError::Wrong("tag"));
         }
         let distance = rest.varint()?;
@@ -222,7 +230,8 @@ impl State {
                 Phase::Leased { until_ms, epoch }
             }
             DELAYED => Phase::Delayed { until_ms: until_ms()? },
-            _ => return Err(StateError::Wrong("tag")),
+            _ if tag & DIED_OF_NACK == 0 => Phase::Dead { reason: DeadReason::Expired },
+            _ => Phase::Dead { reason: DeadReason::Nacked },
         };
         Ok(Entry { position, key, failures, phase })
     }
@@ -335,7 +344,8 @@ mod tests {
         };
         assert_eq!(changed(0, 2), "the group's state is of version 2; this release reads version 1");
         assert_eq!(changed(9, 0b1_1001), "the group's state has a wrong tag");
-        assert_eq!(changed(9, 0b1011), "the group's state has a wrong tag");
+        assert_eq!(changed(9, 0b10_1001), "the group's state has a wrong tag");
+        assert_eq!(changed(9, 0b0011), "the group's state has a wrong tag");
         assert_eq!(changed(9, 0b1101), "the group's state has a wrong key");
         assert_eq!(changed(10, 0), "the group's state has a wrong position");
         assert_eq!(changed(19, 0), "the group's state has a wrong number of failures");
@@ -351,7 +361,7 @@ mod tests {
 
     fn entries() -> impl Strategy<Value = Vec<(i64, u64, u16, u8, i64, u64)>> {
         let position = prop_oneof![any::<i64>(), 0_i64..300];
-        prop::collection::vec((position, 0_u64..3, any::<u16>(), 0_u8..3, any::<i64>(), any::<u64>()), 0..12)
+        prop::collection::vec((position, 0_u64..3, any::<u16>(), 0_u8..5, any::<i64>(), any::<u64>()), 0..12)
     }
 
     proptest! {
@@ -364,11 +374,13 @@ mod tests {
                 .map(|(position, key, failures, phase, until_ms, leased)| Entry {
                     position: Position::new(position),
                     key: KeyHash(key),
-                    failures,
+                    failures: if phase > DELAYED { failures.max(1) } else { failures },
                     phase: match phase {
                         FREE => Phase::Free,
                         LEASED => Phase::Leased { until_ms, epoch: leased % epoch.max(1) },
-                        _ => Phase::Delayed { until_ms },
+                        DELAYED => Phase::Delayed { until_ms },
+                        DEAD => Phase::Dead { reason: DeadReason::Expired },
+                        _ => Phase::Dead { reason: DeadReason::Nacked },
                     },
                 })
                 .collect();

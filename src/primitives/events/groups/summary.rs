@@ -17,6 +17,8 @@ pub struct Summary {
     pub ready: usize,
     /// They wait behind an earlier event of their key.
     pub waiting: usize,
+    /// They are given up, and not among the dead letters yet; counted here alone.
+    pub dead: usize,
     /// How many are of the key that has most: near the bound, one key holds the group up.
     pub most_of_one_key: usize,
     /// The first of them: how far behind the group is with what it began.
@@ -30,8 +32,9 @@ impl State {
         let mut settled = self.clone();
         // Nobody dies of being counted.
         settled.settle(now_ms, Policy { max_attempts: u16::MAX, max_outstanding: 0 });
-        let mut summary =
-            Summary { oldest: settled.outstanding.first().map(|entry| entry.position), ..Summary::default() };
+        let mut summary = Summary { dead: settled.dead().count(), ..Summary::default() };
+        settled.bury(settled.position);
+        summary.oldest = settled.outstanding.first().map(|entry| entry.position);
         let (mut held, mut of_key) = (HashSet::new(), HashMap::new());
         for entry in &settled.outstanding {
             match entry.phase {
@@ -39,6 +42,8 @@ impl State {
                 Phase::Free => summary.ready += 1,
                 Phase::Leased { .. } => summary.leased += 1,
                 Phase::Delayed { .. } => summary.delayed += 1,
+                // None is left.
+                Phase::Dead { .. } => {}
             }
             if entry.phase != Phase::Free {
                 held.insert(entry.key);

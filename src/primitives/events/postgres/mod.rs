@@ -1,6 +1,7 @@
 //! The log in PostgreSQL.
 
 mod append;
+mod dead_letters;
 mod groups;
 mod head;
 mod partitions;
@@ -10,6 +11,7 @@ mod read;
 mod sessions;
 
 pub(super) use append::{insert, take_ids};
+pub(super) use dead_letters::{copy, found};
 pub(super) use groups::{create as create_group, load as load_group, store as store_group};
 pub(super) use head::readable;
 pub(super) use partitions::keep_partitions;

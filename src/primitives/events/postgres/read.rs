@@ -63,9 +63,9 @@ macro_rules! newest {
 }
 
 /// The same statement for one tenant, whose index begins with it, and for a fleet.
-struct Statements {
-    one: &'static str,
-    fleet: &'static str,
+pub(super) struct Statements {
+    pub(super) one: &'static str,
+    pub(super) fleet: &'static str,
 }
 
 const PAGE: Statements =
@@ -82,13 +82,13 @@ const NEWEST: Statements = Statements {
 };
 
 /// `$1` of a statement, which says whose rows.
-enum Whose {
+pub(super) enum Whose {
     One(Uuid),
     Fleet(Option<Vec<Uuid>>),
 }
 
 impl Whose {
-    fn of(sees: &Sees) -> Self {
+    pub(super) fn of(sees: &Sees) -> Self {
         match sees {
             Sees::One(tenant) => Self::One(*tenant),
             Sees::Every => Self::Fleet(None),
@@ -96,14 +96,14 @@ impl Whose {
         }
     }
 
-    fn parameter(&self) -> Parameter<'_> {
+    pub(super) fn parameter(&self) -> Parameter<'_> {
         match self {
             Self::One(tenant) => (tenant, Type::UUID),
             Self::Fleet(tenants) => (tenants, Type::UUID_ARRAY),
         }
     }
 
-    fn of_statements(&self, statements: &Statements) -> &'static str {
+    pub(super) fn of_statements(&self, statements: &Statements) -> &'static str {
         match self {
             Self::One(_) => statements.one,
             Self::Fleet(_) => statements.fleet,

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use super::*;
 use crate::names::Name;
 use crate::primitives::events::groups::{
-    Dead, DelayTime, KeyHash, LeaseTime, MaxDeliveries, Outcome as Done, Policy, Receipts, State, StateError,
+    DelayTime, KeyHash, LeaseTime, MaxDeliveries, Outcome as Done, Policy, Receipts, State, StateError,
 };
 use crate::primitives::events::{Data, Position};
 
@@ -90,7 +90,7 @@ impl Kept {
     fn with<T>(
         &mut self,
         line: &Line,
-        call: impl FnOnce(&mut State, &[Logged]) -> (T, Vec<Dead>),
+        call: impl FnOnce(&mut State, &[Logged]) -> T,
     ) -> Result<T, GroupError> {
         let group = (line.subscription.name.clone(), line.tenant);
         let kept = self
@@ -98,16 +98,17 @@ impl Kept {
             .entry(group.clone())
             .or_insert_with(|| State::new(Position::START, fastrand::u32(..)));
         let mut state = State::decode(&kept.encode())?;
-        let (value, dead) = call(
+        let value = call(
             &mut state,
             self.log
                 .get(&line.subscription.topic)
                 .and_then(|log| log.get(&line.tenant))
                 .map_or(&[], Vec::as_slice),
         );
-        *kept = state;
-        let dead = dead.iter().map(|dead| (dead.position.number(), dead.reason.as_str()));
+        let dead = state.dead().map(|dead| (dead.position.number(), dead.reason.as_str()));
         self.dead.entry(group.0).or_default().extend(dead);
+        state.bury(state.position());
+        *kept = state;
         Ok(value)
     }
 }
@@ -171,15 +172,15 @@ impl Deliveries for Memory {
             });
             let leased = leased.collect();
             let due_in_ms = state.due_ms().map(|due_ms| u64::try_from(due_ms - now_ms).unwrap_or_default());
-            (Pulled { leased, due_in_ms }, pulled.dead)
+            Pulled { leased, due_in_ms }
         })
     }
 
     async fn extend(&self, line: &Line, receipts: &[Box<str>], lease_ms: u64) -> Result<bool, GroupError> {
         let (policy, lease, receipts) = (policy(line)?, LeaseTime::new(lease_ms)?, Receipts::new(receipts)?);
         self.kept.lock().with(line, |state, _| {
-            let Done { stale, dead, .. } = state.extend(now_ms(), policy, receipts, lease);
-            (stale.is_empty(), dead)
+            let Done { stale, .. } = state.extend(now_ms(), policy, receipts, lease);
+            stale.is_empty()
         })
     }
 
@@ -196,12 +197,9 @@ impl Deliveries for Memory {
                 Verdict::Done => None,
                 Verdict::Again { delay_ms } => Some(DelayTime::new(delay_ms)?),
             };
-            kept.with(line, |state, _| {
-                let outcome = match delay {
-                    None => state.ack(now_ms(), policy, receipts),
-                    Some(delay) => state.nack(now_ms(), policy, receipts, delay),
-                };
-                ((), outcome.dead)
+            kept.with(line, |state, _| match delay {
+                None => state.ack(now_ms(), policy, receipts),
+                Some(delay) => state.nack(now_ms(), policy, receipts, delay),
             })?;
             kept.attempts.entry(line.subscription.name.clone()).or_default().extend(settled.attempt.clone());
         }

@@ -8,7 +8,6 @@ use crate::config::Role;
 use crate::policy::PolicySource;
 use crate::pools::upstream::{Reach, SetupError};
 use crate::primitives::events::EventsPolicy;
-use crate::store::Store;
 use crate::tasks::Tasks;
 
 /// How often the policies are looked at.
@@ -17,14 +16,13 @@ const EVERY: Duration = Duration::from_millis(500);
 /// Starts a dispatcher, and keeps it at what policy says: an application's own port is its sidecar's, a URL is for
 /// processes of the role `push`.
 pub(in super::super) fn start(
-    store: Store,
+    deliveries: StoreDeliveries,
     policies: PolicySource,
     roles: Vec<Role>,
     metrics: PushMetrics,
     tasks: &Tasks,
 ) -> Result<Dispatcher, SetupError> {
-    let deliveries = Arc::new(StoreDeliveries::new(store, policies.clone()));
-    let dispatcher = Dispatcher::start(deliveries, metrics, Timing::default(), tasks)?;
+    let dispatcher = Dispatcher::start(Arc::new(deliveries), metrics, Timing::default(), tasks)?;
     let (kept, stopping) = (dispatcher.clone(), tasks.stopping().clone());
     tasks.spawn("push subscriptions", async move {
         let mut generation = None;

@@ -11,6 +11,7 @@ use super::{Attempt, Deliveries, Leased, Line, Pulled, Settled, Subscription, Ve
 use crate::names::Name;
 use crate::policy::PolicySource;
 use crate::primitives::events::audience::Subscriber;
+use crate::primitives::events::dead_letters::{GivenUp, Undertaker};
 use crate::primitives::events::groups::{DelayTime, LeaseTime, MaxDeliveries};
 use crate::primitives::events::read::readable;
 use crate::primitives::events::{
@@ -41,6 +42,7 @@ pub(in super::super) struct AttemptRow {
 pub(in super::super) struct StoreDeliveries {
     store: Store,
     policies: PolicySource,
+    undertaker: Option<Arc<Undertaker>>,
     /// Up to where each topic was looked through for tenants.
     seen: Mutex<HashMap<Name, Position>>,
     /// Where each subscription began.
@@ -50,8 +52,19 @@ pub(in super::super) struct StoreDeliveries {
 }
 
 impl StoreDeliveries {
-    pub(in super::super) fn new(store: Store, policies: PolicySource) -> Self {
-        Self { store, policies, seen: Mutex::default(), began: Mutex::default(), replays: Mutex::default() }
+    pub(in super::super) fn new(
+        store: Store,
+        policies: PolicySource,
+        undertaker: Option<Arc<Undertaker>>,
+    ) -> Self {
+        Self {
+            store,
+            policies,
+            undertaker,
+            seen: Mutex::default(),
+            began: Mutex::default(),
+            replays: Mutex::default(),
+        }
     }
 
     async fn group(&self, line: &Line) -> Result<Group, GroupError> {
@@ -61,6 +74,12 @@ impl StoreDeliveries {
         let subscriber = Subscriber { tenant: line.tenant, topic: subscription.topic.clone() };
         let name = subscription.group.clone();
         Ok(Group::of_subscription(subscriber, topic, name, subscription.max_attempts, begins)?)
+    }
+
+    fn gave_up(&self, group: &Group, given_up: GivenUp) {
+        if let Some(undertaker) = &self.undertaker {
+            undertaker.gave_up(group, given_up);
+        }
     }
 
     fn topic(&self, name: &Name) -> Result<Arc<Topic>, GroupError> {
@@ -160,7 +179,7 @@ pub async fn replay(
     tenant: Option<Uuid>,
     from_ms: i64,
 ) -> Result<usize, GroupError> {
-    let deliveries = StoreDeliveries::new(store.clone(), policies);
+    let deliveries = StoreDeliveries::new(store.clone(), policies, None);
     let topics = BTreeSet::from([subscription.topic.clone()]);
     let mut tenants: BTreeSet<Uuid> = match tenant {
         Some(tenant) => [tenant].into(),
@@ -210,7 +229,9 @@ impl Deliveries for StoreDeliveries {
 
     async fn pull(&self, line: &Line, max: usize, lease_ms: u64) -> Result<Pulled, GroupError> {
         let (max, lease) = (MaxDeliveries::new(max as u64)?, LeaseTime::new(lease_ms)?);
-        let pulled = self.group(line).await?.pull(&self.store, max, lease).await?;
+        let group = self.group(line).await?;
+        let pulled = group.pull(&self.store, max, lease).await?;
+        self.gave_up(&group, pulled.given_up);
         let leased = pulled.deliveries.into_iter().map(|one| Leased {
             receipt: one.lease.receipt.to_string().into(),
             attempt: u32::from(one.lease.attempt),
@@ -221,7 +242,9 @@ impl Deliveries for StoreDeliveries {
 
     async fn extend(&self, line: &Line, receipts: &[Box<str>], lease_ms: u64) -> Result<bool, GroupError> {
         let extend = Settle::Extend(LeaseTime::new(lease_ms)?);
-        let outcome = self.group(line).await?.settle(&self.store, receipts.into(), extend).await?;
+        let group = self.group(line).await?;
+        let (outcome, given_up) = group.settle(&self.store, receipts.into(), extend).await?;
+        self.gave_up(&group, given_up);
         Ok(outcome.stale.is_empty())
     }
 
@@ -237,7 +260,9 @@ impl Deliveries for StoreDeliveries {
         }
         let name = line.subscription.name.as_str();
         let attempts = settled.iter().filter_map(|one| one.attempt.as_ref()).map(|one| row(name, one));
-        group.settle_each(&self.store, each.into(), attempts.collect()).await
+        let given_up = group.settle_each(&self.store, each.into(), attempts.collect()).await?;
+        self.gave_up(&group, given_up);
+        Ok(())
     }
 }
 

@@ -52,7 +52,7 @@ fn of<'s>(sees: &'s Sees, statements: &Statements) -> (&'static str, Option<&'s 
     }
 }
 
-fn tenant(row: &Row<'_>, column: usize) -> rusqlite::Result<Uuid> {
+pub(super) fn tenant(row: &Row<'_>, column: usize) -> rusqlite::Result<Uuid> {
     row.get::<_, [u8; 16]>(column).map(Uuid::from_bytes)
 }
 
