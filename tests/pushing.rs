@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
 use outrigger::primitives::events::push::signature::verify;
@@ -25,6 +25,7 @@ const BOUND: Duration = Duration::from_secs(20);
 /// What an endpoint was sent.
 #[derive(Debug)]
 struct Received {
+    path: String,
     headers: Vec<(String, String)>,
     body: Value,
     text: Vec<u8>,
@@ -36,7 +37,7 @@ impl Received {
     }
 }
 
-/// An application that answers 500 to the first request about `flaky`, always to `poison`, and else 204.
+/// An application that answers 500 to the first request about `flaky`, always to `poison…`, 429 to `busy`, and else 204.
 fn application() -> (u16, Receiver<Received>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let (port, (sender, receiver)) = (listener.local_addr().unwrap().port(), sync_channel(1000));
@@ -53,8 +54,12 @@ fn application() -> (u16, Receiver<Received>) {
 fn serve(stream: &mut BufReader<TcpStream>, sender: &SyncSender<Received>, flaky: &AtomicBool) {
     while let Some(received) = request(stream) {
         let id = received.body["id"].as_str().unwrap_or_default();
-        let refused = id == "poison" || id == "flaky" && !flaky.swap(true, Ordering::SeqCst);
-        let status = if refused { "500 Internal Server Error" } else { "204 No Content" };
+        let refused = id.starts_with("poison") || id == "flaky" && !flaky.swap(true, Ordering::SeqCst);
+        let status = match id {
+            "busy" => "429 Too Many Requests\r\nRetry-After: 60",
+            _ if refused => "500 Internal Server Error",
+            _ => "204 No Content",
+        };
         let sent = sender.send(received);
         let reply = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n");
         if stream.get_mut().write_all(reply.as_bytes()).is_err() || sent.is_err() {
@@ -78,7 +83,8 @@ fn request(stream: &mut BufReader<TcpStream>) -> Option<Received> {
     }
     let mut text = vec![0; length];
     stream.read_exact(&mut text).ok()?;
-    Some(Received { headers, body: serde_json::from_slice(&text).unwrap(), text })
+    let path = line.split(' ').nth(1).unwrap().to_owned();
+    Some(Received { path, headers, body: serde_json::from_slice(&text).unwrap(), text })
 }
 
 fn policy(port: u16, secret: &str) -> String {
@@ -88,8 +94,19 @@ fn policy(port: u16, secret: &str) -> String {
     )
 }
 
+/// The same, and one of its dead letters.
+fn policy_of_letters(port: u16, secret: &str) -> String {
+    let app = policy(port, secret);
+    let letters = app.split_once("  app:\n").unwrap().1.replace("topic: leads", "topic: leads.dlq");
+    format!("{app}  letters:\n{}", letters.replace("/hook", "/letters"))
+}
+
 /// One sidecar of each store, with the subscription.
 fn on_both(test: fn(&Sidecar, &Receiver<Received>)) {
+    on_both_with(policy, test);
+}
+
+fn on_both_with(policy: fn(u16, &str) -> String, test: fn(&Sidecar, &Receiver<Received>)) {
     let directory = tempfile::tempdir().unwrap();
     let secret = directory.path().join("secret");
     std::fs::write(&secret, SECRET).unwrap();
@@ -133,15 +150,78 @@ fn sent_again(config: &Path, received: &Receiver<Received>) {
     assert_eq!(unknown.status.code(), Some(1), "{unknown:?}");
 }
 
+/// A subscription begins when it is first seen: what comes after that is sent.
+fn until_it_runs(sidecar: &Sidecar, received: &Receiver<Received>) {
+    support::wait_until("the subscription runs", BOUND, || {
+        publish(sidecar, ACME, &[&format!("probe{}", uuid::Uuid::now_v7().simple())]);
+        received.recv_timeout(Duration::from_millis(300)).is_ok()
+    });
+    while received.recv_timeout(Duration::from_millis(500)).is_ok() {}
+}
+
+#[test]
+fn a_letter_that_its_own_subscription_gives_up_is_sent_no_more_and_stays_where_it_is() {
+    on_both_with(policy_of_letters, |sidecar, received| {
+        until_it_runs(sidecar, received);
+        support::wait_until("the subscription of letters runs", BOUND, || {
+            let id = uuid::Uuid::now_v7().simple();
+            // The good one keeps the circuit closed.
+            publish(sidecar, ACME, &[&format!("poison{id}"), &format!("good{id}")]);
+            let mut told = std::iter::from_fn(|| received.recv_timeout(Duration::from_secs(2)).ok());
+            told.any(|one| one.path == "/letters")
+        });
+        while received.recv_timeout(Duration::from_secs(3)).is_ok() {}
+        let ended = || sidecar.metric("outrigger_events_dead_letters_given_up_total");
+        let before = ended();
+        publish(sidecar, ACME, &["poison"]);
+        let paths: Vec<String> = (0..4).map(|_| received.recv_timeout(BOUND).unwrap().path).collect();
+        assert_eq!(paths, ["/hook", "/hook", "/letters", "/letters"]);
+        support::wait_until("the end", BOUND, || ended() >= before + 1.0);
+        // Whatever comes next is another event's.
+        publish(sidecar, ACME, &["next"]);
+        let next = received.recv_timeout(BOUND).unwrap();
+        assert_eq!((next.path.as_str(), &next.body["id"]), ("/hook", &json!("next")));
+        let more = received.recv_timeout(Duration::from_secs(5)).map(|one| one.path);
+        assert_eq!(more, Err(RecvTimeoutError::Timeout), "longer than any wait between attempts and looks");
+        let bearer = sidecar.bearer(ACME);
+        let headers = [("Authorization", bearer.as_str())];
+        let letters = sidecar.client().send("GET", "/v1/events/leads.dlq", &headers, b"").text();
+        let of_it: Vec<_> = letters.lines().filter(|line| line.contains("\"id\":\"poison\"")).collect();
+        assert_eq!((of_it.len(), of_it[0].matches("push.app").count()), (1, 1), "{letters}");
+        assert!(sidecar.log().contains("a group gave up dead letters"), "it is said in the log");
+    });
+}
+
+#[test]
+fn an_endpoint_that_asks_one_tenant_to_wait_is_sent_the_others_events() {
+    on_both(|sidecar, received| {
+        until_it_runs(sidecar, received);
+        for round in 0..4 {
+            publish(sidecar, ACME, &["busy", &format!("behind{round}")]);
+        }
+        let first = received.recv_timeout(BOUND).unwrap();
+        assert_eq!(first.body["tenantid"], json!(ACME));
+        let ids: Vec<String> = (0..10).map(|number| format!("well{number}")).collect();
+        for id in &ids {
+            publish(sidecar, GLOBEX, &[id]);
+        }
+        let mut got = Vec::new();
+        while got.len() < ids.len() {
+            let one = received.recv_timeout(BOUND).unwrap_or_else(|_| panic!("only {got:?}"));
+            if one.body["tenantid"] == json!(GLOBEX) {
+                got.push(one.body["id"].as_str().unwrap().to_owned());
+            }
+        }
+        got.sort();
+        assert_eq!(got, ids);
+        assert_eq!(sidecar.metric("outrigger_events_push_circuits_open_count"), 0.0);
+    });
+}
+
 #[test]
 fn what_was_accepted_is_sent_signed_until_it_is_taken_or_dead() {
     on_both(|sidecar, received| {
-        // The subscription begins when it is first seen: what comes after that is sent.
-        support::wait_until("the subscription runs", BOUND, || {
-            publish(sidecar, ACME, &[&format!("probe{}", uuid::Uuid::now_v7().simple())]);
-            received.recv_timeout(Duration::from_millis(300)).is_ok()
-        });
-        while received.recv_timeout(Duration::from_millis(500)).is_ok() {}
+        until_it_runs(sidecar, received);
         publish(sidecar, ACME, &["good", "flaky", "poison"]);
         publish(sidecar, GLOBEX, &["good"]);
         let mut got: Vec<(String, String)> = Vec::new();

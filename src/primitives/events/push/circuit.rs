@@ -6,7 +6,7 @@ const MAX_FAILURES: u32 = 5;
 const FIRST_OPEN_MS: u64 = 5_000;
 /// 5 minutes.
 const MAX_OPEN_MS: u64 = 300_000;
-/// How long an endpoint rests that is gone (410), or that says so by `Retry-After`, at the most: 1 hour.
+/// How long a tenant's events rest whose endpoint is gone (410), or says so by `Retry-After`, at the most: 1 hour.
 pub(super) const MAX_PAUSE_MS: u64 = 3_600_000;
 
 /// The circuit of one endpoint.
@@ -76,16 +76,6 @@ impl Circuit {
         let open_ms = open_ms / 2 + part(open_ms / 2, chance);
         self.openings = self.openings.saturating_add(1);
         self.state = State::Open { until_ms: now_ms.saturating_add(open_ms) };
-    }
-
-    /// The endpoint asked to be left alone for so long.
-    pub(super) fn pause(&mut self, now_ms: u64, pause_ms: u64) {
-        let until_ms = now_ms.saturating_add(pause_ms.min(MAX_PAUSE_MS));
-        self.is_steady = false;
-        self.state = match self.state {
-            State::Open { until_ms: earlier } => State::Open { until_ms: earlier.max(until_ms) },
-            State::Closed | State::HalfOpen => State::Open { until_ms },
-        };
     }
 }
 
@@ -176,18 +166,6 @@ mod tests {
             circuit.failed(now_ms, 0.0);
         }
         assert_eq!(lengths, [2500, 5000, 10_000, 20_000, 40_000, 80_000, 150_000, 150_000, 150_000]);
-    }
-
-    #[test]
-    fn a_pause_opens_it_at_once_and_is_bounded() {
-        let mut circuit = Circuit::default();
-        circuit.pause(0, 10_000);
-        circuit.pause(0, 5_000);
-        assert_eq!(circuit.state(0), State::Open { until_ms: 10_000 });
-        circuit.failed(0, 1.0);
-        assert_eq!(circuit.state(0), State::Open { until_ms: 10_000 });
-        circuit.pause(0, u64::MAX);
-        assert_eq!(circuit.state(0), State::Open { until_ms: MAX_PAUSE_MS });
     }
 
     #[test]

@@ -15,6 +15,7 @@ use super::agenda::Agenda;
 use super::circuit::{Circuit, State};
 use super::dispatcher::{Inbox, Shared};
 use super::metrics::Counted;
+use super::pauses::Pauses;
 use super::places::{PROMPT, Place};
 use super::send::{Sent, event_id, send};
 use super::signature::{Signer, SignerError};
@@ -65,6 +66,7 @@ pub(super) struct Endpoint {
     upstream: Upstream,
     inbox: Arc<Inbox>,
     circuit: Circuit,
+    pauses: Pauses,
     /// Whether its last attempt took no longer than [`PROMPT`].
     is_prompt: bool,
     /// Requests that go on or may begin, by the pulls that go on.
@@ -95,6 +97,7 @@ impl Endpoint {
             upstream,
             inbox,
             circuit: Circuit::default(),
+            pauses: Pauses::default(),
             is_prompt: true,
             busy: 0,
             agenda: Agenda::default(),
@@ -169,6 +172,10 @@ impl Endpoint {
         while self.busy < allowed && self.agenda.ready() > 0 && self.has_signer(now_ms) {
             let wanted = (allowed - self.busy).div_ceil(self.agenda.ready());
             let Some(tenant) = self.agenda.pop() else { return };
+            if let Some(until_ms) = self.pauses.until_ms(tenant, now_ms) {
+                self.agenda.later(tenant, until_ms);
+                continue;
+            }
             self.busy += wanted;
             self.pull(tenant, wanted);
         }
@@ -330,16 +337,16 @@ impl Endpoint {
             let accepted_ms = u64::try_from(leased.event.accepted_ms).unwrap_or(0);
             self.shared.metrics.delivered(Duration::from_millis(since_1970_ms().saturating_sub(accepted_ms)));
             self.circuit.succeeded();
+            self.pauses.succeeded(tenant, now_ms);
             Verdict::Done
         } else {
-            // An endpoint that refuses an event is there: one tenant's events keep nobody else's waiting.
+            // One tenant's events keep nobody else's waiting: an endpoint that refuses an event is there, and one that asks
+            // for a pause asks this tenant. Of all it asks once it asked as many tenants as failures open its circuit.
+            let is_first = sent.pause_ms.is_none_or(|pause_ms| self.pauses.begin(tenant, now_ms, pause_ms));
             if sent.outcome == Outcome::Rejected {
                 self.circuit.succeeded();
-            } else {
+            } else if is_first {
                 self.circuit.failed(now_ms, fastrand::f64());
-            }
-            if let Some(pause_ms) = sent.pause_ms {
-                self.circuit.pause(now_ms, pause_ms);
             }
             let wait_ms = self.subscription.backoff.wait_ms(leased.attempt, fastrand::f64());
             Verdict::Again { delay_ms: wait_ms.max(sent.pause_ms.unwrap_or(0)).min(MAX_DELAY_MS) }
@@ -361,7 +368,7 @@ impl Endpoint {
         let name = &self.subscription.name;
         match sent.outcome {
             Outcome::Gone => {
-                tracing::warn!(subscription = %name, "the endpoint says that it is gone: it rests for an hour")
+                tracing::warn!(subscription = %name, "the endpoint says that it is gone: this tenant's events rest for an hour")
             }
             Outcome::AddressRefused => {
                 tracing::warn!(subscription = %name, "the endpoint's name has no address that may be reached");

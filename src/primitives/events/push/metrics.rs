@@ -45,7 +45,7 @@ impl PushMetrics {
             )?,
             circuits_open: registry.gauge(
                 "outrigger_events_push_circuits_open_count",
-                "Endpoints to which nothing is sent now, since they failed or asked for it.",
+                "Endpoints to which nothing is sent now, since they failed.",
             )?,
             duration: one(
                 "outrigger_events_push_attempt_seconds",

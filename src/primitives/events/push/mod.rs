@@ -7,8 +7,8 @@
 //! | the endpoint | counts as | then |
 //! |---|---|---|
 //! | answers 2xx | delivered | done |
-//! | answers 410 | failure | the endpoint rests for an hour |
-//! | answers 429 or 503 with `Retry-After` | failure | the endpoint rests for as long, at most an hour |
+//! | answers 410 | failure | the tenant's events rest for an hour |
+//! | answers 429 or 503 with `Retry-After` | failure | the tenant's events rest for as long, at most an hour |
 //! | answers 3xx | failure: redirects are not followed, as Standard Webhooks say | again later |
 //! | answers anything else, or not in time, or breaks off, or cannot be reached | failure | again later |
 //!
@@ -19,7 +19,8 @@
 //! - The events of a key are sent one after another, in their order. A failed one holds back those of its key until it
 //!   is delivered or, after `max_attempts`, dead.
 //! - Waits between attempts double, with full jitter; five failures in a row open the endpoint's circuit, and while it
-//!   is open nothing is pulled for it, so that events keep their attempts.
+//!   is open nothing is pulled for it, so that events keep their attempts. A pause that an answer asks for is the
+//!   tenant's whose event it was, and counts as a failure of the endpoint's once until that tenant's next success.
 //! - An endpoint that is slow or down holds only its own places. Requests that go on at once are bounded in two pools:
 //!   one for endpoints that answer within a second, one for the others; a request that takes longer moves to the
 //!   second. So the slow ones wait for each other, and nobody waits for them.
@@ -32,6 +33,7 @@ mod endpoint;
 #[cfg(test)]
 mod memory;
 mod metrics;
+mod pauses;
 mod places;
 mod policy;
 mod running;

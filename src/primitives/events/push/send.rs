@@ -27,7 +27,7 @@ pub(super) struct Sent {
     pub(super) status: Option<u16>,
     pub(super) at_ms: u64,
     pub(super) duration: Duration,
-    /// For how long the endpoint is left alone.
+    /// For how long the tenant's events are kept from the endpoint.
     pub(super) pause_ms: Option<u64>,
 }
 

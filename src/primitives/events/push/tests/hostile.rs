@@ -90,12 +90,55 @@ async fn a_name_or_address_of_this_machine_is_refused_where_private_ones_are_not
 }
 
 #[tokio::test]
+async fn a_pause_for_one_tenant_keeps_no_other_s_events_waiting() {
+    let (bench, receiver) = (Bench::new(), Receiver::start().await);
+    let (topic, other) = (name("crm"), Uuid::from_u128(2));
+    let subscription = Subscription {
+        max_attempts: 100,
+        ..bench.subscription("crm", &format!("http://{}/throttle-hot/30", receiver.address))
+    };
+    bench.set(vec![subscription]);
+    let publish = |tenant, key: &str, data: &str| {
+        bench.memory.publish(&topic, tenant, "made", key, data);
+        bench.dispatcher.arrival(&topic, tenant);
+    };
+    // As many answers of this kind as would open a circuit, and each for another key.
+    for number in 0..8 {
+        publish(TENANT, &format!("k{number}"), "hot");
+    }
+    bench.attempts("crm", 1).await;
+    for number in 0..20 {
+        publish(other, "k", &format!("cold{number}"));
+        until("the other tenant's", || receiver.times().contains_key(&format!("cold{number}"))).await;
+    }
+    assert_eq!(bench.metrics.circuits_open.get(), 0);
+    let times = receiver.times();
+    let first = receiver.received().first().unwrap().at;
+    let waited = times["cold19"].duration_since(first);
+    assert!(waited < Duration::from_secs(3), "{waited:?}");
+    let hot = receiver.received().iter().filter(|one| one.data() == "hot").count();
+    assert!((1..=4).contains(&hot), "{hot}: what was under way with the first, and no more");
+}
+
+#[tokio::test]
+async fn an_endpoint_that_asks_many_tenants_for_a_pause_is_left_alone_as_its_circuit_says() {
+    let (bench, receiver) = (Bench::new(), Receiver::start().await);
+    let topic = name("crm");
+    bench.set(vec![bench.subscription("crm", &format!("http://{}/throttle-hot/30", receiver.address))]);
+    for tenant in 1..=20 {
+        bench.memory.publish(&topic, Uuid::from_u128(tenant), "made", "k", "hot");
+        bench.dispatcher.arrival(&topic, Uuid::from_u128(tenant));
+    }
+    until("the circuit", || bench.metrics.circuits_open.get() == 1).await;
+    assert_eq!(receiver.count(), 5);
+}
+
+#[tokio::test]
 async fn an_endpoint_that_says_when_to_come_again_is_left_alone_until_then() {
     let (bench, receiver) = (Bench::new(), Receiver::start().await);
     bench.set(vec![bench.subscription("crm", &format!("http://{}/throttle/1", receiver.address))]);
     bench.publish("crm", "k1", "1");
     bench.attempts("crm", 1).await;
-    until("the circuit", || bench.metrics.circuits_open.get() == 1).await;
     let pulls = bench.memory.pulls(&name("crm"));
     bench.publish("crm", "k2", "2");
     bench.attempts("crm", 3).await;
@@ -143,7 +186,13 @@ async fn an_endpoint_that_is_gone_rests() {
     };
     let rests_ms = attempts[0].next_at_ms.unwrap() - attempts[0].at_ms;
     assert!((3_599_000..3_660_000).contains(&rests_ms), "{rests_ms}");
-    until("the circuit", || bench.metrics.circuits_open.get() == 1).await;
+    let pulls = bench.memory.pulls(&name("crm"));
+    for _ in 0..3 {
+        let looks = bench.memory.looks().0;
+        bench.publish("crm", "other", "x");
+        until("a look", || bench.memory.looks().0 > looks).await;
+    }
+    assert_eq!((bench.memory.pulls(&name("crm")), receiver.count()), (pulls, 1));
 }
 
 #[tokio::test]
