@@ -69,6 +69,8 @@ ALTER TABLE event_groups ENABLE ROW LEVEL SECURITY;
 ALTER TABLE event_groups FORCE ROW LEVEL SECURITY;
 CREATE POLICY own ON event_groups
     USING (tenant_id = (SELECT nullif(current_setting('app.tenant_id', true), '')::uuid));
+-- The owner of the table drops those that nobody uses, and sees no others.
+CREATE POLICY idle ON event_groups TO CURRENT_USER USING (changed_at < now() - interval '1 day');
 
 -- Where a subscription of policy began: its groups begin there, whenever their tenant's first event comes.
 CREATE TABLE event_subscriptions (
@@ -181,4 +183,25 @@ BEGIN
 END
 $$;
 REVOKE ALL ON FUNCTION outrigger_keep_partitions() FROM PUBLIC;
+
+-- Drops 500 of the groups that nobody used since the first day that is kept began: whatever they looked at is gone, and one of that
+-- name that is made again goes on with the same event. How many.
+CREATE FUNCTION outrigger_drop_idle_groups() RETURNS integer
+LANGUAGE sql SECURITY DEFINER
+SET search_path = pg_catalog, public, pg_temp
+SET TimeZone = 'UTC'
+AS $$
+    WITH idle AS (
+        SELECT tenant_id, topic, name FROM public.event_groups
+            WHERE changed_at < (
+                SELECT min(to_date(right(relname, 8), 'YYYYMMDD')) FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
+                    WHERE inhparent = 'public.events'::regclass) - interval '1 hour'
+            LIMIT 500 FOR UPDATE SKIP LOCKED),
+    dropped AS (
+        DELETE FROM public.event_groups USING idle
+            WHERE event_groups.tenant_id = idle.tenant_id AND event_groups.topic = idle.topic AND event_groups.name = idle.name
+            RETURNING 1)
+    SELECT count(*)::integer FROM dropped
+$$;
+REVOKE ALL ON FUNCTION outrigger_drop_idle_groups() FROM PUBLIC;
 SELECT outrigger_keep_partitions();

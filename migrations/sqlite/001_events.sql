@@ -59,6 +59,7 @@ CREATE TABLE event_groups (
     topic TEXT NOT NULL,
     name TEXT NOT NULL,
     position INTEGER NOT NULL,
+    changed_ms INTEGER NOT NULL,
     state BLOB NOT NULL,
     PRIMARY KEY (tenant, topic, name)
 ) STRICT, WITHOUT ROWID;

@@ -36,6 +36,8 @@ pub(super) struct Arrivals {
     readable: watch::Sender<Position>,
     look_now: Notify,
     waiting: Mutex<Waiting>,
+    /// Pulls of one owner that wait at once, at the most.
+    most_pulls: usize,
     tasks: Tasks,
 }
 
@@ -45,6 +47,8 @@ struct Waiting {
     is_looked: bool,
     next: u64,
     waiters: HashMap<u64, Entry>,
+    /// How many of them are pulls, for each owner that has one.
+    pulls: HashMap<Uuid, usize>,
 }
 
 /// One who waits.
@@ -86,12 +90,13 @@ pub(super) struct Waiter {
 }
 
 impl Arrivals {
-    pub(super) fn new(store: Store, tasks: Tasks) -> Arc<Self> {
+    pub(super) fn new(store: Store, most_pulls: usize, tasks: Tasks) -> Arc<Self> {
         Arc::new(Self {
             store,
             readable: watch::Sender::new(Position::START),
             look_now: Notify::new(),
             waiting: Mutex::default(),
+            most_pulls,
             tasks,
         })
     }
@@ -146,9 +151,28 @@ impl Arrivals {
         }
     }
 
-    /// Begins to wait for an audience's events, or those of one of its groups: what comes from now on wakes the waiter.
-    pub(super) fn waiter(self: &Arc<Self>, audience: &Audience, group: Option<&Name>) -> Waiter {
-        self.enter(Some(Interest::of(audience, group)))
+    /// Begins to wait for an audience's events: what comes from now on wakes the waiter.
+    pub(super) fn waiter(self: &Arc<Self>, audience: &Audience) -> Waiter {
+        self.enter(Some(Interest::of(audience, None)))
+    }
+
+    /// Begins to wait for what one of an audience's groups may deliver; none where its owner has as many pulls that wait as
+    /// it may.
+    pub(super) fn pull(self: &Arc<Self>, audience: &Audience, group: &Name) -> Option<Waiter> {
+        {
+            let mut waiting = self.waiting.lock();
+            let pulls = waiting.pulls.entry(audience.owner()).or_default();
+            if *pulls >= self.most_pulls {
+                return None;
+            }
+            *pulls += 1;
+        }
+        Some(self.enter(Some(Interest::of(audience, Some(group)))))
+    }
+
+    /// Pulls of one owner that wait at once, at the most.
+    pub(super) fn most_pulls(&self) -> usize {
+        self.most_pulls
     }
 
     /// Has the head of the log looked at, for as long as this is kept.
@@ -251,6 +275,21 @@ fn is_first(interest: &Interest, told: &mut HashSet<(Uuid, String, Name)>) -> bo
     group.is_none_or(|group| told.insert((interest.owner, group.clone(), interest.topic.clone())))
 }
 
+impl Waiting {
+    fn leave(&mut self, number: u64) -> Option<Interest> {
+        let interest = self.waiters.remove(&number)?.interest?;
+        if interest.group.is_some()
+            && let Some(pulls) = self.pulls.get_mut(&interest.owner)
+        {
+            *pulls -= 1;
+            if *pulls == 0 {
+                self.pulls.remove(&interest.owner);
+            }
+        }
+        Some(interest)
+    }
+}
+
 impl Waiter {
     /// What came up to now is known.
     pub(super) fn looks(&mut self) {
@@ -273,10 +312,10 @@ impl Waiter {
 
 impl Drop for Waiter {
     fn drop(&mut self) {
-        let left = self.arrivals.waiting.lock().waiters.remove(&self.number);
+        let left = self.arrivals.waiting.lock().leave(self.number);
         // It was told, and looks no more: the next of its group does.
         if self.told.notified().now_or_never().is_some()
-            && let Some(interest) = left.and_then(|entry| entry.interest).filter(|left| left.group.is_some())
+            && let Some(interest) = left.filter(|left| left.group.is_some())
         {
             self.arrivals.tell_interest(&interest);
         }

@@ -23,6 +23,11 @@ pub(super) struct EventsConfig {
     #[serde(default = "default_heartbeat_ms")]
     #[schemars(range(min = 100, max = 600_000))]
     pub(super) heartbeat_ms: u64,
+    /// Pulls of one tenant, or of one service, that wait at once; more are refused. Those of one group look in turn, and those of
+    /// as many groups look once a second each.
+    #[serde(default = "default_tenant_pulls")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub(super) tenant_pulls: usize,
 }
 
 fn default_retention_days() -> u32 {
@@ -35,6 +40,10 @@ fn default_relay_shards() -> u16 {
 
 fn default_heartbeat_ms() -> u64 {
     15_000
+}
+
+fn default_tenant_pulls() -> usize {
+    256
 }
 
 impl EventsConfig {

@@ -1,5 +1,7 @@
 //! What the log promises, on both stores.
 
+mod groups;
+
 use std::sync::Arc;
 
 use super::bench::{Callers, event};

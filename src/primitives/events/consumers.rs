@@ -53,6 +53,9 @@ pub enum GroupError {
     /// A defect.
     #[error(transparent)]
     Order(#[from] OutOfOrder),
+    /// Its owner has as many of the topic as policy gives it.
+    #[error("{0} groups of this topic are there already (`groups.max_per_tenant`)")]
+    TooMany(u32),
     /// A defect: a policy that its own schema refuses.
     #[error("the topic's policy: {0}")]
     Policy(#[from] OutOfBounds),
@@ -66,6 +69,7 @@ impl GroupError {
             Self::Store(error) => error.kind(),
             Self::State(error) => error.kind(),
             Self::Order(error) => error.kind(),
+            Self::TooMany(_) => ErrorKind::QuotaExhausted,
             Self::Policy(_) => ErrorKind::Internal,
         }
     }
@@ -339,6 +343,17 @@ impl Group {
         let found = load(tx, &self.place).await?;
         if let Some(state) = &found.state {
             return Ok((State::decode(state)?, found));
+        }
+        // How many subscriptions and services there are, is policy's to say.
+        if matches!(self.audience, Audience::Tenant(_)) {
+            let there = match tx {
+                Tx::Postgres(tx) => postgres::count_groups(tx, &self.place).await?,
+                Tx::Sqlite(tx) => sqlite::count_groups(tx, &self.place)?,
+            };
+            let most = self.topic.groups.max_per_tenant;
+            if there >= i64::from(most) {
+                return Err(GroupError::TooMany(most));
+            }
         }
         let state = State::new(self.begins, fastrand::u32(..));
         create(tx, &self.place, state.position(), &state.encode()).await?;

@@ -30,6 +30,8 @@ pub struct GivenUp {
     pub letters: usize,
     /// These were dead letters already, and stay where they are: the group is done with them.
     pub ended: usize,
+    /// These are not kept any more.
+    pub gone: usize,
     /// These are dead, and wait for the next portion.
     pub left: usize,
 }
@@ -54,11 +56,12 @@ pub(super) struct Letter {
 impl GivenUp {
     /// Whether something is left, and the last portion went well.
     fn goes_on(&self) -> bool {
-        self.left > 0 && self.letters + self.ended > 0
+        self.left > 0 && self.letters + self.ended + self.gone > 0
     }
 
     pub(super) fn and(self, later: Self) -> Self {
-        Self { letters: self.letters + later.letters, ended: self.ended + later.ended, left: later.left }
+        let (letters, ended) = (self.letters + later.letters, self.ended + later.ended);
+        Self { letters, ended, gone: self.gone + later.gone, left: later.left }
     }
 }
 
@@ -92,6 +95,7 @@ impl Group {
         let mut state = State::decode(&bytes)?;
         let dead: Vec<Dead> = state.dead().take(MAX_LETTERS).collect();
         let Some(last) = dead.last().map(|dead| dead.position) else { return Ok(GivenUp::default()) };
+        let before = state.dead().count();
         let mut given_up = GivenUp::default();
         let mut letters = Vec::new();
         if is_dead_letters(self.place.topic.as_str()) {
@@ -103,6 +107,7 @@ impl Group {
             given_up.letters = letters.len();
         }
         given_up.left = state.dead().count();
+        given_up.gone = before - given_up.left - given_up.letters - given_up.ended;
         let bytes = state.encode();
         self.store(tx, &state, &bytes).await?;
         if !letters.is_empty() {

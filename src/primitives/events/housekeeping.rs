@@ -15,6 +15,9 @@ const AGAIN: Duration = Duration::from_secs(10);
 const LEASE: Duration = Duration::from_secs(60);
 const LEASE_NAME: &str = "events/housekeeping";
 
+/// Groups that are dropped in one transaction; `outrigger_drop_idle_groups` has the same number.
+const GROUPS_AT_ONCE: usize = 500;
+
 /// Starts it; `retention_days` counts in SQLite, and PostgreSQL has its own from `outrigger migrate`.
 pub(super) fn start(store: Store, leases: Leases, retention_days: u32, tasks: &Tasks) {
     let stopping = tasks.stopping().clone();
@@ -53,5 +56,21 @@ async fn round(store: &Store, leases: &Leases, retention_days: u32) -> Result<()
             break;
         }
     }
+    while lease.holds() && drop_idle_groups(store, retention_days).await? == GROUPS_AT_ONCE {}
     leases.release(lease).await
+}
+
+/// Drops some of the groups that nobody used for as long as events are kept: a group that begins goes on where they were.
+/// How many.
+pub(super) async fn drop_idle_groups(store: &Store, retention_days: u32) -> Result<usize, StoreError> {
+    store
+        .run(Reach::nobody(), 0, move |tx| {
+            Box::pin(async move {
+                match tx {
+                    Tx::Postgres(tx) => postgres::drop_idle_groups(tx).await,
+                    Tx::Sqlite(tx) => sqlite::drop_idle_groups(tx, retention_days, GROUPS_AT_ONCE),
+                }
+            })
+        })
+        .await
 }

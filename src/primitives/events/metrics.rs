@@ -30,6 +30,7 @@ pub(super) struct EventsMetrics {
     stale: IntCounter,
     pub(super) full_groups: IntCounter,
     pub(super) read: IntCounter,
+    pub(super) refused_pulls: IntCounter,
 }
 
 /// What is counted of what groups gave up.
@@ -110,6 +111,10 @@ impl EventsMetrics {
             )?,
             read: registry
                 .counter("outrigger_events_read_total", "Events read from a topic, not by consumer groups.")?,
+            refused_pulls: registry.counter(
+                "outrigger_events_pulls_refused_total",
+                "Pulls that would have waited, of a tenant that has `events.tenant_pulls` that wait.",
+            )?,
         })
     }
 

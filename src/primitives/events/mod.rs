@@ -117,7 +117,7 @@ fn build(section: Value, resources: &Resources) -> Result<Vec<Route>, BuildError
     let config = config::EventsConfig::read(section)?;
     let (store, tasks) = (resources.store()?, resources.tasks.clone());
     let metrics = Arc::new(metrics::EventsMetrics::new(&resources.metrics)?);
-    let arrivals = arrivals::Arrivals::new(store.clone(), tasks.clone());
+    let arrivals = arrivals::Arrivals::new(store.clone(), config.tenant_pulls, tasks.clone());
     let pushed = push::PushMetrics::new(&resources.metrics)?;
     let (policies, roles) = (resources.policies.clone(), resources.roles.clone());
     let given_up = metrics::GivenUpMetrics::new(&resources.metrics)?;

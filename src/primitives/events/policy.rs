@@ -73,6 +73,11 @@ pub struct GroupsDocument {
     #[serde(default = "default_max_outstanding")]
     #[schemars(range(min = 1, max = 10_000))]
     pub max_outstanding: u32,
+    /// How many groups a tenant may have; those of subscriptions, and of services, are not among them. One that nobody
+    /// used for as long as events are kept is removed.
+    #[serde(default = "default_max_per_tenant")]
+    #[schemars(range(min = 1, max = 100_000))]
+    pub max_per_tenant: u32,
 }
 
 impl Default for GroupsDocument {
@@ -81,6 +86,7 @@ impl Default for GroupsDocument {
             max_attempts: default_max_attempts(),
             lease_ms: default_lease_ms(),
             max_outstanding: default_max_outstanding(),
+            max_per_tenant: default_max_per_tenant(),
         }
     }
 }
@@ -113,6 +119,10 @@ fn default_max_outstanding() -> u32 {
     1000
 }
 
+fn default_max_per_tenant() -> u32 {
+    1000
+}
+
 /// A topic in force.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Topic {
@@ -141,6 +151,8 @@ pub struct Groups {
     pub lease_ms: u64,
     /// How many events may be delivered and not done, or wait behind such, at once.
     pub max_outstanding: u32,
+    /// How many groups a tenant may have.
+    pub max_per_tenant: u32,
 }
 
 /// The events policy in force.
@@ -254,6 +266,7 @@ impl TopicDocument {
                 max_attempts: self.groups.max_attempts,
                 lease_ms: self.groups.lease_ms,
                 max_outstanding: self.groups.max_outstanding,
+                max_per_tenant: self.groups.max_per_tenant,
             },
         }
     }
@@ -298,7 +311,12 @@ mod tests {
             lanes: NonZeroU16::new(16).unwrap(),
             max_event_bytes: 262_144,
             max_batch: 100,
-            groups: Groups { max_attempts: 16, lease_ms: 30_000, max_outstanding: 1000 },
+            groups: Groups {
+                max_attempts: 16,
+                lease_ms: 30_000,
+                max_outstanding: 1000,
+                max_per_tenant: 1000,
+            },
         };
         assert_eq!(**topic, expected);
     }
@@ -331,6 +349,7 @@ mod tests {
             ("groups: {max_attempts", 1, 1000),
             ("groups: {lease_ms", 1000, 43_200_000),
             ("groups: {max_outstanding", 1, 10_000),
+            ("groups: {max_per_tenant", 1, 100_000),
         ] {
             let close = if field.contains('{') { "}" } else { "" };
             let with =

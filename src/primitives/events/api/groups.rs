@@ -122,7 +122,13 @@ pub(super) async fn pull(api: &Api, mut call: Box<Call>) -> Result<Reply, Proble
     let name = group_name(&request.group)?;
     let group = group(audience.clone(), topic, &request.group)?;
     let until = wait_until(&call, request.wait_ms);
-    let mut waiter = (request.wait_ms > 0).then(|| api.arrivals.waiter(&audience, Some(&name)));
+    let mut waiter = None;
+    if request.wait_ms > 0 {
+        waiter = api.arrivals.pull(&audience, &name);
+        if waiter.is_none() {
+            return Err(too_many_wait(api));
+        }
+    }
     loop {
         if let Some(waiter) = &mut waiter {
             waiter.looks();
@@ -148,6 +154,15 @@ pub(super) async fn pull(api: &Api, mut call: Box<Call>) -> Result<Reply, Proble
             () = call.stopping().cancelled() => return Ok(reply(&pulled)),
         }
     }
+}
+
+fn too_many_wait(api: &Api) -> Problem {
+    api.metrics.refused_pulls.inc();
+    let most = api.arrivals.most_pulls();
+    let detail = format!(
+        "this tenant has {most} pulls that wait (`events.tenant_pulls`): pull without `wait_ms`, or come back"
+    );
+    Problem::new(ErrorKind::Overloaded, detail)
 }
 
 fn count(api: &Api, pulled: &Deliveries) {

@@ -153,6 +153,13 @@ impl From<GroupError> for Problem {
     fn from(error: GroupError) -> Self {
         match &error {
             GroupError::Store(error) => store_problem(error),
+            GroupError::TooMany(most) => {
+                let detail = format!(
+                    "this tenant has {most} groups of the topic (`groups.max_per_tenant`): use one of them; those that nobody \
+                     uses go when the events that they looked at do"
+                );
+                Self::new(error.kind(), detail)
+            }
             GroupError::State(_) | GroupError::Order(_) | GroupError::Policy(_) => {
                 tracing::error!(%error, "a consumer group cannot be worked with");
                 Self::new(error.kind(), "the group's state cannot be read; the log of this process says why")

@@ -56,7 +56,7 @@ pub(super) async fn read(api: &Api, call: Box<Call>) -> Result<Reply, Problem> {
         max_bytes: PAGE_BYTES,
         ..Scan::new(&audience)
     };
-    let waiter = follows.then(|| api.arrivals.waiter(&audience, None));
+    let waiter = follows.then(|| api.arrivals.waiter(&audience));
     let mut tail = Tail {
         store: api.store.clone(),
         audience,

@@ -30,7 +30,7 @@ macro_rules! copy {
                  SELECT tenant_id, letters.lane, key, type, form, data, \
                      substring(attributes FROM 1 FOR octet_length(attributes) - 1) || convert_to(more, 'UTF8') AS attributes \
                  FROM unnest($3::bigint[], $4::smallint[], $5::text[]) AS letters (id, lane, more) JOIN events USING (id) \
-                 WHERE ", $whose, " AND topic = $2 AND id = ANY ($3) ORDER BY id) given_up RETURNING id"
+                 WHERE ", $whose, " AND topic = $2 AND events.id = ANY ($3) ORDER BY id) given_up RETURNING id"
         )
     };
 }

@@ -17,6 +17,30 @@ const CREATE: &str = "INSERT INTO event_groups (tenant_id, topic, name, position
 const STORE: &str = "UPDATE event_groups SET position = $4, state = $5, changed_at = now() \
                      WHERE tenant_id = $1 AND topic = $2 AND name = $3";
 
+/// Two that are made at the same time are counted one after the other, by the snapshot that each takes after the lock. Not in the
+/// class of the writers' floors.
+const ONE_AT_A_TIME: &str = "SELECT pg_advisory_xact_lock(1869968500, hashtext($1::uuid::text || $2::text))";
+/// Those of subscriptions are called so, and no other.
+const COUNT: &str =
+    "SELECT count(*) FROM event_groups WHERE tenant_id = $1 AND topic = $2 AND name NOT LIKE 'push.%'";
+const DROP_IDLE: &str = "SELECT outrigger_drop_idle_groups()";
+
+/// How many groups of the topic callers of this owner made. Nobody makes another one before this transaction ends.
+pub(in super::super) async fn count(tx: &mut PgTx, place: &Place) -> Result<i64, StoreError> {
+    let topic = place.topic.as_str();
+    let own = [(&place.owner as _, Type::UUID), (&topic as _, Type::TEXT)];
+    let found = tx.query_all(&[(ONE_AT_A_TIME, &own), (COUNT, &own)]).await?;
+    let row = found.last().and_then(|rows| rows.first()).ok_or(PgError::Ended)?;
+    Ok(row.try_get(0).map_err(PgError::of_row)?)
+}
+
+/// Drops some of the groups that nobody used for as long as events are kept, by a function of the owner's. How many.
+pub(in super::super) async fn drop_idle(tx: &mut PgTx) -> Result<usize, StoreError> {
+    let rows = tx.query(DROP_IDLE, &[]).await?;
+    let dropped: i32 = rows.first().ok_or(PgError::Ended)?.try_get(0).map_err(PgError::of_row)?;
+    Ok(usize::try_from(dropped).unwrap_or_default())
+}
+
 /// The group's row, locked until the transaction ends, the time and how far the log may be read.
 pub(in super::super) async fn load(tx: &mut PgTx, place: &Place) -> Result<GroupRow, StoreError> {
     let (topic, name) = (place.topic.as_str(), place.group.as_str());

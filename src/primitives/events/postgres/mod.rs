@@ -12,7 +12,10 @@ mod sessions;
 
 pub(super) use append::{insert, take_ids};
 pub(super) use dead_letters::{copy, found};
-pub(super) use groups::{create as create_group, load as load_group, store as store_group};
+pub(super) use groups::{
+    count as count_groups, create as create_group, drop_idle as drop_idle_groups, load as load_group,
+    store as store_group,
+};
 pub(super) use head::readable;
 pub(super) use partitions::keep_partitions;
 pub(super) use push::{begin_subscription, keep_attempts, replayed, replays, tenants_with_events};

@@ -64,7 +64,8 @@ impl Relay {
     ) {
         let relay = Self {
             leases: Leases::new(store.clone(), Owner::of_this_process()),
-            arrivals: Arrivals::new(store.clone(), tasks.clone()),
+            // Nobody pulls here.
+            arrivals: Arrivals::new(store.clone(), 0, tasks.clone()),
             store,
             kafka,
             metrics: Arc::new(metrics),

@@ -9,7 +9,10 @@ mod read;
 
 pub(super) use append::{insert, take_ids};
 pub(super) use dead_letters::{copy, found};
-pub(super) use groups::{create as create_group, load as load_group, store as store_group};
+pub(super) use groups::{
+    count as count_groups, create as create_group, drop_idle as drop_idle_groups, load as load_group,
+    store as store_group,
+};
 pub(super) use old::drop_old;
 pub(super) use push::{begin_subscription, keep_attempts, tenants_with_events};
 pub(super) use read::{at, first_after, page, readable};

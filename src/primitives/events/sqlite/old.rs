@@ -5,7 +5,7 @@ use crate::store::StoreError;
 use crate::store::sqlite::SqliteTx;
 
 const AT_ONCE: i64 = 500;
-const DAY_MS: i64 = 86_400_000;
+pub(super) const DAY_MS: i64 = 86_400_000;
 const EVENTS: &str =
     "DELETE FROM events WHERE id IN (SELECT id FROM events ORDER BY id LIMIT ?2) AND accepted_ms < ?1";
 const IDS: &str = "DELETE FROM event_dedupe WHERE (tenant, key) IN \
