@@ -139,7 +139,7 @@ fn much_that_is_given_up_at_once_holds_nobody_up_and_comes_once_and_in_order() {
             "{name}: {count} events of {BYTES} bytes: answered after {answered:?}, all after {all:?}, {grown} bytes more, {looks} looks, the longest {longest:?}"
         );
         assert!(longest < Duration::from_secs(1), "{name}: another tenant was held up for {longest:?}");
-        assert!(looks >= 3, "{name}: {looks} looks");
+        assert!(looks >= 1, "{name}: nobody else looked meanwhile");
         assert!(grown < 24 << 20, "{name}: {grown} bytes");
         // They failed together, so that one's place among all of them is its place among those of its key.
         assert_eq!(acme.letters(), (0..count).collect::<Vec<_>>(), "{name}: each once");
