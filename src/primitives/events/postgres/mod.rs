@@ -14,4 +14,4 @@ pub(super) use groups::{create as create_group, load as load_group, store as sto
 pub(super) use head::readable;
 pub(super) use partitions::keep_partitions;
 pub(super) use push::{begin_subscription, keep_attempts, replayed, replays, tenants_with_events};
-pub(super) use read::{at, first_after, newest, newest_of_all, page};
+pub(super) use read::{at, first_after, horizon, newest, newest_of_all, page, span};
