@@ -448,3 +448,27 @@ fn one_tenant_s_events_give_another_s_readers_and_consumers_nothing_to_do() {
     assert!(made <= most, "{made} transactions in {:?}, where {most} are enough", began.elapsed());
     drop(idle);
 }
+
+/// Where nothing is of the type that a stream wants, it says how far it is, and a reader that comes back goes on there.
+#[test]
+fn a_heartbeat_says_where_a_stream_is_that_found_nothing() {
+    let on = OnPostgres::new();
+    let sidecar = on.sidecar();
+    let mut acme = Tenant::new(&sidecar, ACME);
+    let sse = ("Accept", "text/event-stream");
+    acme.publish("leads", &[event("e1", "a"), event("e2", "a")]);
+    let target = "/v1/events/leads?from=earliest&type=rare";
+    let mut stream = follow(&acme, &sidecar, target, &[sse]);
+    let (mut whole, mut again) = (String::new(), String::new());
+    read_until(&mut stream, &mut whole, "id: ");
+    let mut later = String::new();
+    read_until(&mut stream, &mut later, ":\n\n");
+    assert!(!later.contains("id: "), "a place is told once: {later}");
+    let place = whole.lines().find_map(|line| line.strip_prefix("id: ")).unwrap();
+    assert!(!whole.contains("data:"), "{whole}");
+    // What was passed is not looked at again: of every type, only what came later is left.
+    acme.publish("leads", &[event("e3", "a")]);
+    let mut resumed = follow(&acme, &sidecar, "/v1/events/leads", &[sse, ("Last-Event-ID", place)]);
+    read_until(&mut resumed, &mut again, "\"id\":\"e3\"");
+    assert!(!again.contains("e1") && !again.contains("e2"), "{again}");
+}

@@ -5,10 +5,13 @@
 #[path = "support/mod.rs"]
 mod support;
 
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
+use rig::PostgresRole;
 use support::client::Client;
 use support::http2::Http2;
+use support::postgres::OnPostgres;
 use support::sidecar::{ACME, GLOBEX, Sidecar, embedded_config};
 use support::wait_until;
 
@@ -156,4 +159,50 @@ fn a_tenant_with_too_many_calls_at_once_is_told_so_and_the_others_are_not() {
     get(&globex).problem(404, "not_found");
     drop(held);
     wait_until("room again", Duration::from_secs(20), || get(&acme).status == 404);
+}
+
+/// Holds a row of one tenant's group, so that its pulls wait in the database.
+const HOLD: &str = "BEGIN; SELECT FROM event_groups WHERE name = 'slow' FOR UPDATE;";
+
+#[test]
+fn forty_slow_calls_of_one_tenant_leave_another_its_connections_to_the_store() {
+    let on = OnPostgres::new();
+    let sidecar = on.sidecar();
+    let (acme, globex) = (sidecar.bearer(ACME), sidecar.bearer(GLOBEX));
+    let call = |bearer: &str, path: &str, body: &str| {
+        let headers = [("Authorization", bearer), ("Content-Type", "application/json")];
+        sidecar.client().send("POST", path, &headers, body.as_bytes())
+    };
+    let pull = |bearer: &str| call(bearer, "/v1/events/leads:pull", r#"{"group": "slow"}"#);
+    assert_eq!(pull(&acme).status, 200);
+    let over_with = AtomicBool::new(false);
+    let again = || -> Vec<u16> {
+        let pulls = std::iter::repeat_with(|| pull(&acme).status);
+        pulls.take_while(|_| !over_with.load(Relaxed)).collect()
+    };
+    std::thread::scope(|scope| {
+        let held = on.database.hold(PostgresRole::Superuser, HOLD).unwrap();
+        let slow: Vec<_> = (0..40).map(|_| scope.spawn(&again)).collect();
+        let mut over = pull(&acme);
+        wait_until("one over the tenant's share", Duration::from_secs(20), || {
+            over = pull(&acme);
+            over.status == 503 && over.json()["code"] == "overloaded"
+        });
+        over.problem(503, "overloaded");
+        assert!(over.header("retry-after").is_some());
+        for at in 0..20 {
+            let began = Instant::now();
+            let reply = call(&globex, "/v1/events/leads?type=made", &format!("{{\"at\": {at}}}"));
+            assert_eq!(reply.status, 202, "{}", reply.text());
+            assert_eq!(pull(&globex).status, 200);
+            assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+        }
+        // Publishing is nobody's in particular.
+        assert_eq!(call(&acme, "/v1/events/leads?type=made", "{}").status, 202);
+        over_with.store(true, Relaxed);
+        drop(held);
+        let ended: Vec<u16> = slow.into_iter().flat_map(|one| one.join().unwrap()).collect();
+        assert!(ended.iter().all(|status| [200, 503].contains(status)), "{ended:?}");
+    });
+    assert_eq!(pull(&acme).status, 200);
 }

@@ -81,6 +81,33 @@ CREATE TABLE event_subscriptions (
     replays bigint NOT NULL DEFAULT 0
 );
 
+-- Begins a subscription, where nobody has, at a place of now, and says where it began. Whoever may call it begins none in
+-- the past, by which its endpoint would be sent everything again, nor in the future, by which it would be sent nothing.
+CREATE FUNCTION outrigger_begin_subscription(subscription text, here bigint) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, public, pg_temp
+AS $$
+DECLARE
+    reads_for text := current_setting('app.reads_for', true);
+    begun bigint := (SELECT position FROM public.event_subscriptions WHERE name = subscription);
+    next_at timestamptz;
+BEGIN
+    IF begun IS NOT NULL THEN
+        RETURN begun;
+    END IF;
+    PERFORM set_config('app.reads_for', 'every', true);
+    next_at := (SELECT accepted_at FROM public.events WHERE id > here ORDER BY id LIMIT 1);
+    PERFORM set_config('app.reads_for', coalesce(reads_for, ''), true);
+    -- No writer's transaction takes as long.
+    IF here > (SELECT last_value FROM public.events_id_seq) OR next_at < now() - interval '10 minutes' THEN
+        RAISE EXCEPTION 'a subscription begins where the log is now' USING ERRCODE = 'check_violation';
+    END IF;
+    INSERT INTO public.event_subscriptions (name, position) VALUES (subscription, here) ON CONFLICT DO NOTHING;
+    RETURN (SELECT position FROM public.event_subscriptions WHERE name = subscription);
+END
+$$;
+REVOKE ALL ON FUNCTION outrigger_begin_subscription(text, bigint) FROM PUBLIC;
+
 -- What was tried for subscriptions.
 CREATE TABLE event_attempts (
     tenant_id uuid NOT NULL,
@@ -128,6 +155,25 @@ CREATE TABLE event_parked (
 );
 ALTER TABLE event_parked ENABLE ROW LEVEL SECURITY;
 ALTER TABLE event_parked FORCE ROW LEVEL SECURITY;
+
+-- A lease ends soon, by this server's time, and its epoch grows by one at a time: who takes one cannot keep it from the
+-- others for good.
+CREATE FUNCTION outrigger_bound_lease() RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF new.until > clock_timestamp() + interval '10 minutes'
+        OR (TG_OP = 'INSERT' AND new.epoch <> 1)
+        OR (TG_OP = 'UPDATE' AND new.epoch NOT BETWEEN old.epoch AND old.epoch + 1)
+    THEN
+        RAISE EXCEPTION 'a lease is for ten minutes at the most, and each new owner''s epoch one more'
+            USING ERRCODE = 'check_violation';
+    END IF;
+    RETURN new;
+END
+$$;
+CREATE TRIGGER bound BEFORE INSERT OR UPDATE ON leases FOR EACH ROW EXECUTE FUNCTION outrigger_bound_lease();
 
 -- Makes the partitions of the days to come, and drops those whose last event is older than the retention and relayed.
 -- Whoever may call it can do no more than that.

@@ -2,13 +2,16 @@
 GRANT SELECT ON _sqlx_migrations, outrigger_store TO {app};
 GRANT SELECT, USAGE ON SEQUENCE events_id_seq TO {app};
 GRANT SELECT, INSERT ON events TO {app};
-GRANT SELECT, INSERT, UPDATE ON event_dedupe TO {app};
-GRANT SELECT, INSERT, UPDATE, DELETE ON event_groups TO {app};
-GRANT SELECT, INSERT, UPDATE ON event_subscriptions TO {app};
+-- UPDATE of columns, not of tables: who may update or delete in a whole table may lock it against everyone (LOCK TABLE).
+REVOKE ALL ON event_dedupe, event_groups, event_subscriptions, leases FROM {app};
+GRANT SELECT, INSERT, UPDATE (until, fingerprint) ON event_dedupe TO {app};
+GRANT SELECT, INSERT, UPDATE (position, state, changed_at) ON event_groups TO {app};
+GRANT SELECT, UPDATE (replays) ON event_subscriptions TO {app};
+GRANT EXECUTE ON FUNCTION outrigger_begin_subscription(text, bigint) TO {app};
 GRANT SELECT, INSERT ON event_attempts TO {app};
 GRANT EXECUTE ON FUNCTION outrigger_keep_partitions(), outrigger_drop_idle_groups() TO {app};
 -- A sidecar takes no relay's lease.
-GRANT SELECT, INSERT, UPDATE ON leases TO {app};
+GRANT SELECT, INSERT, UPDATE (owner, epoch, until) ON leases TO {app};
 ALTER TABLE leases ENABLE ROW LEVEL SECURITY;
 DROP POLICY IF EXISTS sidecars ON leases;
 CREATE POLICY sidecars ON leases TO {app} USING (name NOT LIKE 'relay/%');

@@ -31,6 +31,10 @@ pub struct PostgresConfig {
     #[serde(default = "default_connections")]
     #[schemars(range(min = 1, max = 256))]
     pub connections: usize,
+    /// Of those one tenant's at the most; more of it wait for its own. Without it half of `connections`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 256))]
+    pub tenant_connections: Option<usize>,
     /// How long an unused connection is kept, in milliseconds.
     #[serde(default = "default_idle_ms")]
     #[schemars(range(min = 100, max = 3_600_000))]
@@ -88,6 +92,12 @@ fn default_wait_ms() -> u64 {
 }
 
 impl PostgresConfig {
+    /// Connections of one tenant at the most.
+    #[must_use]
+    pub fn share(&self) -> usize {
+        self.tenant_connections.unwrap_or(self.connections / 2).max(1)
+    }
+
     /// Every role that is configured.
     pub fn roles(&self) -> impl Iterator<Item = &PostgresRole> {
         [Some(&self.app), self.owner.as_ref(), self.relay.as_ref()].into_iter().flatten()

@@ -56,14 +56,15 @@ impl Reach {
 /// That tenant's.
 impl From<&Permit> for Reach {
     fn from(permit: &Permit) -> Self {
-        Self(Tenants::of(std::slice::from_ref(permit)))
+        Self(Tenants::of(permit))
     }
 }
 
-/// One tenant's, where the permits are of one; of several, inserts where a table's policy takes a batch of them.
+/// Inserts for these, where a table's policy takes a batch. It is nobody's in particular, so that no tenant's share of the
+/// connections counts it.
 impl From<&[Permit]> for Reach {
     fn from(permits: &[Permit]) -> Self {
-        Self(Tenants::of(permits))
+        Self(Tenants::batch(permits))
     }
 }
 

@@ -9,20 +9,24 @@ use uuid::Uuid;
 
 use super::{ACTIONS, Audience, Batch, CONSUME, Data, Event, EventsPolicy, KIND, PUBLISH, READ, Topic};
 use crate::config::Identity;
-use crate::identity::dev::DevIdentity;
+use crate::identity::dev::{ADMIN_SCOPE, DevIdentity, TokenRequest};
 use crate::identity::{Gate, IdentityMetrics, Recent, TenantId};
 use crate::names::Name;
-use crate::policy::{Action, Caller, Permit, Policies, PolicyLoader, TenantChoice};
+use crate::policy::{Action, Caller, Permit, Policies, PolicyLoader, PolicySource, TenantChoice};
 use crate::tasks::Tasks;
 use crate::telemetry::Registry;
 
-const ACCESS: &str = "kind: access\nrules:\n  - name: all\n    match: {scopes: [tenant:admin]}\n    allow:\n      - actions: ['*']\n";
+const ACCESS: &str = "kind: access\nrules:\n  - name: all\n    match: {scopes: [tenant:admin]}\n    allow:\n      - actions: ['*']\n\
+    services:\n  - {subject: every, issuer: dev, act_for: any}\n  - {subject: two, issuer: dev, act_for: {tenants: \
+    [00000000-0000-0000-0000-000000000001, 00000000-0000-0000-0000-000000000002]}}\n";
 
 /// Callers of several tenants.
 pub(super) struct Callers {
     gate: Gate,
     signer: DevIdentity,
     policies: Arc<Policies>,
+    /// The same policies, as a process has them.
+    pub(super) source: PolicySource,
     _directory: tempfile::TempDir,
 }
 
@@ -40,13 +44,16 @@ impl Callers {
         let events = format!("kind: events\ntopics:\n{topics}");
         std::fs::write(policies.join("events.yaml"), events).unwrap();
         let loader = PolicyLoader::new(policies, vec![&KIND], ACTIONS.to_vec());
-        let policies = Arc::new(loader.load(1).unwrap_or_else(|report| panic!("{report}")));
-        Self { gate, signer, policies, _directory: directory }
+        let load = || loader.load(1).unwrap_or_else(|report| panic!("{report}"));
+        let (policies, source) = (Arc::new(load()), PolicySource::new(load()));
+        Self { gate, signer, policies, source, _directory: directory }
     }
 
-    async fn permit(&self, tenant: u128, action: Action, topic: &str) -> Permit {
-        let tenant = TenantId::from_uuid(Uuid::from_u128(tenant));
-        let token = self.signer.mint_admin(tenant, "test", Duration::from_secs(60)).unwrap();
+    async fn caller(&self, tenant: Option<u128>, subject: &str) -> Caller {
+        let tenant = tenant.map(|tenant| TenantId::from_uuid(Uuid::from_u128(tenant)));
+        let (scopes, ttl) = ([ADMIN_SCOPE.to_owned()], Duration::from_secs(600));
+        let request = TokenRequest { tenant, subject, scopes: &scopes, roles: &[], tier: "free", ttl };
+        let token = self.signer.mint(&request).unwrap();
         let bearer = HeaderValue::from_str(&format!("Bearer {token}")).unwrap();
         let deadline = Instant::now() + Duration::from_secs(10);
         let principal = self
@@ -54,8 +61,18 @@ impl Callers {
             .principal(Some(&bearer), &Recent::default(), deadline)
             .await
             .unwrap_or_else(|_| panic!());
-        let caller = Caller::new(principal, TenantChoice::FromToken, Arc::clone(&self.policies)).unwrap();
+        Caller::new(principal, TenantChoice::FromToken, Arc::clone(&self.policies)).unwrap()
+    }
+
+    async fn permit(&self, tenant: u128, action: Action, topic: &str) -> Permit {
+        let caller = self.caller(Some(tenant), "test").await;
         caller.permit(action, &Name::parse(topic).unwrap()).unwrap()
+    }
+
+    /// A service: `every` may act for every tenant, `two` for the first two.
+    pub(super) async fn service(&self, subject: &str, action: Action, topic: &str) -> Audience {
+        let caller = self.caller(None, subject).await;
+        Audience::Fleet(caller.fleet_permit(action, &Name::parse(topic).unwrap()).unwrap().unwrap())
     }
 
     pub(super) async fn publisher(&self, tenant: u128, topic: &str) -> Permit {

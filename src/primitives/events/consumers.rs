@@ -9,8 +9,8 @@ use uuid::Uuid;
 use super::audience::{Audience, Subscriber};
 use super::dead_letters::GivenUp;
 use super::groups::{
-    DelayTime, KeyHash, Lease, LeaseTime, MaxDeliveries, OutOfBounds, OutOfOrder, Outcome, Policy, Receipts,
-    State, StateError,
+    DelayTime, KeyHash, Lease, LeaseTime, MaxDeliveries, OutOfBounds, OutOfOrder, Outcome, Policy, Pull,
+    Receipts, State, StateError,
 };
 use super::push::AttemptRow;
 use super::read::{self, Scan};
@@ -21,6 +21,8 @@ use crate::store::{Store, StoreError, Tx};
 
 /// What one pull's events have together at the most, but for the first: a reply is built in memory.
 const MAX_BYTES: i64 = 4 * 1024 * 1024;
+/// Steps of the log that one pull looks through at the most, with the group's row locked.
+const STEPS: usize = 4;
 
 /// Which group.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -109,6 +111,8 @@ pub struct Deliveries {
     pub full: bool,
     /// Where the group is: what comes after it has not been looked at.
     pub position: Position,
+    /// Whether nothing was found in a part of the log, and there is more: the next pull goes on.
+    pub more: bool,
 }
 
 /// What is done with receipts.
@@ -235,6 +239,7 @@ impl Group {
         let (mut state, row) = self.load(tx).await?;
         let before = state.encode();
         let mut events: HashMap<Position, Logged> = HashMap::new();
+        let mut more;
         let (deliveries, full) = loop {
             let mut pull = state.pull(row.now_ms, self.policy, max, lease);
             let wanted: Vec<Position> = pull.leases().iter().map(|lease| lease.position).collect();
@@ -250,22 +255,7 @@ impl Group {
                 pull.put_back(*first);
             }
             events.extend(kept.events.into_iter().map(|event| (event.position, event)));
-            while pull.wanted() > 0 {
-                let scan = Scan {
-                    after: pull.position(),
-                    max_rows: u32::try_from(pull.wanted()).unwrap_or(u32::MAX),
-                    max_bytes: MAX_BYTES,
-                    ..Scan::new(&self.audience)
-                };
-                let new = read::rows(tx, &scan, row.readable).await?;
-                let none_left = new.len() < scan.max_rows as usize;
-                let keys: Vec<_> = new.iter().map(|event| (event.position, self.key_hash(event))).collect();
-                pull.take(&keys)?;
-                events.extend(new.into_iter().map(|event| (event.position, event)));
-                if none_left || !pull.leases().is_empty() {
-                    break;
-                }
-            }
+            more = self.take_new(tx, &mut pull, row.readable, &mut events).await?;
             let pulled = pull.finish();
             if !pulled.leases.is_empty() || pulled.forgotten == 0 {
                 break (pulled.leases, pulled.full);
@@ -282,7 +272,47 @@ impl Group {
         let due_in_ms =
             state.due_ms().map(|due| u64::try_from(due.saturating_sub(row.now_ms)).unwrap_or_default());
         let (given_up, position) = (GivenUp::default(), state.position());
-        Ok((Deliveries { deliveries, due_in_ms, given_up, full, position }, state.dead().count()))
+        Ok((Deliveries { deliveries, due_in_ms, given_up, full, position, more }, state.dead().count()))
+    }
+
+    /// Takes new events into a pull. Whether there is more of the log than it looked through.
+    ///
+    /// A service's topic may be a small part of the log: where many of everyone's events are none of it, the group's place is
+    /// moved past them, though not for every few of them, since that is a write.
+    async fn take_new(
+        &self,
+        tx: &mut Tx<'_>,
+        pull: &mut Pull<'_>,
+        readable: Position,
+        events: &mut HashMap<Position, Logged>,
+    ) -> Result<bool, GroupError> {
+        let (mut looked, mut more, mut steps) = (pull.position(), false, 0);
+        while pull.wanted() > 0 {
+            let scan = Scan {
+                after: looked,
+                max_rows: u32::try_from(pull.wanted()).unwrap_or(u32::MAX),
+                max_bytes: MAX_BYTES,
+                ..Scan::new(&self.audience)
+            };
+            let step = read::step(tx, &scan, readable).await?;
+            let new = read::rows(tx, &scan, step.to).await?;
+            let none_left = new.len() < scan.max_rows as usize;
+            let is_whole = none_left && read::bytes(&new) < MAX_BYTES;
+            let keys: Vec<_> = new.iter().map(|event| (event.position, self.key_hash(event))).collect();
+            pull.take(&keys)?;
+            events.extend(new.into_iter().map(|event| (event.position, event)));
+            looked = if is_whole { pull.position().max(step.next) } else { pull.position() };
+            more = none_left && !(is_whole && step.is_last);
+            steps += usize::from(none_left);
+            if !pull.leases().is_empty() || (none_left && (!is_whole || step.is_last || steps == STEPS)) {
+                break;
+            }
+        }
+        let passed = looked.number().saturating_sub(pull.position().number());
+        if matches!(self.audience, Audience::Fleet(_)) && passed >= read::STEP / 2 {
+            pull.pass(looked);
+        }
+        Ok(more && pull.leases().is_empty())
     }
 
     async fn settle_in(

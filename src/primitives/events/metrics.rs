@@ -19,6 +19,7 @@ pub(super) struct EventsMetrics {
     unavailable: IntCounter,
     unknown: IntCounter,
     defects: IntCounter,
+    pub(super) share_taken: IntCounter,
     pub(super) callers_per_transaction: Histogram,
     pub(super) accept_seconds: Histogram,
     pub(super) delivery_age_seconds: Histogram,
@@ -69,7 +70,7 @@ impl EventsMetrics {
         )?;
         let failures = registry.counters(
             "outrigger_events_publish_failures_total",
-            "Calls whose events were not accepted, or may have been.",
+            "Calls whose events were not accepted, or may have been; `tenant_share`: their tenant had too many waiting.",
             &["meaning"],
         )?;
         let deliveries = registry.counters(
@@ -84,6 +85,7 @@ impl EventsMetrics {
             unavailable: failures.with_label_values(&["unavailable"]),
             unknown: failures.with_label_values(&["unknown"]),
             defects: failures.with_label_values(&["internal"]),
+            share_taken: failures.with_label_values(&["tenant_share"]),
             callers_per_transaction: registry.histogram(
                 "outrigger_events_callers_per_transaction",
                 "How many publishers share a transaction of PostgreSQL.",

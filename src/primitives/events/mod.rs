@@ -19,6 +19,8 @@ mod config;
 #[cfg(test)]
 mod conformance;
 mod consumers;
+#[cfg(test)]
+mod crowd;
 mod cursor;
 mod dead_letters;
 mod event;
@@ -31,9 +33,12 @@ mod policy;
 mod postgres;
 mod publish;
 pub mod push;
+mod queue;
 mod read;
 pub mod relay;
 mod sqlite;
+#[cfg(test)]
+mod steps;
 mod time;
 
 pub use append::{Appended, Batch, append, append_all, is_dead_letters};

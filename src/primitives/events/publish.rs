@@ -1,12 +1,11 @@
 //! Many callers, one transaction.
 //!
-//! A publisher's events wait in a queue while a transaction writes; the next one begins when that has nothing left to do
-//! but to commit, and takes all that wait, of whichever tenants, up to its bounds. So several commits wait for the disk and
+//! A publisher's events wait in its tenant's line while a transaction writes; the next one begins when that has nothing left
+//! to do but to commit, and takes all that wait, of the tenants in turn, up to its bounds. So several commits wait for the disk and
 //! the standby side by side, and one transaction at a time does what takes the processor. Nothing waits for a timer: alone,
 //! a call's transaction begins at once. Where a transaction is refused, its halves are tried by themselves, so that what is
 //! wrong with one caller's events is that caller's alone.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -18,6 +17,7 @@ use super::append::{Appended, Batch, append, append_all};
 use super::arrivals::Arrivals;
 use super::metrics::EventsMetrics;
 use super::push::Dispatcher;
+use super::queue::{Lines, NoRoom, Place, Room};
 use crate::error::ErrorKind;
 use crate::policy::Permit;
 use crate::store::sqlite::Full;
@@ -30,8 +30,6 @@ const MAX_CALLERS: usize = 256;
 const MAX_BYTES: u64 = 4 * 1024 * 1024;
 /// Transactions under way at the most, of which one writes and the others commit.
 const MAX_UNDER_WAY: usize = 4;
-/// Callers that wait at the most; more are refused.
-const MAX_WAITING: usize = 8192;
 
 /// Why nothing is known to be kept. Every caller of a transaction gets the same.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -49,6 +47,9 @@ pub enum PublishError {
     /// Too many callers wait.
     #[error("too many calls wait for the event store")]
     Overloaded,
+    /// Too many of its tenant's do; the others have room.
+    #[error("too many calls of the tenant wait for the event store")]
+    ShareTaken,
     /// A defect: the transaction's task ended without a word.
     #[error("the event store's task ended")]
     Gone,
@@ -60,7 +61,7 @@ impl PublishError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Store { kind, .. } => *kind,
-            Self::Overloaded => ErrorKind::Overloaded,
+            Self::Overloaded | Self::ShareTaken => ErrorKind::Overloaded,
             Self::Gone => ErrorKind::OutcomeUnknown,
         }
     }
@@ -69,6 +70,15 @@ impl PublishError {
 impl From<StoreError> for PublishError {
     fn from(error: StoreError) -> Self {
         Self::Store { kind: error.kind(), full: error.full(), text: error.to_string().into() }
+    }
+}
+
+impl From<NoRoom> for PublishError {
+    fn from(error: NoRoom) -> Self {
+        match error {
+            NoRoom::OfTenant => Self::ShareTaken,
+            NoRoom::OfAll => Self::Overloaded,
+        }
     }
 }
 
@@ -85,11 +95,13 @@ struct Caller {
     permit: Permit,
     came: Instant,
     answer: Answer,
+    /// Kept until it is answered: one that stops waiting has its events here all the same.
+    _place: Place,
 }
 
 #[derive(Default)]
 struct Queue {
-    jobs: VecDeque<Job>,
+    jobs: Lines<Job>,
     running: bool,
 }
 
@@ -97,6 +109,7 @@ struct Queue {
 pub struct Publisher {
     store: Store,
     queue: Mutex<Queue>,
+    room: Room,
     under_way: Arc<Semaphore>,
     arrivals: Arc<Arrivals>,
     dispatcher: Dispatcher,
@@ -112,35 +125,48 @@ impl Publisher {
         tasks: Tasks,
     ) -> Arc<Self> {
         let under_way = Arc::new(Semaphore::new(MAX_UNDER_WAY));
-        Arc::new(Self { store, queue: Mutex::default(), under_way, arrivals, dispatcher, metrics, tasks })
+        Arc::new(Self {
+            store,
+            queue: Mutex::default(),
+            room: Room::default(),
+            under_way,
+            arrivals,
+            dispatcher,
+            metrics,
+            tasks,
+        })
     }
 
     /// Appends a caller's events and returns once they are durable. A caller that stops waiting does not undo it.
     pub async fn publish(self: &Arc<Self>, permit: Permit, batch: Batch) -> Result<Appended, PublishError> {
         let (topic, tenant) = (permit.name().clone(), *permit.tenant().as_uuid());
-        let ended = match &self.store {
+        let bytes = batch.bytes();
+        let ended = match (self.room.enter(tenant, bytes), &self.store) {
+            (Err(no_room), _) => Err(no_room.into()),
             // The writer's thread groups its callers by itself.
-            Store::Sqlite(_) => self.alone(permit, batch).await,
-            Store::Postgres(_) => self.together(permit, batch).await,
+            (Ok(place), Store::Sqlite(_)) => self.alone(permit, batch, place).await,
+            (Ok(place), Store::Postgres(_)) => self.together(permit, batch, place).await,
         };
         match &ended {
             Ok(appended) => {
                 self.metrics.published(appended);
                 self.dispatcher.arrival(&topic, tenant);
             }
+            Err(PublishError::ShareTaken) => self.metrics.share_taken.inc(),
             Err(error) => self.metrics.failed(error.kind()),
         }
         ended
     }
 
-    async fn alone(&self, permit: Permit, batch: Batch) -> Result<Appended, PublishError> {
+    async fn alone(&self, permit: Permit, batch: Batch, place: Place) -> Result<Appended, PublishError> {
         let (topic, tenant) = (permit.name().clone(), *permit.tenant().as_uuid());
-        let (bytes, batch) = (batch.bytes(), Arc::new(batch));
+        // The place goes with the job, which is done though its caller stops waiting.
+        let (bytes, batch) = (place.bytes(), Arc::new((batch, place)));
         let appended: Result<Appended, StoreError> = self
             .store
             .run(&permit, bytes, move |tx| {
                 let batch = Arc::clone(&batch);
-                Box::pin(async move { append(tx, &batch).await })
+                Box::pin(async move { append(tx, &batch.0).await })
             })
             .await;
         let appended = appended?;
@@ -148,15 +174,18 @@ impl Publisher {
         Ok(appended)
     }
 
-    async fn together(self: &Arc<Self>, permit: Permit, batch: Batch) -> Result<Appended, PublishError> {
+    async fn together(
+        self: &Arc<Self>,
+        permit: Permit,
+        batch: Batch,
+        place: Place,
+    ) -> Result<Appended, PublishError> {
         let (answer, answered) = oneshot::channel();
-        let job = Job { batch, caller: Caller { permit, came: Instant::now(), answer } };
+        let (tenant, bytes) = (*permit.tenant().as_uuid(), place.bytes());
+        let job = Job { batch, caller: Caller { permit, came: Instant::now(), answer, _place: place } };
         let starts = {
             let mut queue = self.queue.lock();
-            if queue.jobs.len() >= MAX_WAITING {
-                return Err(PublishError::Overloaded);
-            }
-            queue.jobs.push_back(job);
+            queue.jobs.push(tenant, bytes, job);
             !std::mem::replace(&mut queue.running, true)
         };
         if starts {
@@ -169,14 +198,7 @@ impl Publisher {
     /// What the next transaction takes; nothing where nobody waits, and then nobody runs.
     fn next(&self) -> Vec<Job> {
         let mut queue = self.queue.lock();
-        let (mut jobs, mut bytes) = (Vec::new(), 0);
-        while let Some(next) = queue.jobs.front() {
-            bytes += next.batch.bytes();
-            if !jobs.is_empty() && (jobs.len() == MAX_CALLERS || bytes > MAX_BYTES) {
-                break;
-            }
-            jobs.extend(queue.jobs.pop_front());
-        }
+        let jobs = queue.jobs.take(MAX_CALLERS, MAX_BYTES);
         if jobs.is_empty() {
             queue.running = false;
         }

@@ -9,6 +9,10 @@ use crate::store::{Store, StoreError, Tx};
 /// of its transaction's beginning, and its place is drawn at the end.
 const SLACK_MS: i64 = 60_000;
 
+/// Rows that one statement looks through at the most, where most of them may be of no use: a tenant's of the topic, beside
+/// those of the types that are wanted, or everyone's of the log, beside those of a fleet's topic.
+pub(super) const STEP: i64 = 5000;
+
 /// What is read next.
 #[derive(Debug, Clone)]
 pub struct Scan {
@@ -26,15 +30,30 @@ pub struct Scan {
     pub max_bytes: i64,
 }
 
-/// What was read.
+/// What was read: events, or where a step of the log had none of those that are wanted, how far it was looked through.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
     /// The events, in order.
     pub events: Vec<Logged>,
     /// From here the next page is read.
     pub next: Position,
-    /// Whether there was nothing more.
+    /// [`Scan::after_ms`] of the next page.
+    pub next_ms: i64,
+    /// Whether there was nothing more. A page without events that is not at the head is followed by another.
     pub at_head: bool,
+}
+
+/// The part of the log that the next statement looks through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Step {
+    /// Its last position. What is looked for after the scan's place and up to here is found with [`STEP`] rows.
+    pub(super) to: Position,
+    /// From where to go on, where nothing in it is wanted.
+    pub(super) next: Position,
+    /// [`Scan::after_ms`] there.
+    pub(super) next_ms: i64,
+    /// Whether nothing comes after it that may be read.
+    pub(super) is_last: bool,
 }
 
 /// Events that were asked for by their positions.
@@ -75,27 +94,62 @@ pub async fn page(store: &Store, audience: &Audience, scan: &Scan) -> Result<Pag
 
 async fn page_in(tx: &mut Tx<'_>, scan: &Scan) -> Result<Page, StoreError> {
     let limit = readable(tx).await?;
-    let events = rows(tx, scan, limit).await?;
-    let full = events.len() == scan.max_rows as usize || bytes(&events) >= scan.max_bytes;
-    let last = events.last().map_or(scan.after, |event| event.position);
-    let next = if full { last } else { passed(tx, scan, last, limit).await? };
-    Ok(Page { events, next, at_head: !full })
+    let step = step(tx, scan, limit).await?;
+    let events = if step.to > scan.after { rows(tx, scan, step.to).await? } else { Vec::new() };
+    let last = events.last().map(|event| (event.position, event.accepted_ms));
+    if events.len() == scan.max_rows as usize || bytes(&events) >= scan.max_bytes {
+        let (next, next_ms) = last.unwrap_or((scan.after, scan.after_ms));
+        return Ok(Page { events, next, next_ms, at_head: false });
+    }
+    let (last, last_ms) = last.unwrap_or((scan.after, scan.after_ms));
+    let (next, next_ms) =
+        if step.next > last { (step.next, step.next_ms.max(last_ms)) } else { (last, last_ms) };
+    Ok(Page { events, next, next_ms, at_head: step.is_last })
 }
 
-/// How far a scan has come that found nothing after `last`: what was looked at and not wanted is not looked at again.
+/// The next step of a scan, up to `limit`: what was looked at and not wanted is not looked at again.
 ///
-/// On PostgreSQL no further than to an event: the sequence goes back to what a promoted standby knows of it, and of numbers
-/// that were drawn and not committed it may know nothing. An event that can be read is there too.
-async fn passed(
-    tx: &mut Tx<'_>,
-    scan: &Scan,
-    last: Position,
-    limit: Position,
-) -> Result<Position, StoreError> {
+/// On PostgreSQL no further than to an event, of whomever: the sequence goes back to what a promoted standby knows of it,
+/// and of numbers that were drawn and not committed it may know nothing. An event that can be read is there too, and with
+/// it all numbers below it.
+pub(super) async fn step(tx: &mut Tx<'_>, scan: &Scan, limit: Position) -> Result<Step, StoreError> {
+    if let Sees::One(_) = scan.sees {
+        if scan.kinds.is_empty() {
+            // Every row is of use: it ends by itself.
+            let next = if matches!(tx, Tx::Sqlite(_)) { limit.max(scan.after) } else { scan.after };
+            return Ok(Step { to: limit, next, next_ms: scan.after_ms, is_last: true });
+        }
+        let horizon = match tx {
+            Tx::Postgres(tx) => postgres::horizon(tx, scan, limit, STEP).await?,
+            Tx::Sqlite(tx) => sqlite::horizon(tx, scan, limit, STEP)?,
+        };
+        return Ok(match horizon {
+            Some((to, next_ms, rows)) => Step { to, next: to, next_ms, is_last: rows < STEP },
+            None => Step { to: scan.after, next: scan.after, next_ms: scan.after_ms, is_last: true },
+        });
+    }
+    let Some(span) = span(tx, scan.after, limit).await? else {
+        return Ok(Step { to: scan.after, next: scan.after, next_ms: scan.after_ms, is_last: true });
+    };
+    // What retention took from the beginning is no step.
+    let end = span.first.number().saturating_add(STEP - 1);
+    let to = span.last.min(Position::new(end));
+    Ok(Step { to, next: to, next_ms: scan.after_ms.max(span.first_ms), is_last: to == span.last })
+}
+
+/// The first and the last event, of whomever, after a position and up to another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Span {
+    pub(super) first: Position,
+    /// When it was accepted, in milliseconds since 1970.
+    pub(super) first_ms: i64,
+    pub(super) last: Position,
+}
+
+async fn span(tx: &mut Tx<'_>, after: Position, to: Position) -> Result<Option<Span>, StoreError> {
     match tx {
-        Tx::Postgres(_) if scan.kinds.is_empty() => Ok(last),
-        Tx::Postgres(tx) => postgres::newest(tx, &scan.sees, scan.topic.as_str(), last, limit).await,
-        Tx::Sqlite(_) => Ok(last.max(limit)),
+        Tx::Postgres(tx) => postgres::span(tx, after, to).await,
+        Tx::Sqlite(tx) => sqlite::span(tx, after, to),
     }
 }
 
@@ -106,9 +160,14 @@ pub(super) async fn newest(
     topic: &str,
     readable: Position,
 ) -> Result<Position, StoreError> {
-    match tx {
-        Tx::Postgres(tx) => postgres::newest(tx, sees, topic, Position::START, readable).await,
-        Tx::Sqlite(_) => Ok(readable),
+    match (tx, sees) {
+        (Tx::Postgres(tx), Sees::One(tenant)) => postgres::newest(tx, *tenant, topic, readable).await,
+        // Of a fleet's topic the newest may be far back: the newest of any topic does as well.
+        (Tx::Postgres(tx), Sees::Every | Sees::These(_)) => {
+            let span = postgres::span(tx, Position::START, readable).await?;
+            Ok(span.map_or(Position::START, |span| span.last))
+        }
+        (Tx::Sqlite(_), _) => Ok(readable),
     }
 }
 
@@ -133,7 +192,7 @@ pub(super) async fn at(
     }
 }
 
-fn bytes(events: &[Logged]) -> i64 {
+pub(super) fn bytes(events: &[Logged]) -> i64 {
     let bytes: usize = events.iter().map(|event| event.attributes.len() + event.data.bytes().len()).sum();
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }
@@ -175,19 +234,26 @@ pub(super) async fn readable(tx: &mut Tx<'_>) -> Result<Position, StoreError> {
 
 async fn first_after(
     tx: &mut Tx<'_>,
-    sees: &Sees,
-    topic: &str,
+    topic: &Topic<'_>,
     position: Position,
+    to: Position,
     not_before_ms: i64,
 ) -> Result<Option<(Position, i64)>, StoreError> {
     match tx {
-        Tx::Postgres(tx) => postgres::first_after(tx, sees, topic, position, not_before_ms).await,
-        Tx::Sqlite(tx) => sqlite::first_after(tx, sees, topic, position, not_before_ms),
+        Tx::Postgres(tx) => postgres::first_after(tx, topic, position, to, not_before_ms).await,
+        Tx::Sqlite(tx) => sqlite::first_after(tx, topic, position, to, not_before_ms),
     }
 }
 
+/// Whose events of which topic.
+pub(super) struct Topic<'t> {
+    pub(super) sees: &'t Sees,
+    pub(super) name: &'t str,
+}
+
 /// The last place before every event that was accepted at `time_ms` or later: halved towards it by position, since
-/// times are nearly in the order of positions, and then looked for among its neighbours.
+/// times are nearly in the order of positions, and then looked for among its neighbours. For a fleet it is halved by the
+/// events of the whole log, and the neighbours are looked through in steps.
 pub(super) async fn place_of_time(
     tx: &mut Tx<'_>,
     sees: &Sees,
@@ -196,17 +262,38 @@ pub(super) async fn place_of_time(
 ) -> Result<Position, StoreError> {
     let end = readable(tx).await?;
     let end = newest(tx, sees, topic, end).await?;
+    let topic = Topic { sees, name: topic };
+    let is_one = matches!(sees, Sees::One(_));
     let (mut low, mut high) = (Position::START.number(), end.number());
     let near_ms = time_ms.saturating_sub(SLACK_MS);
     while low < high {
         let middle = low + (high - low) / 2;
-        match first_after(tx, sees, topic, Position::new(middle), 0).await? {
+        let found = if is_one {
+            first_after(tx, &topic, Position::new(middle), end, 0).await?
+        } else {
+            span(tx, Position::new(middle), end).await?.map(|span| (span.first, span.first_ms))
+        };
+        match found {
             // All that is after the middle is too early until past this event.
             Some((found, accepted_ms)) if accepted_ms < near_ms => low = found.number().min(high),
             Some(_) | None => high = middle,
         }
     }
-    let found = first_after(tx, sees, topic, Position::new(low), time_ms).await?;
-    // What is visible beyond the end may have neighbours that are not yet.
-    Ok(found.map_or(end, |(found, _)| Position::new(found.number() - 1).min(end)))
+    if is_one {
+        let found = first_after(tx, &topic, Position::new(low), end, time_ms).await?;
+        return Ok(found.map_or(end, |(found, _)| Position::new(found.number() - 1)));
+    }
+    loop {
+        let from = Position::new(low);
+        let Some(ahead) = span(tx, from, end).await? else { return Ok(end) };
+        // Its neighbours are behind: no event of that time or later was passed.
+        if ahead.first_ms >= time_ms.saturating_add(SLACK_MS) {
+            return Ok(from);
+        }
+        let to = ahead.last.min(Position::new(ahead.first.number().saturating_add(STEP - 1)));
+        if let Some((found, _)) = first_after(tx, &topic, from, to, time_ms).await? {
+            return Ok(Position::new(found.number() - 1));
+        }
+        low = to.number();
+    }
 }

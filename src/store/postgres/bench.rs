@@ -67,6 +67,8 @@ pub(crate) async fn bench_at(
     let (mut config, secrets) = config(servers, database.name(), Some(ca_file));
     migrate(&config, None, Epoch::Same, false).await.unwrap();
     config.connections = connections;
+    // Most tests are one tenant alone.
+    config.tenant_connections = Some(connections);
     config.servers = addresses.to_vec();
     let (board, tasks) = (HealthBoard::default(), Tasks::default());
     let health = board.add("postgres", false);

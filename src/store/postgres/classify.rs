@@ -23,6 +23,9 @@ pub enum PgError {
     /// No connection was free, or could be made, in time.
     #[error("no connection to PostgreSQL: {0}")]
     NoConnection(String),
+    /// Its tenant has as many connections as one may have, and none was free in time. Nothing was written.
+    #[error("the tenant's other transactions have its share of the connections to PostgreSQL")]
+    ShareTaken,
     /// The database is not one to serve from: its schema is behind, or its role would see every tenant. What to do.
     #[error("{0}")]
     Schema(String),
@@ -75,7 +78,7 @@ impl PgError {
     #[must_use]
     pub fn failure(&self) -> Failure {
         match self {
-            Self::NoConnection(_) | Self::Schema(_) => Failure::Unavailable,
+            Self::NoConnection(_) | Self::Schema(_) | Self::ShareTaken => Failure::Unavailable,
             Self::Row(_) | Self::Ended => Failure::Refused,
             Self::Silent(failure) | Self::Failed { failure, .. } => *failure,
         }
@@ -84,6 +87,9 @@ impl PgError {
     /// What kind of error it is to the caller.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
+        if matches!(self, Self::ShareTaken) {
+            return ErrorKind::Overloaded;
+        }
         match self.failure() {
             Failure::Again | Failure::Unavailable => ErrorKind::BackendUnavailable,
             Failure::Unknown => ErrorKind::OutcomeUnknown,

@@ -18,6 +18,7 @@ pub struct PostgresMetrics {
     wait: HistogramVec,
     transactions: HistogramVec,
     slow_statements: IntCounterVec,
+    overloads: IntCounterVec,
     failures: IntCounterVec,
 }
 
@@ -29,6 +30,7 @@ pub(super) struct RoleMetrics {
     pub(super) wait: Histogram,
     pub(super) transactions: Histogram,
     pub(super) slow_statements: IntCounter,
+    pub(super) overloads: IntCounter,
     failures: [IntCounter; 4],
 }
 
@@ -69,6 +71,11 @@ impl PostgresMetrics {
                 "Round trips of statements that took over a second; each is in the log.",
                 role,
             )?,
+            overloads: registry.counters(
+                "outrigger_store_postgres_overloads_total",
+                "Transactions refused because their tenant's others had its share of the connections for `postgres.wait_ms`.",
+                role,
+            )?,
             failures: registry.counters(
                 "outrigger_store_postgres_failures_total",
                 "Runs of transactions that failed, by what it means: `again` is run again, `unavailable` wrote nothing, `unknown` \
@@ -87,6 +94,7 @@ impl PostgresMetrics {
             wait: self.wait.with_label_values(&[role]),
             transactions: self.transactions.with_label_values(&[role]),
             slow_statements: self.slow_statements.with_label_values(&[role]),
+            overloads: self.overloads.with_label_values(&[role]),
             failures: [failure("again"), failure("unavailable"), failure("unknown"), failure("refused")],
         }
     }

@@ -123,6 +123,7 @@ pub async fn migrate(
         if let Some(relay) = &database.relay {
             grant(&mut connection, RELAY_RIGHTS, "{relay}", relay).await?;
         }
+        close_to_others(&mut connection, database).await?;
     }
     connection.close().await.map_err(refused("the end of the connection"))?;
     Ok(migrated)
@@ -246,8 +247,35 @@ async fn grant(
     place: &str,
     role: &PostgresRole,
 ) -> Result<(), MigrationError> {
-    let quoted = format!("\"{}\"", role.user.replace('"', "\"\""));
     // Only a name of the operator's own configuration goes in, quoted.
-    let statements = sqlx::AssertSqlSafe(format!("BEGIN; {} COMMIT;", rights.replace(place, &quoted)));
+    let rights = rights.replace(place, &quoted(&role.user));
+    let statements = sqlx::AssertSqlSafe(format!("BEGIN; {rights} COMMIT;"));
     connection.execute(statements).await.map(drop).map_err(refused("the rights of a role"))
+}
+
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// Lets the roles of the configuration connect, and no role that nobody named: whoever is connected can take advisory locks,
+/// and so keep writers waiting. Where the owner of the tables does not own the database, `outrigger check` says what to run.
+async fn close_to_others(
+    connection: &mut PgConnection,
+    database: &PostgresConfig,
+) -> Result<(), MigrationError> {
+    let own = "SELECT pg_has_role(datdba, 'MEMBER') FROM pg_database WHERE datname = current_database()";
+    let may: bool =
+        query_scalar(own).fetch_one(&mut *connection).await.map_err(refused("the database's owner"))?;
+    if !may {
+        return Ok(());
+    }
+    let statements = sqlx::AssertSqlSafe(format!("BEGIN; {} COMMIT;", closing(database)));
+    connection.execute(statements).await.map(drop).map_err(refused("the right to connect"))
+}
+
+/// The statements that let these roles connect and no others. Only names of the operator's own configuration go in, quoted.
+pub(super) fn closing(database: &PostgresConfig) -> String {
+    let roles: Vec<String> = database.roles().map(|role| quoted(&role.user)).collect();
+    let (name, roles) = (quoted(&database.database), roles.join(", "));
+    format!("GRANT CONNECT ON DATABASE {name} TO {roles}; REVOKE CONNECT ON DATABASE {name} FROM PUBLIC;")
 }

@@ -15,6 +15,9 @@ mod schema;
 #[cfg(test)]
 mod schema_tests;
 #[cfg(test)]
+mod share_tests;
+mod shares;
+#[cfg(test)]
 mod tests;
 mod tx;
 

@@ -12,6 +12,7 @@ use super::classify::{Failure, PgError};
 use super::connect::{Connector, StartError};
 use super::metrics::{PostgresMetrics, RoleMetrics};
 use super::schema::{self, Identity, Standing};
+use super::shares::Shares;
 use super::tx::{PgTx, Tenants};
 use crate::config::{PostgresConfig, PostgresRole};
 use crate::tasks::Tasks;
@@ -23,6 +24,7 @@ const ATTEMPTS: usize = 5;
 /// The database, as tenants' calls reach it.
 pub struct Postgres {
     pool: Pool,
+    shares: Shares,
     metrics: Arc<RoleMetrics>,
     /// Whether its schema is one that this program knows, and its role one that row-level security holds.
     standing: watch::Sender<Standing>,
@@ -101,6 +103,7 @@ impl Postgres {
         metrics.limit.set(i64::try_from(database.connections).unwrap_or(i64::MAX));
         Ok(Arc::new(Self {
             pool: pool(database, role.role())?,
+            shares: Shares::new(database.share()),
             metrics: Arc::new(metrics),
             standing: watch::Sender::new(Standing::Unknown),
             trouble: Notify::new(),
@@ -148,6 +151,8 @@ impl Postgres {
         F: for<'t> Fn(&'t mut PgTx) -> BoxFuture<'t, Result<T, E>>,
     {
         self.identity().await?;
+        let share = self.shares.enter(tenants.counted(), self.patience).await;
+        let _share = share.inspect_err(|_| self.metrics.overloads.inc())?;
         self.run_unchecked(&tenants, work).await
     }
 

@@ -101,7 +101,10 @@ pub struct Inspected {
     pub warnings: Vec<String>,
 }
 
-const SERVER: &str = "SELECT current_setting('server_version'), current_setting('synchronous_standby_names') <> '',                       current_setting('synchronous_commit'), current_setting('server_version_num')::int4";
+const SERVER: &str = "SELECT current_setting('server_version'), current_setting('synchronous_standby_names') <> '', \
+     current_setting('synchronous_commit'), current_setting('server_version_num')::int4, EXISTS ( \
+         SELECT FROM pg_database, aclexplode(coalesce(datacl, acldefault('d', datdba))) AS rights \
+         WHERE datname = current_database() AND rights.grantee = 0 AND rights.privilege_type = 'CONNECT')";
 /// The oldest version of PostgreSQL that this program is tested with.
 const OLDEST: i32 = 150_000;
 
@@ -112,7 +115,8 @@ pub async fn inspect(database: &PostgresConfig) -> Result<Inspected, String> {
     let postgres = Postgres::new(database, &role, &metrics).map_err(|error| error.to_string())?;
     let look = look(&postgres).await.map_err(|error| error.to_string())?;
     let server = postgres.run_unchecked(&Tenants::None, |transaction| server_in(transaction).boxed());
-    let (version, replicated, commit, number) = server.await.map_err(|error: PgError| error.to_string())?;
+    let (version, replicated, commit, number, is_open) =
+        server.await.map_err(|error: PgError| error.to_string())?;
     let mut problem = match look {
         Look::Good(_) => None,
         Look::Refused(reason) => Some(reason),
@@ -129,6 +133,13 @@ pub async fn inspect(database: &PostgresConfig) -> Result<Inspected, String> {
     }
     if !["on", "remote_apply"].contains(&commit.as_str()) {
         warnings.push(format!("`synchronous_commit` is `{commit}`: what was accepted last can be lost"));
+    }
+    if is_open {
+        warnings.push(format!(
+            "any role of the server may connect to the database, and so hold up publishing with locks: run `outrigger migrate`, \
+             or as the owner of the database: {}",
+            migrate::closing(database)
+        ));
     }
     Ok(Inspected { summary: format!("PostgreSQL {version}"), problem, warnings })
 }
@@ -149,10 +160,11 @@ impl Postgres {
     }
 }
 
-async fn server_in(transaction: &mut PgTx) -> Result<(String, bool, String, i32), PgError> {
+async fn server_in(transaction: &mut PgTx) -> Result<(String, bool, String, i32, bool), PgError> {
     let rows = transaction.query(SERVER, &[]).await?;
     let row = rows.first().ok_or(PgError::Ended)?;
-    (|| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?)))().map_err(PgError::of_row)
+    (|| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?, row.try_get(4)?)))()
+        .map_err(PgError::of_row)
 }
 
 async fn look(postgres: &Postgres) -> Result<Look, PgError> {

@@ -14,6 +14,7 @@ use super::classify::{Failure, PgError};
 use super::metrics::PostgresMetrics;
 use super::migrate::{self, Epoch, MigrationError, migrate};
 use super::pool::{ConnectAs, Postgres};
+use super::schema::inspect;
 use super::tx::Tenants;
 use crate::config::PostgresConfig;
 use crate::error::ErrorKind;
@@ -132,8 +133,8 @@ async fn every_table_of_tenants_is_under_forced_row_level_security_and_the_appli
     let expected = [
         "_sqlx_migrations SELECT",
         "event_relays -",
-        "event_subscriptions INSERT,SELECT,UPDATE",
-        "leases INSERT,SELECT,UPDATE",
+        "event_subscriptions SELECT",
+        "leases INSERT,SELECT",
         "outrigger_store SELECT",
     ];
     assert_eq!(lines(ask(&others)), expected.map(str::to_owned).into());
@@ -147,6 +148,85 @@ async fn every_table_of_tenants_is_under_forced_row_level_security_and_the_appli
     let direct = "SELECT count(*) FROM pg_class, aclexplode(relacl) JOIN pg_roles ON pg_roles.oid = grantee \
                   WHERE relispartition AND rolname = 'outrigger_app'";
     assert_eq!(ask(direct).trim(), "0");
+}
+
+#[tokio::test]
+async fn the_application_locks_no_table_begins_no_subscription_elsewhere_and_keeps_no_lease_for_good() {
+    let bench = bench(1).await;
+    let app = |sql: &str| bench.database.psql(PostgresRole::App, &[sql]);
+    let tables = "SELECT relname FROM pg_class WHERE relkind = 'p' AND relnamespace = 'public'::regnamespace \
+                  UNION SELECT 'leases' UNION SELECT 'event_groups' UNION SELECT 'event_subscriptions'";
+    let tables = bench.database.psql(PostgresRole::Superuser, &[tables]).unwrap();
+    assert!(tables.lines().count() >= 6, "{tables}");
+    for table in tables.lines() {
+        let locked = app(&format!("BEGIN; LOCK TABLE {table} IN SHARE MODE; COMMIT"));
+        assert!(locked.unwrap_err().to_string().contains("permission denied"), "{table}");
+    }
+    let event = "INSERT INTO events (id, accepted_at, tenant_id, topic, lane, key, type, attributes, form) VALUES \
+                 (nextval('events_id_seq'), date_trunc('day', now()) - interval '1 h', gen_random_uuid(), 't', 0, 'k', 'x', '', 0)";
+    bench.database.psql(PostgresRole::Superuser, &[event]).unwrap();
+    let elsewhere = [
+        "SELECT outrigger_begin_subscription('early', 0)",
+        "SELECT outrigger_begin_subscription('late', 1000)",
+        "INSERT INTO event_subscriptions (name, position) VALUES ('early', 0)",
+        "UPDATE event_subscriptions SET position = 0",
+    ];
+    for refused in elsewhere {
+        assert!(app(refused).is_err(), "{refused}");
+    }
+    let begun = |name: &str, here: &str| {
+        app(&format!("SELECT outrigger_begin_subscription('{name}', {here})"))
+            .map(|text| text.trim().to_owned())
+    };
+    let last = app("SELECT last_value FROM events_id_seq").unwrap().trim().to_owned();
+    assert_eq!(begun("now", &last).unwrap(), last);
+    assert_eq!(begun("now", "0").unwrap(), last, "begun once");
+    app("INSERT INTO leases VALUES ('l', NULL, 1, now() + interval '1 min')").unwrap();
+    for refused in [
+        "UPDATE leases SET until = now() + interval '100 years'",
+        "UPDATE leases SET epoch = 9223372036854775807",
+        "UPDATE leases SET epoch = 0",
+        "INSERT INTO leases VALUES ('m', NULL, 1, now() + interval '11 min')",
+        "INSERT INTO leases VALUES ('m', NULL, 2, now())",
+        "INSERT INTO leases VALUES ('relay/shard/0', NULL, 1, now())",
+        "DELETE FROM leases",
+    ] {
+        assert!(app(refused).is_err(), "{refused}");
+    }
+    app("UPDATE leases SET epoch = epoch + 1, until = now() + interval '9 min'").unwrap();
+}
+
+#[tokio::test]
+async fn a_database_that_any_role_may_connect_to_is_closed_by_migrate_and_check_says_so_before() {
+    let bench = bench(1).await;
+    let name = bench.database.name();
+    let open = |role| bench.database.psql(role, &[&format!("GRANT CONNECT ON DATABASE {name} TO PUBLIC")]);
+    let closed =
+        |warnings: &[String]| !warnings.iter().any(|text| text.contains("REVOKE CONNECT ON DATABASE"));
+    assert!(closed(&inspect(&bench.config).await.unwrap().warnings));
+    open(PostgresRole::Owner).unwrap();
+    let found = inspect(&bench.config).await.unwrap();
+    assert!(!closed(&found.warnings) && found.problem.is_none(), "{found:?}");
+    migrate(&bench.config, None, Epoch::Same, false).await.unwrap();
+    assert!(closed(&inspect(&bench.config).await.unwrap().warnings));
+    // The owner of the tables is not always the one of the database: then check says what to run.
+    bench
+        .database
+        .psql(
+            PostgresRole::Superuser,
+            &[
+                &format!("ALTER DATABASE {name} OWNER TO postgres"),
+                "GRANT ALL ON SCHEMA public TO outrigger_owner",
+            ],
+        )
+        .unwrap();
+    open(PostgresRole::Superuser).unwrap();
+    migrate(&bench.config, None, Epoch::Same, false).await.unwrap();
+    let warnings = inspect(&bench.config).await.unwrap().warnings;
+    let advice = warnings.iter().find(|text| text.contains("GRANT CONNECT")).unwrap();
+    let statements = advice.rsplit_once("of the database: ").unwrap().1;
+    bench.database.psql(PostgresRole::Superuser, &[statements]).unwrap();
+    assert!(closed(&inspect(&bench.config).await.unwrap().warnings));
 }
 
 const EVENT: &str = "INSERT INTO events (id, accepted_at, tenant_id, topic, lane, key, type, attributes, form) \

@@ -29,6 +29,7 @@ const BEGIN: &str = "BEGIN; SET LOCAL statement_timeout = '10s'; SET LOCAL lock_
                      SET LOCAL client_connection_check_interval = '1s'";
 const SET_TENANTS: &str = "SELECT set_config('app.tenant_id', $1, true), set_config('app.writes_for', $2, true), \
                            set_config('app.reads_for', $3, true)";
+const SET_READS: &str = "SELECT set_config('app.reads_for', $1, true)";
 const SET_WRITES: &str = "SELECT set_config('app.writes_for', $1, true)";
 /// The server's own bounds do not help where it hangs or its machine is gone: without an answer after this time the
 /// connection is given up. Longer than they are, so that a server that works says itself what was too slow.
@@ -43,7 +44,7 @@ pub(in crate::store) enum Tenants {
     None,
     /// One tenant's.
     One(Uuid),
-    /// Inserts for these, where a table's policy takes a batch of many tenants' rows; reads nothing.
+    /// Inserts for these, one or many, where a table's policy takes a batch of rows; reads nothing.
     Batch(Vec<Uuid>),
     /// A service's own rows, and where a table's policy lets fleets read, those of its tenants; `None` is every tenant.
     Fleet(Uuid, Option<Arc<[Uuid]>>),
@@ -58,19 +59,24 @@ impl Tenants {
         Self::Fleet(*permit.owner().as_uuid(), tenants)
     }
 
-    pub(in crate::store) fn of(permits: &[Permit]) -> Self {
-        let uuid = |permit: &Permit| *permit.tenant().as_uuid();
-        match permits {
-            [] => Self::None,
-            [first, others @ ..] if others.iter().all(|other| other.tenant() == first.tenant()) => {
-                Self::One(uuid(first))
-            }
-            permits => {
-                let mut tenants: Vec<Uuid> = permits.iter().map(uuid).collect();
-                tenants.sort_unstable();
-                tenants.dedup();
-                Self::Batch(tenants)
-            }
+    pub(in crate::store) fn of(permit: &Permit) -> Self {
+        Self::One(*permit.tenant().as_uuid())
+    }
+
+    pub(in crate::store) fn batch(permits: &[Permit]) -> Self {
+        let mut tenants: Vec<Uuid> = permits.iter().map(|permit| *permit.tenant().as_uuid()).collect();
+        tenants.sort_unstable();
+        tenants.dedup();
+        if tenants.is_empty() { Self::None } else { Self::Batch(tenants) }
+    }
+
+    /// Whose share of the connections it takes.
+    pub(super) fn counted(&self) -> Option<Uuid> {
+        match self {
+            Self::One(tenant) => Some(*tenant),
+            // Of nobody it is this process's own look at the log.
+            Self::Fleet(owner, _) => Some(*owner).filter(|owner| !owner.is_nil()),
+            Self::None | Self::Batch(_) => None,
         }
     }
 
@@ -192,6 +198,24 @@ impl PgTx {
         }
         let tenants = list(tenants);
         self.query(SET_WRITES, &[(&tenants, Type::TEXT)]).await.map(drop)
+    }
+
+    /// Runs one statement of a fleet's transaction over everyone's rows of the tables that fleets read, in one round trip: for
+    /// where in the log there is something, and nothing that a tenant said.
+    pub(crate) async fn query_for_everyone(&mut self, statement: Statement<'_>) -> Result<Vec<Row>, PgError> {
+        let [_, _, reads_for] = self.tenants.settings();
+        match &self.tenants {
+            Tenants::Fleet(_, Some(_)) => {}
+            Tenants::Fleet(_, None) => return self.query(statement.0, statement.1).await,
+            Tenants::None | Tenants::One(_) | Tenants::Batch(_) => {
+                tracing::error!("a defect: a transaction that is no fleet's would look at everyone's rows");
+                return Err(PgError::Ended);
+            }
+        }
+        let (every, own): ([Parameter<'_>; 1], [Parameter<'_>; 1]) =
+            ([(&EVERY_TENANT, Type::TEXT)], [(&reads_for, Type::TEXT)]);
+        let mut rows = self.query_all(&[(SET_READS, &every), statement, (SET_READS, &own)]).await?;
+        Ok(if rows.len() == 3 { rows.swap_remove(1) } else { Vec::new() })
     }
 
     /// What the last statement's failure means, where one failed.

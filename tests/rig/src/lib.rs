@@ -37,6 +37,7 @@ pub use postgres::PostgresCluster;
 pub use postgres::access::{PostgresAccess, PostgresRole};
 pub use postgres::config::PostgresOptions;
 pub use postgres::database::Database;
+pub use postgres::session::HeldSession;
 pub use postgres_shared::{SharedPostgres, shared_postgres};
 pub use process::Error;
 pub use redis::config::{Acl, OUTRIGGER_RULES, Options};

@@ -4,6 +4,7 @@ pub(crate) mod access;
 pub(crate) mod config;
 pub(crate) mod database;
 pub(crate) mod folder;
+pub(crate) mod session;
 pub(crate) mod template;
 
 use std::fs;

@@ -121,7 +121,7 @@ pub(super) async fn pull(api: &Api, mut call: Box<Call>) -> Result<Reply, Proble
     let lease = LeaseTime::new(request.lease_ms.unwrap_or(topic.groups.lease_ms))?;
     let name = group_name(&request.group)?;
     let group = group(audience.clone(), topic, &request.group)?;
-    let until = wait_until(&call, request.wait_ms);
+    let (until, at_the_latest) = (wait_until(&call, request.wait_ms), wait_until(&call, MAX_WAIT_MS));
     let mut waiter = None;
     if request.wait_ms > 0 {
         waiter = api.arrivals.pull(&audience, &name);
@@ -141,6 +141,10 @@ pub(super) async fn pull(api: &Api, mut call: Box<Call>) -> Result<Reply, Proble
             api.arrivals.tell_group(&audience, &name);
         }
         let now = Instant::now();
+        if pulled.more && now < at_the_latest && !call.stopping().is_cancelled() {
+            // Nothing in a part of the log is no answer yet.
+            continue;
+        }
         let Some(waiter) = waiter.as_mut().filter(|_| pulled.deliveries.is_empty() && now < until) else {
             return Ok(reply(&pulled));
         };

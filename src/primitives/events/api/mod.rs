@@ -144,7 +144,9 @@ impl From<PublishError> for Problem {
     fn from(error: PublishError) -> Self {
         match &error {
             PublishError::Store { kind, full, .. } => failed(*kind, *full),
-            PublishError::Overloaded | PublishError::Gone => failed(error.kind(), None),
+            PublishError::Overloaded | PublishError::ShareTaken | PublishError::Gone => {
+                failed(error.kind(), None)
+            }
         }
     }
 }

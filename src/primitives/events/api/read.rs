@@ -14,7 +14,9 @@ use crate::http::{Broken, Call, Problem, Reply, SseEvent, StreamForm, ndjson, wr
 use crate::primitives::events::arrivals::Waiter;
 use crate::primitives::events::cloudevents::write_structured;
 use crate::primitives::events::metrics::EventsMetrics;
-use crate::primitives::events::{Audience, Cursor, CursorKey, Logged, READ, ReadFrom, Scan, page, place};
+use crate::primitives::events::{
+    Audience, Cursor, CursorKey, Logged, Position, READ, ReadFrom, Scan, page, place,
+};
 use crate::store::{Store, StoreError};
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -67,6 +69,7 @@ pub(super) async fn read(api: &Api, call: Box<Call>) -> Result<Reply, Problem> {
         waiter,
         heartbeat: api.heartbeat,
         metrics: Arc::clone(&api.metrics),
+        told: after,
         ready: VecDeque::new(),
         at_head: false,
     };
@@ -135,6 +138,8 @@ struct Tail {
     waiter: Option<Waiter>,
     heartbeat: Duration,
     metrics: Arc<EventsMetrics>,
+    /// Where the reader would come back to.
+    told: Position,
     /// Chunks that were not asked for yet.
     ready: VecDeque<Bytes>,
     at_head: bool,
@@ -151,12 +156,13 @@ impl Tail {
             if let Some(chunk) = tail.ready.pop_front() {
                 return Some((Ok(chunk), Some(tail)));
             }
+            // Also where a long way to the head has nothing that is wanted.
+            if tail.follows && tokio::time::Instant::now() >= heartbeat {
+                return Some((Ok(tail.heartbeat_chunk()), Some(tail)));
+            }
             if tail.at_head {
                 if !tail.follows {
                     return None;
-                }
-                if tokio::time::Instant::now() >= heartbeat {
-                    return Some((Ok(Bytes::from_static(tail.form.heartbeat())), Some(tail)));
                 }
                 tail.wait(heartbeat).await;
             }
@@ -165,6 +171,26 @@ impl Tail {
                 return Some((Err(Broken), None));
             }
         }
+    }
+
+    /// What says that the stream lives. A reader of server-sent events that looked through a part of the log without an event
+    /// for it is told where it is: without data the `id` alone dispatches nothing, and it comes back there.
+    fn heartbeat_chunk(&mut self) -> Bytes {
+        let mut chunk = BytesMut::from(self.form.heartbeat());
+        if self.form == StreamForm::EventStream && self.scan.after > self.told {
+            let cursor = self.cursor(self.scan.after, self.scan.after_ms);
+            let place = SseEvent { id: Some(&cursor), ..SseEvent::default() };
+            match place.write_to(&mut chunk) {
+                Ok(()) => self.told = self.scan.after,
+                Err(error) => tracing::error!(%error, "a place cannot be written as a server-sent event"),
+            }
+        }
+        chunk.freeze()
+    }
+
+    fn cursor(&self, position: Position, accepted_ms: i64) -> String {
+        let cursor = Cursor { position, accepted_ms };
+        cursor.encode(&self.key, self.audience.owner(), &self.audience.cursor_scope())
     }
 
     async fn wait(&mut self, heartbeat: tokio::time::Instant) {
@@ -184,9 +210,9 @@ impl Tail {
         let page = page(&self.store, &self.audience, &self.scan).await?;
         self.metrics.read.inc_by(page.events.len() as u64);
         if let Some(last) = page.events.last() {
-            self.scan.after_ms = last.accepted_ms;
+            self.told = last.position;
         }
-        self.scan.after = page.next;
+        (self.scan.after, self.scan.after_ms) = (page.next, page.next_ms);
         self.at_head = page.at_head;
         let mut chunk = BytesMut::new();
         for event in &page.events {
@@ -204,8 +230,7 @@ impl Tail {
     }
 
     fn write(&self, out: &mut BytesMut, event: &Logged) {
-        let cursor = Cursor { position: event.position, accepted_ms: event.accepted_ms };
-        let cursor = cursor.encode(&self.key, self.audience.owner(), &self.audience.cursor_scope());
+        let cursor = self.cursor(event.position, event.accepted_ms);
         let mut text = Vec::new();
         match self.form {
             StreamForm::Ndjson => {

@@ -148,6 +148,11 @@ impl Pull<'_> {
         Ok(())
     }
 
+    /// Says that up to this position there is no other new event than those of [`Self::take`]: the next pull looks after it.
+    pub fn pass(&mut self, to: Position) {
+        self.state.position = self.state.position.max(to);
+    }
+
     /// Gives up events that are to be delivered again and that are not kept any more. New events do not
     /// take the place of what this pull left behind, so it may end with fewer than there are: then the store begins
     /// another.

@@ -13,9 +13,15 @@ use crate::store::postgres::{PgError, PgTx, Statement};
 /// First: what was drawn later is for later.
 const LAST: &str = "SELECT last_value FROM events_id_seq";
 /// Second: a writer that has no lock yet draws above the last value; one that has none any more is over, and its rows are
-/// there to be read. A floor is a shared lock; who makes partitions takes an exclusive one of the same class.
-const FLOORS: &str = "SELECT objid::bigint FROM pg_locks WHERE locktype = 'advisory' AND classid = 1869968498 AND objsubid = 2 \
-     AND mode = 'ShareLock' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+/// there to be read. A floor is a shared lock; who makes partitions takes an exclusive one of the same class. Whoever may
+/// connect may take such locks: those of a session whose role may not insert into the log hold nobody up. A session that is
+/// not known (the server keeps its list of sessions for a transaction) counts; a prepared
+/// transaction, which is no session's, does not.
+const FLOORS: &str = "SELECT held.objid::bigint FROM pg_locks held \
+     LEFT JOIN LATERAL pg_stat_get_activity(held.pid) session ON true \
+     WHERE held.locktype = 'advisory' AND held.classid = 1869968498 AND held.objsubid = 2 AND held.mode = 'ShareLock' \
+     AND held.database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND held.pid IS NOT NULL \
+     AND coalesce(has_table_privilege(session.usesysid, 'events'::regclass, 'INSERT'), true)";
 
 /// What both statements are asked with, after statements of a caller's own.
 pub(super) const STEPS: [Statement<'static>; 2] = [(LAST, &[]), (FLOORS, &[])];

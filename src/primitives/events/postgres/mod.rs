@@ -19,4 +19,4 @@ pub(super) use groups::{
 pub(super) use head::readable;
 pub(super) use partitions::keep_partitions;
 pub(super) use push::{begin_subscription, keep_attempts, replayed, replays, tenants_with_events};
-pub(super) use read::{at, first_after, newest, newest_of_all, page};
+pub(super) use read::{at, first_after, horizon, newest, newest_of_all, page, span};

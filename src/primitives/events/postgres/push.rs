@@ -8,9 +8,7 @@ use crate::primitives::events::push::AttemptRow;
 use crate::store::StoreError;
 use crate::store::postgres::{Parameter, PgError, PgTx};
 
-const BEGIN: &str = "WITH begun AS ( \
-         INSERT INTO event_subscriptions (name, position) VALUES ($1, $2) ON CONFLICT DO NOTHING RETURNING position) \
-     SELECT position FROM begun UNION ALL SELECT position FROM event_subscriptions WHERE name = $1 LIMIT 1";
+const BEGIN: &str = "SELECT outrigger_begin_subscription($1, $2)";
 const KEEP: &str = "INSERT INTO event_attempts \
          (tenant_id, at, subscription, event_id, message_id, attempt, outcome, status, duration_ms, next_at) \
      SELECT $1, to_timestamp(at_ms::double precision / 1000), subscription, event_id, message_id, attempt, outcome, status, \

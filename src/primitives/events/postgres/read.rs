@@ -6,7 +6,7 @@ use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use crate::primitives::events::audience::Sees;
-use crate::primitives::events::read::{Kept, Scan};
+use crate::primitives::events::read::{Kept, Scan, Span, Topic};
 use crate::primitives::events::{Data, Logged, Position};
 use crate::store::StoreError;
 use crate::store::postgres::{Parameter, PgError, PgTx};
@@ -46,21 +46,25 @@ macro_rules! first_after {
             "SELECT id, floor(extract(epoch FROM accepted_at) * 1000)::bigint FROM events \
              WHERE ",
             $whose,
-            " AND topic = $2 AND id > $3 AND accepted_at >= to_timestamp($4::double precision / 1000) \
+            " AND topic = $2 AND id > $3 AND id <= $5 \
+                 AND accepted_at >= to_timestamp($4::double precision / 1000) \
              ORDER BY id LIMIT 1"
         )
     };
 }
 
-macro_rules! newest {
-    ($whose:literal) => {
-        concat!(
-            "SELECT id FROM events WHERE ",
-            $whose,
-            " AND topic = $2 AND id > $3 AND id <= $4 ORDER BY id DESC LIMIT 1"
-        )
-    };
-}
+const NEWEST: &str =
+    "SELECT id FROM events WHERE tenant_id = $1 AND topic = $2 AND id <= $3 ORDER BY id DESC LIMIT 1";
+/// The last of so many rows, and how many there are, of whatever type.
+const HORIZON: &str = "SELECT id, floor(extract(epoch FROM accepted_at) * 1000)::bigint, rows FROM ( \
+         SELECT id, accepted_at, count(*) OVER () AS rows FROM ( \
+             SELECT id, accepted_at FROM events WHERE tenant_id = $1 AND topic = $2 AND id > $3 AND id <= $4 \
+                 AND accepted_at >= to_timestamp($5::double precision / 1000) - interval '1 hour' \
+             ORDER BY id LIMIT $6) step) counted \
+     ORDER BY id DESC LIMIT 1";
+const SPAN: &str = "(SELECT id, floor(extract(epoch FROM accepted_at) * 1000)::bigint FROM events \
+         WHERE id > $1 AND id <= $2 ORDER BY id LIMIT 1) \
+     UNION ALL (SELECT id, 0::bigint FROM events WHERE id > $1 AND id <= $2 ORDER BY id DESC LIMIT 1)";
 
 /// The same statement for one tenant, whose index begins with it, and for a fleet.
 pub(super) struct Statements {
@@ -75,10 +79,6 @@ const AT: Statements =
 const FIRST_AFTER: Statements = Statements {
     one: first_after!("tenant_id = $1"),
     fleet: first_after!("($1::uuid[] IS NULL OR tenant_id = ANY ($1))"),
-};
-const NEWEST: Statements = Statements {
-    one: newest!("tenant_id = $1"),
-    fleet: newest!("($1::uuid[] IS NULL OR tenant_id = ANY ($1))"),
 };
 
 /// `$1` of a statement, which says whose rows.
@@ -163,22 +163,23 @@ pub(in super::super) async fn at(
     Ok(kept)
 }
 
-/// The first event after a position that was accepted at this time or later.
+/// The first event after a position and up to another that was accepted at this time or later.
 pub(in super::super) async fn first_after(
     tx: &mut PgTx,
-    sees: &Sees,
-    topic: &str,
+    topic: &Topic<'_>,
     position: Position,
+    to: Position,
     not_before_ms: i64,
 ) -> Result<Option<(Position, i64)>, StoreError> {
     #[allow(clippy::cast_precision_loss, reason = "milliseconds since 1970 are far below 2^53")]
     let not_before = not_before_ms as f64;
-    let whose = Whose::of(sees);
-    let parameters: [Parameter<'_>; 4] = [
+    let whose = Whose::of(topic.sees);
+    let parameters: [Parameter<'_>; 5] = [
         whose.parameter(),
-        (&topic, Type::TEXT),
+        (&topic.name, Type::TEXT),
         (&position.number(), Type::INT8),
         (&not_before, Type::FLOAT8),
+        (&to.number(), Type::INT8),
     ];
     let rows = tx.query(whose.of_statements(&FIRST_AFTER), &parameters).await?;
     let read = |row: &Row| Ok((Position::new(row.try_get(0)?), row.try_get(1)?));
@@ -195,21 +196,61 @@ pub(in super::super) async fn newest_of_all(tx: &mut PgTx, limit: Position) -> R
     Ok(found.map_or(Position::START, Position::new))
 }
 
-/// The place of the last event after a position and up to `limit`; the position itself where there is none.
+/// The place of a tenant's last event of a topic up to `limit`; the beginning where there is none.
 pub(in super::super) async fn newest(
     tx: &mut PgTx,
-    sees: &Sees,
+    tenant: Uuid,
     topic: &str,
-    after: Position,
     limit: Position,
 ) -> Result<Position, StoreError> {
-    let whose = Whose::of(sees);
-    let (after, limit) = (after.number(), limit.number());
-    let parameters: [Parameter<'_>; 4] =
-        [whose.parameter(), (&topic, Type::TEXT), (&after, Type::INT8), (&limit, Type::INT8)];
-    let rows = tx.query(whose.of_statements(&NEWEST), &parameters).await?;
+    let parameters: [Parameter<'_>; 3] =
+        [(&tenant, Type::UUID), (&topic, Type::TEXT), (&limit.number(), Type::INT8)];
+    let rows = tx.query(NEWEST, &parameters).await?;
     let last = rows.first().map(|row| row.try_get(0)).transpose().map_err(PgError::of_row)?;
-    Ok(Position::new(last.unwrap_or(after)))
+    Ok(last.map_or(Position::START, Position::new))
+}
+
+/// Of the next `step` rows of a tenant's topic, of whatever type, the last one's place and time, and how many there are.
+pub(in super::super) async fn horizon(
+    tx: &mut PgTx,
+    scan: &Scan,
+    limit: Position,
+    step: i64,
+) -> Result<Option<(Position, i64, i64)>, StoreError> {
+    let (after, limit, topic) = (scan.after.number(), limit.number(), scan.topic.as_str());
+    #[allow(clippy::cast_precision_loss, reason = "milliseconds since 1970 are far below 2^53")]
+    let after_ms = scan.after_ms as f64;
+    let whose = Whose::of(&scan.sees);
+    let parameters: [Parameter<'_>; 6] = [
+        whose.parameter(),
+        (&topic, Type::TEXT),
+        (&after, Type::INT8),
+        (&limit, Type::INT8),
+        (&after_ms, Type::FLOAT8),
+        (&step, Type::INT8),
+    ];
+    let rows = tx.query(HORIZON, &parameters).await?;
+    let read = |row: &Row| Ok((Position::new(row.try_get(0)?), row.try_get(1)?, row.try_get(2)?));
+    Ok(rows.first().map(read).transpose().map_err(PgError::of_row)?)
+}
+
+/// The first and the last event of everyone's after a position and up to another: places alone, for a fleet's transaction.
+pub(in super::super) async fn span(
+    tx: &mut PgTx,
+    after: Position,
+    to: Position,
+) -> Result<Option<Span>, StoreError> {
+    let parameters: [Parameter<'_>; 2] = [(&after.number(), Type::INT8), (&to.number(), Type::INT8)];
+    let rows = tx.query_for_everyone((SPAN, &parameters)).await?;
+    let [first, last] = rows.as_slice() else { return Ok(None) };
+    let read = || -> Result<_, tokio_postgres::Error> {
+        Ok(Span {
+            first: Position::new(first.try_get(0)?),
+            first_ms: first.try_get(1)?,
+            last: Position::new(last.try_get(0)?),
+        })
+    };
+    Ok(Some(read().map_err(PgError::of_row)?))
 }
 
 fn logged(row: &Row) -> Result<Logged, StoreError> {

@@ -12,12 +12,15 @@ use uuid::Uuid;
 
 use super::append::FLOOR;
 use super::head::{STEPS, of_steps};
+use crate::config::SecretSource;
 use crate::policy::Permit;
 use crate::primitives::events::bench::{Callers, event};
 use crate::primitives::events::{Audience, Batch, Position, ReadFrom, Scan, append, page, place};
 use crate::store::bench::Stores;
 use crate::store::postgres::bench::bench_at;
+use crate::store::postgres::{ConnectAs, Postgres, PostgresMetrics};
 use crate::store::{Store, StoreError, Tx};
+use crate::telemetry::{HealthBoard, Registry};
 
 const TENANT: u128 = 1;
 const DRAW: &str = "INSERT INTO events (id, accepted_at, tenant_id, topic, lane, key, type, attributes, form, data) \
@@ -234,6 +237,46 @@ async fn who_makes_and_drops_partitions_holds_nobody_s_reading_up() {
     let scan = Scan { after: before, ..Scan::new(&bench.reader) };
     assert_eq!(page(store, &bench.reader, &scan).await.unwrap().events.len(), 1);
     keeper.commit().await;
+}
+
+/// Who may connect may take any advisory lock.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_floor_of_a_role_that_may_not_insert_holds_nobody_s_reading_up() {
+    let bench = Bench::new().await;
+    let database = &bench._stores.as_ref().unwrap()._database;
+    let name = format!("stranger_of_{}", database.database.name());
+    let superuser =
+        |statements: &[&str]| database.database.psql(PostgresRole::Superuser, statements).unwrap();
+    superuser(&[
+        &format!("CREATE ROLE {name} LOGIN PASSWORD 'strange'"),
+        &format!("GRANT CONNECT ON DATABASE {} TO {name}", database.database.name()),
+        &format!("GRANT SELECT ON _sqlx_migrations, outrigger_store TO {name}"),
+    ]);
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("password"), "strange").unwrap();
+    let mut config = database.config.clone();
+    let password = SecretSource::File(directory.path().join("password"));
+    config.app = crate::config::PostgresRole { user: name.clone(), password };
+    let metrics = PostgresMetrics::new(&Registry::default()).unwrap();
+    let health = HealthBoard::default().add("postgres", false);
+    let role = ConnectAs::App(&config.app);
+    let stranger = Postgres::start(&config, &role, health, &metrics, &database.tasks).unwrap();
+
+    let stranger = Session::begin(&Store::Postgres(stranger), &bench.permit);
+    stranger.query("SELECT pg_advisory_xact_lock_shared(1869968498, 0)").await;
+    bench.publish().await;
+    let read =
+        || async { page(&bench.store, &bench.reader, &Scan::new(&bench.reader)).await.unwrap().events.len() };
+    assert_eq!(read().await, 1, "the stranger's lock is no floor");
+    // A writer's is.
+    let writer = Session::begin(&bench.store, &bench.permit);
+    writer.query(FLOOR).await;
+    bench.publish().await;
+    assert_eq!(read().await, 1);
+    writer.commit().await;
+    assert_eq!(read().await, 2);
+    stranger.commit().await;
+    superuser(&[&format!("DROP OWNED BY {name}")]);
 }
 
 /// A number that was drawn and not used may be unknown to the standby: there the sequence gives it again.

@@ -15,4 +15,4 @@ pub(super) use groups::{
 };
 pub(super) use old::drop_old;
 pub(super) use push::{begin_subscription, keep_attempts, tenants_with_events};
-pub(super) use read::{at, first_after, page, readable};
+pub(super) use read::{at, first_after, horizon, page, readable, span};

@@ -3,11 +3,11 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use rusqlite::Row;
+use rusqlite::{OptionalExtension as _, Row};
 use uuid::Uuid;
 
 use crate::primitives::events::audience::Sees;
-use crate::primitives::events::read::{Kept, Scan};
+use crate::primitives::events::read::{Kept, Scan, Span, Topic};
 use crate::primitives::events::{Data, Logged, Position};
 use crate::store::StoreError;
 use crate::store::sqlite::SqliteTx;
@@ -27,9 +27,14 @@ const PAGE: Statements = Statements {
 const AT: &str = "SELECT id, accepted_ms, key, type, attributes, form, data, tenant FROM events WHERE id = ?1 AND topic = ?2";
 const FIRST_AFTER: Statements = Statements {
     one: "SELECT id, accepted_ms, tenant FROM events \
-          WHERE tenant = ?1 AND topic = ?2 AND id > ?3 AND accepted_ms >= ?4 ORDER BY id",
-    fleet: "SELECT id, accepted_ms, tenant FROM events WHERE topic = ?2 AND id > ?3 AND accepted_ms >= ?4 ORDER BY id",
+          WHERE tenant = ?1 AND topic = ?2 AND id > ?3 AND accepted_ms >= ?4 AND id <= ?5 ORDER BY id",
+    fleet: "SELECT id, accepted_ms, tenant FROM events \
+            WHERE topic = ?2 AND id > ?3 AND accepted_ms >= ?4 AND id <= ?5 ORDER BY id",
 };
+/// The last of so many rows, and how many there are, of whatever type.
+const HORIZON: &str = "SELECT max(id), count(*) FROM ( \
+     SELECT id FROM events WHERE tenant = ?1 AND topic = ?2 AND id > ?3 AND id <= ?4 ORDER BY id LIMIT ?5)";
+const FIRST: &str = "SELECT id, accepted_ms FROM events WHERE id > ?1 AND id <= ?2 ORDER BY id LIMIT 1";
 /// Also where the newest events are not kept any more.
 const LAST: &str = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'events'), 0)";
 
@@ -116,20 +121,52 @@ pub(in super::super) fn at(
     Ok(Kept { events: found.into_iter().map(understood).collect::<Result<_, _>>()?, unread })
 }
 
-/// The first event after a position that was accepted at this time or later.
+/// Of the next `step` rows of a tenant's topic, of whatever type, the last one's place, the scan's own time, and how many
+/// there are.
+pub(in super::super) fn horizon(
+    tx: &mut SqliteTx<'_>,
+    scan: &Scan,
+    limit: Position,
+    step: i64,
+) -> Result<Option<(Position, i64, i64)>, StoreError> {
+    let Sees::One(tenant) = &scan.sees else { return Ok(None) };
+    let (last, rows): (Option<i64>, i64) = tx.run(|connection| {
+        let mut statement = connection.prepare_cached(HORIZON)?;
+        let (after, limit) = (scan.after.number(), limit.number());
+        let parameters = (&tenant.as_bytes()[..], scan.topic.as_str(), after, limit, step);
+        statement.query_row(parameters, |row| Ok((row.get(0)?, row.get(1)?)))
+    })?;
+    Ok(last.map(|last| (Position::new(last), scan.after_ms, rows)))
+}
+
+/// The first event of everyone's after a position and up to another, and that other: no number comes again here.
+pub(in super::super) fn span(
+    tx: &mut SqliteTx<'_>,
+    after: Position,
+    to: Position,
+) -> Result<Option<Span>, StoreError> {
+    let first = tx.run(|connection| {
+        let mut statement = connection.prepare_cached(FIRST)?;
+        let found = statement.query_row((after.number(), to.number()), |row| Ok((row.get(0)?, row.get(1)?)));
+        found.optional()
+    })?;
+    Ok(first.map(|(first, first_ms)| Span { first: Position::new(first), first_ms, last: to }))
+}
+
+/// The first event after a position and up to another that was accepted at this time or later.
 pub(in super::super) fn first_after(
     tx: &mut SqliteTx<'_>,
-    sees: &Sees,
-    topic: &str,
+    topic: &Topic<'_>,
     position: Position,
+    to: Position,
     not_before_ms: i64,
 ) -> Result<Option<(Position, i64)>, StoreError> {
-    let (statement, whose) = of(sees, &FIRST_AFTER);
+    let (statement, whose) = of(topic.sees, &FIRST_AFTER);
     let found = tx.run(|connection| {
         let mut statement = connection.prepare_cached(statement)?;
-        let mut rows = statement.query((whose, topic, position.number(), not_before_ms))?;
+        let mut rows = statement.query((whose, topic.name, position.number(), not_before_ms, to.number()))?;
         while let Some(row) = rows.next()? {
-            if sees.covers(&tenant(row, 2)?) {
+            if topic.sees.covers(&tenant(row, 2)?) {
                 return Ok(Some((Position::new(row.get(0)?), row.get(1)?)));
             }
         }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::postgres::access::{PostgresAccess, PostgresRole};
+use crate::postgres::session::HeldSession;
 use crate::process::Error;
 
 /// A database that `outrigger_owner` owns and only Outrigger's roles may enter. It has a name that no other has, and
@@ -53,6 +54,11 @@ impl Database {
     /// parted by `|`.
     pub fn psql(&self, role: PostgresRole, sql: &[&str]) -> Result<String, Error> {
         self.access.psql(self.index(), role, &self.name, sql)
+    }
+
+    /// A session on the primary that runs these statements and stays open.
+    pub fn hold(&self, role: PostgresRole, statements: &str) -> Result<HeldSession, Error> {
+        HeldSession::begin(self.access.psql_command(self.index(), role, &self.name), statements)
     }
 
     fn index(&self) -> usize {
