@@ -6,6 +6,7 @@ GRANT SELECT, INSERT, UPDATE ON event_dedupe TO {app};
 GRANT SELECT, INSERT, UPDATE, DELETE ON event_groups TO {app};
 GRANT SELECT, INSERT, UPDATE ON event_subscriptions TO {app};
 GRANT SELECT, INSERT ON event_attempts TO {app};
+GRANT SELECT ON event_topic_limits TO {app};
 GRANT EXECUTE ON FUNCTION outrigger_keep_partitions() TO {app};
 -- A sidecar takes no relay's lease.
 GRANT SELECT, INSERT, UPDATE ON leases TO {app};

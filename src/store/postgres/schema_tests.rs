@@ -133,6 +133,7 @@ async fn every_table_of_tenants_is_under_forced_row_level_security_and_the_appli
         "_sqlx_migrations SELECT",
         "event_relays -",
         "event_subscriptions INSERT,SELECT,UPDATE",
+        "event_topic_limits SELECT",
         "leases INSERT,SELECT,UPDATE",
         "outrigger_store SELECT",
     ];

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use http::Method;
 
 use super::arrivals::Arrivals;
+use super::broker_limits::BrokerLimits;
 use super::metrics::EventsMetrics;
 use super::publish::{PublishError, Publisher};
 use super::{Audience, CONSUME, CursorKey, EventsPolicy, GroupError, PUBLISH, READ, Topic};
@@ -30,6 +31,7 @@ pub(super) struct Api {
     pub(super) store: Store,
     pub(super) publisher: Arc<Publisher>,
     pub(super) arrivals: Arc<Arrivals>,
+    pub(super) broker_limits: Arc<BrokerLimits>,
     pub(super) metrics: Arc<EventsMetrics>,
     pub(super) heartbeat: Duration,
 }
@@ -151,6 +153,7 @@ impl From<GroupError> for Problem {
     fn from(error: GroupError) -> Self {
         match &error {
             GroupError::Store(error) => store_problem(error),
+            GroupError::TooMany(_) => Self::new(error.kind(), error.to_string()),
             GroupError::State(_) | GroupError::Order(_) | GroupError::Policy(_) => {
                 tracing::error!(%error, "a consumer group cannot be worked with");
                 Self::new(error.kind(), "the group's state cannot be read; the log of this process says why")

@@ -3,6 +3,7 @@
 mod append;
 mod groups;
 mod head;
+mod limits;
 mod partitions;
 mod push;
 mod read;
@@ -12,6 +13,7 @@ mod sessions;
 pub(super) use append::{insert, take_ids};
 pub(super) use groups::{create as create_group, load as load_group, store as store_group};
 pub(super) use head::readable;
+pub(super) use limits::broker_limits;
 pub(super) use partitions::keep_partitions;
-pub(super) use push::{begin_subscription, keep_attempts, replayed, replays, tenants_with_events};
+pub(super) use push::{begin_subscription, keep_attempts, of_key, replayed, replays, tenants_with_events};
 pub(super) use read::{at, first_after, newest, newest_of_all, page};
