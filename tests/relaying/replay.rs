@@ -62,7 +62,7 @@ fn what_is_sent_again_is_marked_and_changes_nothing_of_what_the_relays_send() {
     let from = "2026-01-01T00:00:00Z";
     for (wrong, code, said) in [
         (&["--topic", "leads", "--from", from][..], 2, "--republish"),
-        (&["--subscription", "none", "--republish", "--from", from], 2, "--topic"),
+        (&["--subscription", "none", "--republish", "--from", from], 2, "cannot be used with"),
         (
             &["--subscription", "none", "--topic", "leads", "--republish", "--from", from],
             2,

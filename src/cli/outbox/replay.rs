@@ -34,7 +34,7 @@ pub(in super::super) struct ReplayArgs {
     topic: Option<String>,
     /// Says that consumers of Kafka may get events again: the records have the header `outrigger-replay: true`, and no
     /// `outrigger-seq`
-    #[arg(long, requires = "topic")]
+    #[arg(long, conflicts_with = "subscription")]
     republish: bool,
     /// What was accepted from this time on, RFC 3339; all that is kept where only a key is named
     #[arg(long, value_name = "TIME", required_unless_present = "key")]
