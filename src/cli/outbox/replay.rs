@@ -97,7 +97,7 @@ fn to_subscription(
     if let Some(tenant) = arguments.tenant.filter(|tenant| !subscription.tenants.includes(*tenant)) {
         anyhow::bail!("the subscription `{name}` is not for the tenant {tenant}");
     }
-    let from_ms = arguments.from_ms();
+    let from_ms = arguments.since_ms();
     runtime()?.block_on(async {
         let postgres =
             Postgres::open(database, &ConnectAs::App(&database.app)).await.map_err(anyhow::Error::msg)?;
@@ -141,7 +141,7 @@ fn into_kafka(
     }
     let replay = Replay {
         topic: topic.to_owned(),
-        from_ms: arguments.from_ms(),
+        from_ms: arguments.since_ms(),
         tenant: arguments.tenant,
         key: arguments.key.clone(),
         shards: config.section("events").map_or(1, events::relay_shards),
@@ -168,7 +168,7 @@ fn into_kafka(
 }
 
 impl ReplayArgs {
-    fn from_ms(&self) -> i64 {
+    fn since_ms(&self) -> i64 {
         self.from.map_or(0, jiff::Timestamp::as_millisecond)
     }
 
