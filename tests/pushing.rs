@@ -146,6 +146,14 @@ fn sent_again(config: &Path, received: &Receiver<Received>) {
     assert_eq!(done, json!({"subscription": "app", "tenants": 1}));
     let again = received.recv_timeout(BOUND).unwrap();
     assert_eq!((&again.body["tenantid"], &again.body["id"]), (&json!(GLOBEX), &json!("good")));
+    // One key alone, in the middle of everything else.
+    let done = replay(&["--subscription", "app", "--tenant", ACME, "--key", "good", "--json"]);
+    assert!(done.status.success(), "{done:?}");
+    let done: Value = serde_json::from_slice(&done.stdout).unwrap();
+    assert_eq!(done, json!({"subscription": "app", "events": 1}));
+    let again = received.recv_timeout(BOUND).unwrap();
+    assert_eq!((&again.body["tenantid"], &again.body["id"]), (&json!(ACME), &json!("good")));
+    assert!(received.recv_timeout(Duration::from_secs(3)).is_err(), "nothing else is sent");
     let unknown = replay(&["--subscription", "none"]);
     assert_eq!(unknown.status.code(), Some(1), "{unknown:?}");
 }
@@ -218,6 +226,43 @@ fn an_endpoint_that_asks_one_tenant_to_wait_is_sent_the_others_events() {
     });
 }
 
+/// By command, what was tried: the poisoned event twice, in vain.
+fn attempts_are_listed(config: &Path) {
+    let list = |more: &[&str]| {
+        let command = ["outbox", "attempts", "--subscription", "app", "--config"];
+        let done = Command::new(BINARY).args(command).arg(config).args(more).output().unwrap();
+        assert!(done.status.success(), "{done:?}");
+        String::from_utf8(done.stdout).unwrap()
+    };
+    let as_json =
+        |more: &[&str]| -> Vec<Value> { serde_json::from_str(&list(&[&["--json"], more].concat())).unwrap() };
+    let failed = as_json(&["--tenant", ACME, "--failed"]);
+    let of = |id: &str| -> Vec<&Value> { failed.iter().filter(|one| one["event_id"] == id).collect() };
+    let [last, first] = of("poison")[..] else { panic!("{failed:?}") };
+    assert_eq!((&first["attempt"], &last["attempt"]), (&json!(1), &json!(2)), "the newest first");
+    assert_eq!(
+        (&last["outcome"], &last["status"], &last["tenant"]),
+        (&json!("failed"), &json!(500), &json!(ACME))
+    );
+    assert!(
+        first["next_at_ms"].as_i64() >= first["at_ms"].as_i64() && first["duration_ms"].is_i64(),
+        "{first}"
+    );
+    assert_eq!((of("flaky").len(), of("good").len(), &last["next_at_ms"]), (1, 0, &Value::Null));
+    let of_globex = as_json(&["--tenant", GLOBEX]);
+    assert!(
+        of_globex.iter().all(|one| one["event_id"] == "good" && one["outcome"] == "delivered"),
+        "{of_globex:?}"
+    );
+    assert!(!of_globex.is_empty());
+    assert_eq!(as_json(&["--limit", "2"]).len(), 2);
+    let text = list(&["--failed"]);
+    assert!(
+        text.contains("attempt 2: failed (status 500) after") && text.contains("that was the last"),
+        "{text}"
+    );
+}
+
 #[test]
 fn what_was_accepted_is_sent_signed_until_it_is_taken_or_dead() {
     on_both(|sidecar, received| {
@@ -254,6 +299,7 @@ fn what_was_accepted_is_sent_signed_until_it_is_taken_or_dead() {
         assert_eq!(reply.problem(422, "invalid")["errors"][0]["pointer"], "/group");
         let config = sidecar.directory.path().join("proxy.yaml");
         if config.exists() {
+            attempts_are_listed(&config);
             sent_again(&config, received);
         }
     });

@@ -5,6 +5,12 @@
 #[path = "relay/consumer.rs"]
 #[allow(dead_code, reason = "the relay's own tests use the rest")]
 mod consumer;
+#[path = "relaying/limits.rs"]
+mod limits;
+#[path = "relaying/parked.rs"]
+mod parked;
+#[path = "relaying/replay.rs"]
+mod replay;
 #[path = "support/mod.rs"]
 mod support;
 
@@ -36,9 +42,12 @@ fn publish(sidecar: &Sidecar, tenant: &str, first: usize, count: usize) {
         json!({"specversion": "1.0", "id": format!("e{at}"), "source": "/t", "type": "made",
             "partitionkey": format!("k{}", at % 23), "data": at})
     };
+    publish_all(sidecar, tenant, &(first..first + count).map(event).collect::<Vec<_>>());
+}
+
+fn publish_all(sidecar: &Sidecar, tenant: &str, events: &[Value]) {
     let (bearer, mut client) = (sidecar.bearer(tenant), sidecar.client());
-    for start in (first..first + count).step_by(100) {
-        let events: Vec<Value> = (start..(start + 100).min(first + count)).map(event).collect();
+    for events in events.chunks(100) {
         let headers =
             [("Authorization", bearer.as_str()), ("Content-Type", "application/cloudevents-batch+json")];
         let reply = client.send("POST", "/v1/events/leads", &headers, json!(events).to_string().as_bytes());

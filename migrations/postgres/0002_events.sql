@@ -122,7 +122,7 @@ CREATE TABLE event_attempts (
     -- None after the last attempt.
     next_at timestamptz
 ) PARTITION BY RANGE (at);
-CREATE INDEX event_attempts_of_subscription ON event_attempts (tenant_id, subscription, at);
+CREATE INDEX event_attempts_of_subscription ON event_attempts (subscription, at);
 ALTER TABLE event_attempts ENABLE ROW LEVEL SECURITY;
 ALTER TABLE event_attempts FORCE ROW LEVEL SECURITY;
 CREATE POLICY own ON event_attempts
@@ -153,6 +153,7 @@ CREATE TABLE event_parked (
     parked_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (shard, id)
 );
+CREATE INDEX event_parked_of_key ON event_parked (shard, topic, tenant_id, key, id);
 ALTER TABLE event_parked ENABLE ROW LEVEL SECURITY;
 ALTER TABLE event_parked FORCE ROW LEVEL SECURITY;
 
@@ -174,6 +175,41 @@ BEGIN
 END
 $$;
 CREATE TRIGGER bound BEFORE INSERT OR UPDATE ON leases FOR EACH ROW EXECUTE FUNCTION outrigger_bound_lease();
+
+-- What operators ordered for parked keys. The relay that has the shard does it, and says here what came of it.
+CREATE TABLE event_orders (
+    number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    shard smallint NOT NULL,
+    topic text NOT NULL,
+    tenant_id uuid NOT NULL,
+    key text NOT NULL,
+    -- The event that is given up; none where the key's events are to be sent.
+    discards bigint,
+    -- Why it is given up.
+    reason text,
+    -- Its context attributes, so that what is given up can be told later.
+    attributes bytea,
+    ordered_at timestamptz NOT NULL DEFAULT now(),
+    -- Events that Kafka has taken.
+    sent bigint NOT NULL DEFAULT 0,
+    done_at timestamptz,
+    -- `released`, `discarded` or `refused`; none while it waits.
+    outcome text,
+    -- What Kafka said.
+    detail text
+);
+CREATE INDEX event_orders_waiting ON event_orders (shard, number) WHERE done_at IS NULL;
+ALTER TABLE event_orders ENABLE ROW LEVEL SECURITY;
+ALTER TABLE event_orders FORCE ROW LEVEL SECURITY;
+
+-- What Kafka takes in a topic, as a relay has read it there: publishers refuse what is larger.
+CREATE TABLE event_topic_limits (
+    topic text PRIMARY KEY,
+    -- Its name in Kafka, and its `max.message.bytes` there.
+    kafka_topic text NOT NULL,
+    max_message_bytes bigint NOT NULL,
+    read_at timestamptz NOT NULL
+);
 
 -- Makes the partitions of the days to come, and drops those whose last event is older than the retention and relayed.
 -- Whoever may call it can do no more than that.

@@ -9,6 +9,7 @@ GRANT SELECT, INSERT, UPDATE (position, state, changed_at) ON event_groups TO {a
 GRANT SELECT, UPDATE (replays) ON event_subscriptions TO {app};
 GRANT EXECUTE ON FUNCTION outrigger_begin_subscription(text, bigint) TO {app};
 GRANT SELECT, INSERT ON event_attempts TO {app};
+GRANT SELECT ON event_topic_limits TO {app};
 GRANT EXECUTE ON FUNCTION outrigger_keep_partitions(), outrigger_drop_idle_groups() TO {app};
 -- A sidecar takes no relay's lease.
 GRANT SELECT, INSERT, UPDATE (owner, epoch, until) ON leases TO {app};

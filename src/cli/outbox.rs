@@ -1,17 +1,18 @@
 //! `outrigger outbox`: what is on its way out of the event log.
 
+mod attempts;
+mod orders;
+mod replay;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 
 use super::{FOUND_PROBLEMS, runtime};
-use crate::config::{ProxyConfig, StoreChoice};
-use crate::policy::PolicySource;
+use crate::config::ProxyConfig;
 use crate::primitives;
-use crate::primitives::events::push::{self, Subscription};
-use crate::primitives::events::{EventsPolicy, relay};
+use crate::primitives::events::relay;
 use crate::store::Store;
 use crate::store::postgres::{ConnectAs, Postgres};
 
@@ -19,27 +20,14 @@ use crate::store::postgres::{ConnectAs, Postgres};
 pub(super) enum OutboxCommand {
     /// Lists the events that Kafka refused, and the later ones of their keys
     List(ListArgs),
-    /// Sends a subscription's events from a time on again
-    Replay(ReplayArgs),
-}
-
-#[derive(Args)]
-pub(super) struct ReplayArgs {
-    /// The configuration
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
-    /// The subscription, as `push:` of the events policy names it
-    #[arg(long, value_name = "NAME")]
-    subscription: String,
-    /// From when on, RFC 3339
-    #[arg(long, value_name = "TIME")]
-    from: jiff::Timestamp,
-    /// Of this tenant alone
-    #[arg(long, value_name = "UUID")]
-    tenant: Option<uuid::Uuid>,
-    /// The result as JSON: {"subscription","tenants"}
-    #[arg(long)]
-    json: bool,
+    /// Sends parked keys again, once Kafka takes their events
+    Release(orders::ReleaseArgs),
+    /// Gives one parked event up, and keeps a record of that
+    Discard(orders::DiscardArgs),
+    /// Lists what was tried for a subscription
+    Attempts(attempts::AttemptsArgs),
+    /// Sends events again: to a subscription's receivers, or into Kafka
+    Replay(replay::ReplayArgs),
 }
 
 #[derive(Args)]
@@ -58,7 +46,10 @@ pub(super) struct ListArgs {
 pub(super) fn run(command: &OutboxCommand) -> anyhow::Result<ExitCode> {
     match command {
         OutboxCommand::List(arguments) => list(arguments),
-        OutboxCommand::Replay(arguments) => replay(arguments),
+        OutboxCommand::Attempts(arguments) => attempts::attempts(arguments),
+        OutboxCommand::Release(arguments) => orders::release(arguments),
+        OutboxCommand::Discard(arguments) => orders::discard(arguments),
+        OutboxCommand::Replay(arguments) => replay::replay(arguments),
     }
 }
 
@@ -73,71 +64,41 @@ fn load(path: &Path) -> Option<ProxyConfig> {
     }
 }
 
-fn replay(arguments: &ReplayArgs) -> anyhow::Result<ExitCode> {
-    let problem = |text: String| {
-        eprintln!("error: {text}");
-        Ok(ExitCode::from(FOUND_PROBLEMS))
+/// What is wrong, for the operator.
+fn problem(text: &str) -> anyhow::Result<ExitCode> {
+    eprintln!("error: {text}");
+    Ok(ExitCode::from(FOUND_PROBLEMS))
+}
+
+/// Does `work` with the store as the relay's role sees it; what is wrong is said.
+fn as_relay<T>(
+    path: &Path,
+    work: impl AsyncFnOnce(&Store) -> anyhow::Result<T>,
+) -> anyhow::Result<Option<T>> {
+    let Some(config) = load(path) else { return Ok(None) };
+    let role = config.postgres.as_ref().and_then(|database| Some((database, database.relay.as_ref()?)));
+    let Some((database, role)) = role else {
+        problem("the configuration has no `postgres.relay`: nothing is relayed by it")?;
+        return Ok(None);
     };
-    let Some(config) = load(&arguments.config) else { return Ok(ExitCode::from(FOUND_PROBLEMS)) };
-    let Some(database) = config.postgres.as_ref().filter(|_| config.store == Some(StoreChoice::Postgres))
-    else {
-        return problem(
-            "replays are for `store: postgres`: an embedded store is its process's alone".to_owned(),
-        );
-    };
-    let policies = match super::migrate::event_policies(&config) {
-        Ok(policies) => PolicySource::new(policies),
-        Err(error) => return problem(format!("{error:#}")),
-    };
-    let wanted = |one: &&Arc<Subscription>| one.name.as_str() == arguments.subscription;
-    let found = policies
-        .current()
-        .get::<EventsPolicy>()
-        .and_then(|events| events.subscriptions().iter().find(wanted).cloned());
-    let Some(subscription) = found else {
-        return problem(format!("the events policy has no subscription `{}`", arguments.subscription));
-    };
-    let replayed = runtime()?.block_on(async {
-        let postgres =
-            Postgres::open(database, &ConnectAs::App(&database.app)).await.map_err(anyhow::Error::msg)?;
-        let (store, from_ms) = (Store::Postgres(postgres), arguments.from.as_millisecond());
-        Ok::<_, anyhow::Error>(
-            push::replay(&store, policies, &subscription, arguments.tenant, from_ms).await?,
-        )
+    let done = runtime()?.block_on(async {
+        let postgres = Postgres::open(database, &ConnectAs::Relay(role)).await.map_err(anyhow::Error::msg)?;
+        work(&Store::Postgres(postgres)).await
     });
-    let tenants = match replayed {
-        Ok(tenants) => tenants,
-        Err(error) => return problem(format!("{error:#}")),
-    };
-    if arguments.json {
-        println!("{}", serde_json::json!({"subscription": arguments.subscription, "tenants": tenants}));
-    } else {
-        println!(
-            "{}: the events of {tenants} tenants are sent again from {}",
-            arguments.subscription, arguments.from
-        );
+    match done {
+        Ok(done) => Ok(Some(done)),
+        Err(error) => {
+            problem(&format!("{error:#}"))?;
+            Ok(None)
+        }
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 fn list(arguments: &ListArgs) -> anyhow::Result<ExitCode> {
-    let Some(config) = load(&arguments.config) else { return Ok(ExitCode::from(FOUND_PROBLEMS)) };
-    let role = config.postgres.as_ref().and_then(|database| Some((database, database.relay.as_ref()?)));
-    let Some((database, role)) = role else {
-        eprintln!("error: the configuration has no `postgres.relay`: nothing is relayed by it");
-        return Ok(ExitCode::from(FOUND_PROBLEMS));
-    };
-    let parked = runtime()?.block_on(async {
-        let postgres = Postgres::open(database, &ConnectAs::Relay(role)).await.map_err(anyhow::Error::msg)?;
-        Ok::<_, anyhow::Error>(relay::parked_events(&Store::Postgres(postgres), arguments.limit).await?)
-    });
-    let parked = match parked {
-        Ok(parked) => parked,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            return Ok(ExitCode::from(FOUND_PROBLEMS));
-        }
-    };
+    let listed = as_relay(&arguments.config, async |store: &Store| {
+        Ok(relay::parked_events(store, arguments.limit).await?)
+    })?;
+    let Some(parked) = listed else { return Ok(ExitCode::from(FOUND_PROBLEMS)) };
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&parked)?);
         return Ok(ExitCode::SUCCESS);

@@ -8,7 +8,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use async_trait::async_trait;
 use bytes::Bytes;
 use outrigger::primitives::events::relay::lanes::{OrderedKey, mark};
-use outrigger::primitives::events::relay::{Batch, LogError, LogReader, Origin, ParkedRow, Row, Shard};
+use outrigger::primitives::events::relay::{
+    Batch, LogError, LogReader, Order, Origin, ParkedRow, Row, Settled, Shard,
+};
 use outrigger::primitives::events::{Data, Logged, Position};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -144,5 +146,20 @@ impl LogReader for Reader {
             }
         }
         Ok(())
+    }
+
+    /// Nobody orders anything of this log: `tests/relaying.rs` does, of a real one.
+    async fn order(&self, _: Shard, _: Position, _: usize) -> Result<Option<Order>, LogError> {
+        Ok(None)
+    }
+
+    async fn settle(
+        &self,
+        _: Shard,
+        order: i64,
+        _: &OrderedKey,
+        _: Settled,
+    ) -> Result<Option<Position>, LogError> {
+        Err(LogError::Unavailable(format!("there was no order {order}")))
     }
 }

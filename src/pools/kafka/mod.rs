@@ -6,6 +6,7 @@
 //! operators. Nothing connects before it is used.
 
 mod classify;
+mod republish;
 mod settings;
 mod tail;
 mod thread;
@@ -13,9 +14,10 @@ mod topics;
 mod transaction;
 
 pub use classify::Verdict;
+pub use republish::Republisher;
 pub use settings::{Kafka, KafkaSetupError};
 pub use thread::{CursorPlace, ShardProducer};
-pub use topics::{TopicMismatch, TopicReport, TopicWanted, ensure_topics};
+pub use topics::{TopicMismatch, TopicReport, TopicWanted, ensure_topics, largest_batches};
 pub use transaction::{Record, TransactionFailure};
 
 /// Why Kafka did not do what was asked. The text is for the log; it holds no credential and nothing of an event.

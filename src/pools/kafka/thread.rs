@@ -85,7 +85,7 @@ fn run(
             *transactions = None;
             let taken = Transactions::take_over(kafka, id).and_then(|taken| {
                 let probe = probe(cursor);
-                taken.deliver(&[], &probe).map_err(TransactionFailure::into_failure)?;
+                taken.deliver(&[], Some(&probe)).map_err(TransactionFailure::into_failure)?;
                 let value = last_committed(kafka, &cursor.key, &probe)?;
                 *transactions = Some(taken);
                 Ok(value)
@@ -94,7 +94,7 @@ fn run(
         }
         Command::Deliver(records, cursor, reply) => {
             let delivered = match transactions {
-                Some(transactions) => transactions.deliver(&records, &cursor),
+                Some(transactions) => transactions.deliver(&records, Some(&cursor)),
                 None => Err(TransactionFailure::Unknown(KafkaFailure {
                     verdict: Verdict::Again,
                     text: "the shard was not taken over".to_owned(),

@@ -102,6 +102,18 @@ pub async fn ensure_topics(kafka: &Kafka, wanted: &[TopicWanted]) -> Result<Vec<
     Ok(wanted.iter().map(report).collect())
 }
 
+/// The largest record batch that each of these topics takes (`max.message.bytes`), in bytes; what is not told is left out.
+pub async fn largest_batches(
+    kafka: &Kafka,
+    topics: &[TopicWanted],
+) -> Result<HashMap<String, u64>, KafkaFailure> {
+    let client = AdminClient::from_config_and_context(&kafka.settings()?, Log::default())
+        .map_err(|error| failure("making a client", &error))?;
+    let largest =
+        |(name, config): (String, Config)| Some((name, config.get("max.message.bytes")?.parse().ok()?));
+    Ok(describe(&client, topics).await?.into_iter().filter_map(largest).collect())
+}
+
 type Config = HashMap<String, String>;
 
 /// What the brokers say of themselves; the client comes back, since asking blocks.

@@ -164,11 +164,16 @@ impl Transactions {
         Ok(Self { producer, timeout: Duration::from_millis(timeout_ms) })
     }
 
-    /// All of the records, in this order, and the cursor: or none of them.
-    pub(super) fn deliver(&self, records: &[Record], cursor: &Record) -> Result<(), TransactionFailure> {
+    /// All of the records, in this order, and the cursor where there is one: or none of them.
+    pub(super) fn deliver(
+        &self,
+        records: &[Record],
+        cursor: Option<&Record>,
+    ) -> Result<(), TransactionFailure> {
         let context = self.producer.client().context();
         context.log.forget();
-        *context.deliveries.lock() = Deliveries { outstanding: records.len() + 1, ..Deliveries::default() };
+        let outstanding = records.len() + usize::from(cursor.is_some());
+        *context.deliveries.lock() = Deliveries { outstanding, ..Deliveries::default() };
         self.producer
             .begin_transaction()
             .map_err(|error| TransactionFailure::Unknown(self.failure("beginning", &error)))?;
@@ -207,9 +212,9 @@ impl Transactions {
         Err(context.log.explain(KafkaFailure { verdict: Verdict::Again, text }))
     }
 
-    fn send_all(&self, records: &[Record], cursor: &Record) -> Result<(), (usize, KafkaFailure)> {
+    fn send_all(&self, records: &[Record], cursor: Option<&Record>) -> Result<(), (usize, KafkaFailure)> {
         let deadline = Instant::now() + self.timeout;
-        for (index, record) in records.iter().chain([cursor]).enumerate() {
+        for (index, record) in records.iter().chain(cursor).enumerate() {
             self.send(record, index, deadline).map_err(|error| (index, self.failure("sending", &error)))?;
         }
         Ok(())

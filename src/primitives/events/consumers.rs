@@ -1,5 +1,7 @@
 //! A consumer group on a store: its row locked, the machine run, the row written, in one transaction.
 
+mod redeliver;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -61,6 +63,9 @@ pub enum GroupError {
     /// A defect: a policy that its own schema refuses.
     #[error("the topic's policy: {0}")]
     Policy(#[from] OutOfBounds),
+    /// A key has more events than are sent again at once.
+    #[error("the key has more than {0} events from then on: name a later time")]
+    LongKey(usize),
 }
 
 impl GroupError {
@@ -73,6 +78,7 @@ impl GroupError {
             Self::Order(error) => error.kind(),
             Self::TooMany(_) => ErrorKind::QuotaExhausted,
             Self::Policy(_) => ErrorKind::Internal,
+            Self::LongKey(_) => ErrorKind::Invalid,
         }
     }
 }
@@ -416,11 +422,15 @@ impl Group {
     }
 
     fn key_hash(&self, event: &Logged) -> KeyHash {
+        self.hash_of(event.tenant, &event.key)
+    }
+
+    fn hash_of(&self, tenant: Uuid, key: &str) -> KeyHash {
         let mut context = digest::Context::new(&digest::SHA256);
-        context.update(event.tenant.as_bytes());
+        context.update(tenant.as_bytes());
         context.update(self.place.topic.as_str().as_bytes());
         context.update(&[0]);
-        context.update(event.key.as_bytes());
+        context.update(key.as_bytes());
         let hash = context.finish();
         KeyHash::new(hash.as_ref().first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes)))
     }

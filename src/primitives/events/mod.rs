@@ -14,6 +14,7 @@ mod arrivals;
 mod audience;
 #[cfg(test)]
 mod bench;
+mod broker_limits;
 pub mod cloudevents;
 mod config;
 #[cfg(test)]
@@ -102,6 +103,12 @@ pub fn kafka_topics(section: &Value, policies: &Policies, kafka: &Kafka) -> Vec<
     relay::topics(kafka, &names, shards)
 }
 
+/// In how many parts relays share the log, as a section that fits its schema says.
+#[must_use]
+pub fn relay_shards(section: &Value) -> u16 {
+    config::EventsConfig::read(section.clone()).map_or(1, |config| config.relay_shards)
+}
+
 /// Says in the metrics how many shards relays are to carry, where there is a Kafka. Sidecars say it too: that no relay has
 /// one of them must show where no relay runs.
 pub fn announce_shards(section: &Value, registry: &Registry) -> Result<(), MetricError> {
@@ -138,8 +145,12 @@ fn build(section: Value, resources: &Resources) -> Result<Vec<Route>, BuildError
     if let Some(parts) = &resources.relay {
         let metrics = relay::RelayMetrics::new(&resources.metrics)?;
         let (log, kafka) = (parts.log.clone(), Arc::clone(&parts.kafka));
+        let fleet = relay::FleetMetrics::new(&resources.metrics)?;
+        let policies = resources.policies.clone();
+        relay::Report::start(log.clone(), Arc::clone(&kafka), policies, fleet, config.relay_shards, &tasks);
         relay::Relay::start(log, kafka, metrics, config.relay_shards, &tasks);
     }
     let heartbeat = Duration::from_millis(config.heartbeat_ms);
-    Ok(api::routes(api::Api { store, publisher, arrivals, undertaker, metrics, heartbeat }))
+    let broker_limits = broker_limits::BrokerLimits::start(store.clone(), &tasks);
+    Ok(api::routes(api::Api { store, publisher, arrivals, undertaker, broker_limits, metrics, heartbeat }))
 }

@@ -134,6 +134,7 @@ async fn every_table_of_tenants_is_under_forced_row_level_security_and_the_appli
         "_sqlx_migrations SELECT",
         "event_relays -",
         "event_subscriptions SELECT",
+        "event_topic_limits SELECT",
         "leases INSERT,SELECT",
         "outrigger_store SELECT",
     ];

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use http::Method;
 
 use super::arrivals::Arrivals;
+use super::broker_limits::BrokerLimits;
 use super::dead_letters::Undertaker;
 use super::metrics::EventsMetrics;
 use super::publish::{PublishError, Publisher};
@@ -32,6 +33,7 @@ pub(super) struct Api {
     pub(super) publisher: Arc<Publisher>,
     pub(super) arrivals: Arc<Arrivals>,
     pub(super) undertaker: Arc<Undertaker>,
+    pub(super) broker_limits: Arc<BrokerLimits>,
     pub(super) metrics: Arc<EventsMetrics>,
     pub(super) heartbeat: Duration,
 }
@@ -162,6 +164,7 @@ impl From<GroupError> for Problem {
                 );
                 Self::new(error.kind(), detail)
             }
+            GroupError::LongKey(_) => Self::new(error.kind(), error.to_string()),
             GroupError::State(_) | GroupError::Order(_) | GroupError::Policy(_) => {
                 tracing::error!(%error, "a consumer group cannot be worked with");
                 Self::new(error.kind(), "the group's state cannot be read; the log of this process says why")

@@ -8,8 +8,9 @@ use uuid::Uuid;
 use super::error::{Place, Wrong};
 use super::media::Media;
 use super::values::{self, Verdict};
-use super::{Context, RESERVED};
+use super::{BrokerBound, Context, RESERVED};
 use crate::names::{Key, NameError};
+use crate::primitives::events::relay::batch_bytes;
 use crate::primitives::events::{Data, Event};
 
 /// The most attributes of an event beside `tenantid`: each is a header in Kafka and in HTTP's binary mode, and servers
@@ -121,6 +122,10 @@ impl<'a> Checked<'a> {
             let detail =
                 format!("at most {most} bytes of attributes, data and key in this topic; it has {bytes}");
             wrong.too_large(self.place.event(), detail);
+        } else if let Some(detail) =
+            context.broker.and_then(|bound| too_large_for(bound, &event, context.tenant))
+        {
+            wrong.too_large(self.place.event(), detail);
         }
         Some(event)
     }
@@ -149,6 +154,24 @@ impl<'a> Checked<'a> {
         text.push(b'}');
         text.into()
     }
+}
+
+/// What an event's headers, lengths and number take in its record at the most, beside twice its attributes' bytes.
+const RECORD_ROOM: usize = 1024;
+
+/// Why the brokers would refuse the event; it would stay behind with the later ones of its key.
+fn too_large_for(bound: BrokerBound<'_>, event: &Event, tenant: Uuid) -> Option<String> {
+    let most = bound.max_message_bytes;
+    // Most events are far below it: nothing is counted for them.
+    if event.bytes() + event.attributes.len() + RECORD_ROOM <= most {
+        return None;
+    }
+    let bytes = batch_bytes(event, tenant).filter(|bytes| *bytes > most)?;
+    let topic = bound.kafka_topic;
+    Some(format!(
+        "at most {most} bytes as a record of Kafka, key and headers included: `max.message.bytes` of the topic `{topic}` \
+         there; it would have {bytes}"
+    ))
 }
 
 /// Names that are there more than once are wrong.

@@ -39,6 +39,17 @@ pub struct Context<'a> {
     pub max_event_bytes: usize,
     /// The most events in a batch.
     pub max_batch: usize,
+    /// What the brokers take, where the topic is relayed.
+    pub broker: Option<BrokerBound<'a>>,
+}
+
+/// What Kafka takes in a topic.
+#[derive(Debug, Clone, Copy)]
+pub struct BrokerBound<'a> {
+    /// The topic's name in Kafka.
+    pub kafka_topic: &'a str,
+    /// Its `max.message.bytes`.
+    pub max_message_bytes: usize,
 }
 
 /// Reads the events of a request, one or a batch, or says everything that is wrong with them.

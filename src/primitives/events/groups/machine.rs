@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::state::{Entry, Phase, State};
-use super::{Dead, DeadReason, DelayTime, LeaseTime, Outcome, Policy, Receipt, Receipts};
+use super::{Dead, DeadReason, DelayTime, KeyHash, LeaseTime, Outcome, Policy, Receipt, Receipts};
 use crate::primitives::events::Position;
 
 impl State {
@@ -96,6 +96,28 @@ impl State {
         self.outstanding.retain(|entry| entry.position > last || !matches!(entry.phase, Phase::Dead { .. }));
     }
 
+    /// Has these events of one key delivered again, in their order, as if they had never been; those that the group has
+    /// not looked at come anyway. What is leased or delayed of the key is given back, and its receipts are stale. Where
+    /// something is dead it does nothing, and says so: that goes to the dead letters first.
+    #[must_use]
+    pub fn redeliver(&mut self, now_ms: i64, policy: Policy, key: KeyHash, positions: &[Position]) -> bool {
+        self.settle(now_ms, policy);
+        if self.dead().next().is_some() {
+            return false;
+        }
+        for entry in self.outstanding.iter_mut().filter(|entry| entry.key == key) {
+            entry.phase = Phase::Free;
+        }
+        for position in positions.iter().copied().filter(|position| *position <= self.position) {
+            let new = Entry { position, key, failures: 0, phase: Phase::Free };
+            match self.outstanding.binary_search_by_key(&position, |entry| entry.position) {
+                Ok(index) => self.outstanding[index] = new,
+                Err(index) => self.outstanding.insert(index, new),
+            }
+        }
+        true
+    }
+
     /// When the next lease or delay ends, in milliseconds since 1970: until then only new events, and calls, can make
     /// anything deliverable.
     #[must_use]
@@ -181,7 +203,7 @@ impl Entry {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{KeyHash, MaxDeliveries};
+    use super::super::MaxDeliveries;
     use super::*;
 
     /// A group of a policy of two attempts, at a time.
@@ -347,5 +369,16 @@ mod tests {
         assert_eq!(attempts(&again), [(1, 1), (2, 1)]);
         assert_eq!(group.ack(&[&told[0], &told[1]]), (0, vec![0, 1], vec![]));
         assert_eq!(group.ack(&[&again[0], &again[0]]), (1, vec![1], vec![]));
+    }
+
+    #[test]
+    fn a_key_that_is_delivered_again_comes_from_its_first_event_on_and_other_keys_go_on() {
+        let mut group = group();
+        let told = group.pull(&[(1, 7), (2, 8), (3, 7), (4, 7)]);
+        assert_eq!(group.ack(&[&told[0]]).0, 1);
+        let positions = [1, 3, 4, 9].map(Position::new);
+        assert!(group.state.redeliver(group.now_ms, Group::policy(), KeyHash::new(7), &positions));
+        assert_eq!(group.ack(&[&told[1], &told[2]]), (1, vec![1], vec![]), "its receipts are stale");
+        assert_eq!(attempts(&group.pull(&[])), [(1, 1), (3, 1), (4, 1)]);
     }
 }

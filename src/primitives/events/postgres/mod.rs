@@ -4,6 +4,7 @@ mod append;
 mod dead_letters;
 mod groups;
 mod head;
+mod limits;
 mod partitions;
 mod push;
 mod read;
@@ -17,6 +18,7 @@ pub(super) use groups::{
     store as store_group,
 };
 pub(super) use head::readable;
+pub(super) use limits::broker_limits;
 pub(super) use partitions::keep_partitions;
-pub(super) use push::{begin_subscription, keep_attempts, replayed, replays, tenants_with_events};
+pub(super) use push::{begin_subscription, keep_attempts, of_key, replayed, replays, tenants_with_events};
 pub(super) use read::{at, first_after, horizon, newest, newest_of_all, page, span};

@@ -30,6 +30,33 @@ const NEW: &str =
 const REPLAYS: &str = "SELECT name, replays FROM event_subscriptions WHERE replays > 0";
 const REPLAYED: &str = "UPDATE event_subscriptions SET replays = replays + 1 WHERE name = $1";
 
+/// Of a tenant's topic, and up to what its group has looked at.
+const OF_KEY: &str = "SELECT id FROM events WHERE tenant_id = $1 AND topic = $2 AND key = $3 AND id <= $4 \
+     AND accepted_at >= to_timestamp($5::double precision / 1000) ORDER BY id LIMIT $6";
+
+/// The first `limit` positions of a key's events that were accepted then or later.
+pub(in super::super) async fn of_key(
+    tx: &mut PgTx,
+    (tenant, topic, key): (Uuid, &str, &str),
+    to: Position,
+    from_ms: i64,
+    limit: usize,
+) -> Result<Vec<Position>, StoreError> {
+    #[allow(clippy::cast_precision_loss, reason = "milliseconds since 1970 are far below 2^53")]
+    let (from, limit) = (from_ms as f64, i64::try_from(limit).unwrap_or(i64::MAX));
+    let parameters: [Parameter<'_>; 6] = [
+        (&tenant, Type::UUID),
+        (&topic, Type::TEXT),
+        (&key, Type::TEXT),
+        (&to.number(), Type::INT8),
+        (&from, Type::FLOAT8),
+        (&limit, Type::INT8),
+    ];
+    let rows = tx.query(OF_KEY, &parameters).await?;
+    let read = |row: &tokio_postgres::Row| Ok(Position::new(row.try_get(0)?));
+    Ok(rows.iter().map(read).collect::<Result<_, _>>().map_err(PgError::of_row)?)
+}
+
 /// How often subscriptions were replayed; those that never were are not among them.
 pub(in super::super) async fn replays(tx: &mut PgTx) -> Result<Vec<(String, i64)>, StoreError> {
     let rows = tx.query(REPLAYS, &[]).await?;

@@ -27,6 +27,7 @@
 //! - Nothing of this process's own goes out: the request has the event, the signature and a few fixed headers.
 
 mod agenda;
+mod attempts;
 mod circuit;
 mod dispatcher;
 mod endpoint;
@@ -36,6 +37,7 @@ mod metrics;
 mod pauses;
 mod places;
 mod policy;
+mod replay;
 mod running;
 mod send;
 pub mod signature;
@@ -43,6 +45,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
+pub use attempts::{AttemptFilter, ListedAttempt, attempts};
 pub use circuit::Backoff;
 pub use dispatcher::{Dispatcher, Timing};
 pub use metrics::PushMetrics;
@@ -51,8 +54,8 @@ pub use policy::{
     TenantsDocument,
 };
 pub(super) use policy::{GROUP_PREFIX, subscriptions};
+pub use replay::{replay, replay_key};
 pub(super) use running::start;
-pub use store::replay;
 pub(super) use store::{AttemptRow, StoreDeliveries};
 
 use std::sync::Arc;

@@ -14,9 +14,7 @@ use crate::primitives::events::audience::Subscriber;
 use crate::primitives::events::dead_letters::{GivenUp, Undertaker};
 use crate::primitives::events::groups::{DelayTime, LeaseTime, MaxDeliveries};
 use crate::primitives::events::read::readable;
-use crate::primitives::events::{
-    EventsPolicy, Group, GroupError, Position, ReadFrom, Settle, Topic, postgres, sqlite,
-};
+use crate::primitives::events::{EventsPolicy, Group, GroupError, Position, Settle, Topic, postgres, sqlite};
 use crate::store::{Reach, Store, StoreError, Tx};
 
 /// Topics that policy takes away while something of them is sent.
@@ -67,7 +65,7 @@ impl StoreDeliveries {
         }
     }
 
-    async fn group(&self, line: &Line) -> Result<Group, GroupError> {
+    pub(super) async fn group(&self, line: &Line) -> Result<Group, GroupError> {
         let subscription = &line.subscription;
         let topic = self.topic(&subscription.topic)?;
         let begins = self.begins(subscription).await?;
@@ -116,7 +114,7 @@ impl StoreDeliveries {
     }
 
     /// The tenants with events in these topics: at first all, then those of what came since the last look.
-    async fn tenants(&self, topics: &BTreeSet<Name>) -> Result<Vec<(Box<str>, Uuid)>, StoreError> {
+    pub(super) async fn tenants(&self, topics: &BTreeSet<Name>) -> Result<Vec<(Box<str>, Uuid)>, StoreError> {
         let (mut fresh, mut known) = (Vec::new(), Vec::new());
         let mut after = Position::new(i64::MAX);
         {
@@ -169,41 +167,6 @@ impl StoreDeliveries {
         }
         Ok(found.into_iter().map(|(topic, tenant)| (topic.into_boxed_str(), tenant)).collect())
     }
-}
-
-/// Has a subscription's events from a time on sent again: those of one tenant, or of all that it is for. How many tenants.
-pub async fn replay(
-    store: &Store,
-    policies: PolicySource,
-    subscription: &Arc<Subscription>,
-    tenant: Option<Uuid>,
-    from_ms: i64,
-) -> Result<usize, GroupError> {
-    let deliveries = StoreDeliveries::new(store.clone(), policies, None);
-    let topics = BTreeSet::from([subscription.topic.clone()]);
-    let mut tenants: BTreeSet<Uuid> = match tenant {
-        Some(tenant) => [tenant].into(),
-        None => deliveries.tenants(&topics).await?.into_iter().map(|(_, tenant)| tenant).collect(),
-    };
-    tenants.retain(|tenant| subscription.tenants.includes(*tenant));
-    for tenant in &tenants {
-        let line = Line { subscription: Arc::clone(subscription), tenant: *tenant };
-        deliveries.group(&line).await?.seek(store, ReadFrom::Time(from_ms)).await?;
-    }
-    let name = subscription.name.clone();
-    let told: Result<(), StoreError> = store
-        .run(Reach::nobody(), 0, move |tx| {
-            let name = name.clone();
-            Box::pin(async move {
-                match tx {
-                    Tx::Postgres(tx) => postgres::replayed(tx, name.as_str()).await,
-                    Tx::Sqlite(_) => Ok(()),
-                }
-            })
-        })
-        .await;
-    told?;
-    Ok(tenants.len())
 }
 
 #[async_trait]

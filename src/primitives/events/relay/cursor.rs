@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::Shard;
-use super::lanes::Cursor;
+use super::lanes::{Cursor, OrderedKey, Released};
 use crate::primitives::events::Position;
 
 const VERSION: u32 = 1;
@@ -21,6 +21,18 @@ struct Kept {
     mark: Option<Uuid>,
     /// By topic, then lane.
     seqs: BTreeMap<Box<str>, BTreeMap<u16, u64>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    released: Option<KeptRelease>,
+}
+
+/// `{"order":7,"topic":"leads","tenant":"…","key":"…","positions":[17,19]}`.
+#[derive(Debug, Serialize, Deserialize)]
+struct KeptRelease {
+    order: i64,
+    topic: Box<str>,
+    tenant: Uuid,
+    key: Box<str>,
+    positions: Vec<i64>,
 }
 
 #[derive(Deserialize)]
@@ -62,6 +74,13 @@ pub(super) fn encode(cursor: &Cursor, shard: Shard) -> Result<Vec<u8>, serde_jso
         position: cursor.position.number(),
         mark: cursor.mark,
         seqs,
+        released: cursor.released.as_ref().map(|released| KeptRelease {
+            order: released.order,
+            topic: released.key.topic.clone(),
+            tenant: released.key.tenant,
+            key: released.key.key.clone(),
+            positions: released.positions.iter().map(|position| position.number()).collect(),
+        }),
     })
 }
 
@@ -85,6 +104,11 @@ pub(super) fn decode(value: &[u8], shard: Shard) -> Result<Cursor, CursorError> 
         position: Position::new(kept.position),
         mark: kept.mark,
         seqs: kept.seqs.into_iter().flat_map(lanes).collect(),
+        released: kept.released.map(|released| Released {
+            order: released.order,
+            key: OrderedKey { topic: released.topic, tenant: released.tenant, key: released.key },
+            positions: released.positions.into_iter().map(Position::new).collect(),
+        }),
     })
 }
 
@@ -104,6 +128,11 @@ mod tests {
                 (("leads".into(), 7), 1),
                 (("sla".into(), 3), 2),
             ]),
+            released: Some(Released {
+                order: 4,
+                key: OrderedKey { topic: "leads".into(), tenant: Uuid::from_u128(8), key: "k".into() },
+                positions: vec![Position::new(3), Position::new(9)],
+            }),
         };
         let value = encode(&cursor, shard).unwrap();
         assert_eq!(decode(&value, shard), Ok(cursor));

@@ -29,6 +29,27 @@ pub struct Cursor {
     pub mark: Option<Uuid>,
     /// The last number given in each lane.
     pub seqs: BTreeMap<LaneName, u64>,
+    /// Parked events that an operator released and that are delivered, until the store no longer has them as parked.
+    pub released: Option<Released>,
+}
+
+/// Parked events of a key that were delivered by an operator's order.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Released {
+    /// The order.
+    pub order: i64,
+    /// The key.
+    pub key: OrderedKey,
+    /// The events.
+    pub positions: Vec<Position>,
+}
+
+impl Cursor {
+    fn number(&mut self, row: Row) -> Numbered {
+        let seq = self.seqs.entry((row.topic.clone(), row.lane)).or_insert(0);
+        *seq += 1;
+        Numbered { seq: *seq, row }
+    }
 }
 
 /// A topic's lane.
@@ -138,7 +159,7 @@ pub enum Stop {
     /// Kafka refuses one event after the other.
     #[error(
         "{MAX_PARKED_KEYS} keys are parked, since Kafka refuses their events: compare its limits with the events, then \
-         replay them"
+         release them (`outrigger outbox release`)"
     )]
     Parked,
 }
@@ -153,18 +174,20 @@ impl Lanes {
         parked: BTreeMap<OrderedKey, Position>,
     ) -> Result<Self, Stop> {
         let Some(committed) = cursor else {
-            let committed =
-                Cursor { epoch: origin.epoch, position: Position::START, mark: None, seqs: BTreeMap::new() };
+            let committed = Cursor {
+                epoch: origin.epoch,
+                position: Position::START,
+                mark: None,
+                seqs: BTreeMap::new(),
+                released: None,
+            };
             return Ok(Self { shard, committed, parked, pending: None });
         };
         let committed = match origin.previous {
             // What came after the end of that epoch was lost with it; what Kafka has of that stays there.
-            Some((epoch, end)) if epoch == committed.epoch => Cursor {
-                epoch: origin.epoch,
-                position: committed.position.min(end),
-                mark: None,
-                seqs: committed.seqs,
-            },
+            Some((epoch, end)) if epoch == committed.epoch => {
+                Cursor { epoch: origin.epoch, position: committed.position.min(end), mark: None, ..committed }
+            }
             Some(_) | None => committed,
         };
         check(&committed, origin)?;
@@ -198,12 +221,53 @@ impl Lanes {
                 parks.push(row);
                 continue;
             }
-            let seq = cursor.seqs.entry((row.topic.clone(), row.lane)).or_insert(0);
-            *seq += 1;
-            sends.push(Numbered { seq: *seq, row });
+            sends.push(cursor.number(row));
         }
         self.pending = Some(cursor.clone());
         Ok(Plan { sends, parks, cursor })
+    }
+
+    /// The transaction that carries parked rows of a key, as an operator ordered: the first ones that are parked, at least
+    /// one, none behind [`position`](Self::position), since what is behind it comes again and would be delivered twice.
+    pub fn plan_release(&mut self, order: i64, key: &OrderedKey, rows: Vec<Row>) -> Result<Plan, Stop> {
+        let mut cursor = self.committed.clone();
+        let (mut sends, mut last) = (Vec::with_capacity(rows.len()), Position::START);
+        for row in rows {
+            let position = row.event.position;
+            let is_ours = self.shard.holds(row.lane) && OrderedKey::of(&row) == *key;
+            if !is_ours || position <= last || position > cursor.position || cursor.released.is_some() {
+                let after = last.number();
+                return Err(Stop::Rows { row: position.number(), lane: row.lane, after });
+            }
+            last = position;
+            sends.push(cursor.number(row));
+        }
+        let positions = sends.iter().map(|send| send.row.event.position).collect();
+        cursor.released = Some(Released { order, key: key.clone(), positions });
+        self.pending = Some(cursor.clone());
+        Ok(Plan { sends, parks: Vec::new(), cursor })
+    }
+
+    /// What was delivered of a parked key and may still be parked in the store: no more is released before that is
+    /// [`settled`](Self::settled).
+    #[must_use]
+    pub fn unsettled(&self) -> Option<&Released> {
+        self.committed.released.as_ref()
+    }
+
+    /// The store no longer has as parked what was delivered or given up of a key; `first` is what it still has of it.
+    pub fn settled(&mut self, key: &OrderedKey, first: Option<Position>) {
+        self.committed.released = None;
+        match (first, self.parked.get(key)) {
+            (Some(first), _) => {
+                self.parked.insert(key.clone(), first);
+            }
+            // Refused, and not yet parked in the store: it comes again.
+            (None, Some(from)) if *from > self.committed.position => {}
+            (None, _) => {
+                self.parked.remove(key);
+            }
+        }
     }
 
     /// The transaction was committed, for certain.
@@ -295,12 +359,40 @@ mod tests {
     }
 
     #[test]
+    fn a_released_key_goes_on_only_when_the_store_has_none_of_it_as_parked() {
+        let (mut lanes, rows) = (lanes(), [row(1, 0, "a"), row(2, 0, "a"), row(3, 0, "b")]);
+        lanes.refuse(&rows[0]).unwrap();
+        let plan = lanes.plan(rows.to_vec()).unwrap();
+        assert_eq!((plan.sends.len(), plan.parks.len()), (1, 2));
+        lanes.committed();
+        let key = OrderedKey::of(&rows[0]);
+        let plan = lanes.plan_release(7, &key, vec![rows[0].clone()]).unwrap();
+        assert_eq!((plan.sends[0].seq, plan.cursor.position), (2, Position::new(3)));
+        lanes.committed();
+        assert_eq!(lanes.unsettled().unwrap().positions, [Position::new(1)]);
+        // Not before what was delivered is forgotten, not another key's, and not what is behind the cursor.
+        assert!(lanes.plan_release(7, &key, vec![rows[1].clone()]).is_err());
+        lanes.settled(&key, Some(Position::new(2)));
+        for wrong in [rows[2].clone(), row(4, 0, "a")] {
+            assert!(lanes.plan_release(7, &key, vec![wrong]).is_err());
+        }
+        let plan = lanes.plan(vec![row(5, 0, "a")]).unwrap();
+        assert_eq!((plan.sends.len(), plan.parks.len()), (0, 1), "the second one is still parked");
+        lanes.aborted();
+        lanes.plan_release(7, &key, vec![rows[1].clone()]).unwrap();
+        lanes.committed();
+        lanes.settled(&key, None);
+        assert_eq!(lanes.plan(vec![row(5, 0, "a")]).unwrap().sends[0].seq, 4);
+    }
+
+    #[test]
     fn a_restored_store_stops_the_shard_and_the_command_is_named() {
         let at = |position, mark| Cursor {
             epoch: Uuid::nil(),
             position: Position::new(position),
             mark,
             seqs: BTreeMap::new(),
+            released: None,
         };
         let take = |origin: &Origin, cursor| {
             Lanes::take_over(Shard::new(0, 1), origin, Some(cursor), BTreeMap::new()).map(|_| ())

@@ -9,8 +9,11 @@ mod fleet;
 mod kafka;
 pub mod lanes;
 mod metrics;
+mod orders;
 mod postgres;
 mod record;
+mod replay;
+mod report;
 #[cfg(test)]
 mod rows;
 mod run;
@@ -19,7 +22,11 @@ pub use cursor::CursorError;
 pub(super) use fleet::Relay;
 pub use kafka::{RESERVED_TOPIC, topics};
 pub use metrics::RelayMetrics;
+pub use orders::{Order, OrderDone, OrderError, OrderState, Settled, discard, orders, release};
 pub use postgres::{ParkedEvent, parked_events};
+pub(super) use record::batch_bytes;
+pub use replay::{Progress, Replay, ReplayError, republish};
+pub(super) use report::{FleetMetrics, Report};
 pub use run::{MAX_ROWS, ShardEnd, run_shard};
 
 use std::collections::BTreeMap;
@@ -62,6 +69,11 @@ impl Shard {
     pub fn holds(self, lane: u16) -> bool {
         lane % self.count == self.number
     }
+}
+
+/// A lane's or a shard's number as the store has it.
+fn number(number: u16) -> i16 {
+    i16::try_from(number).unwrap_or(i16::MAX)
 }
 
 /// An event of the log, with its lane.
@@ -109,7 +121,7 @@ pub struct Batch {
 
 /// The store as a relay sees it.
 ///
-/// `origin` and `read` may be called by anyone. `parked` and `park` are refused with [`LogError::LeaseLost`] when the
+/// `origin` and `read` may be called by anyone. The others are refused with [`LogError::LeaseLost`] when the
 /// shard's lease has gone to another owner, checked in the statement that reads and in the transaction that writes. Two
 /// fences, the lease and Kafka's, could otherwise have different owners: one would park an event that the other
 /// delivers. So `parked` is asked after Kafka has fenced the predecessor (the model finds both faults).
@@ -130,6 +142,20 @@ pub trait LogReader: Send + Sync {
     /// Keeps rows as parked, in the order of their positions among all that are; one that is kept already stays as it
     /// is. Durable when it returns.
     async fn park(&self, shard: Shard, rows: &[ParkedRow]) -> Result<(), LogError>;
+
+    /// The first order of an operator for the shard that waits, with at most `limit` of the key's parked rows up to
+    /// `through`, in order.
+    async fn order(&self, shard: Shard, through: Position, limit: usize) -> Result<Option<Order>, LogError>;
+
+    /// Keeps what became of an order, and says which position of its key is now the first that is parked. It may be said
+    /// again.
+    async fn settle(
+        &self,
+        shard: Shard,
+        order: i64,
+        key: &OrderedKey,
+        settled: Settled,
+    ) -> Result<Option<Position>, LogError>;
 }
 
 /// Why the store did not answer.

@@ -1,5 +1,7 @@
 //! The log as a relay reads it: of every tenant, by the narrow role that may.
 
+pub(super) mod orders;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +13,7 @@ use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::lanes::{OrderedKey, mark};
-use super::{Batch, LogError, LogReader, Origin, ParkedRow, Row, Shard};
+use super::{Batch, LogError, LogReader, Order, Origin, ParkedRow, Row, Settled, Shard, number};
 use crate::leases::Lease;
 use crate::primitives::events::arrivals::Arrivals;
 use crate::primitives::events::{Data, Logged, Position, postgres};
@@ -236,6 +238,41 @@ impl LogReader for PostgresLog {
         })
         .await
     }
+
+    async fn order(&self, shard: Shard, through: Position, limit: usize) -> Result<Option<Order>, LogError> {
+        let lease = self.lease.clone();
+        self.run(move |tx| {
+            let lease = lease.clone();
+            Box::pin(async move {
+                let found = orders::next(tx, shard, through, limit).await?;
+                // Mostly there is none, and no row is locked then.
+                if found.is_some() {
+                    check_lease(tx, &lease).await?;
+                }
+                Ok(found)
+            })
+        })
+        .await
+    }
+
+    async fn settle(
+        &self,
+        shard: Shard,
+        order: i64,
+        key: &OrderedKey,
+        settled: Settled,
+    ) -> Result<Option<Position>, LogError> {
+        let asked = Arc::new((self.lease.clone(), key.clone(), settled));
+        self.run(move |tx| {
+            let asked = Arc::clone(&asked);
+            Box::pin(async move {
+                let (lease, key, settled) = &*asked;
+                check_lease(tx, lease).await?;
+                Ok(orders::settle(tx, shard, order, key, settled).await?)
+            })
+        })
+        .await
+    }
 }
 
 const LIST: &str = "SELECT id, tenant_id, topic, lane, key, type, reason, \
@@ -315,7 +352,7 @@ async fn read_rows(
     rows.iter().map(read_row).collect()
 }
 
-fn read_row(row: &tokio_postgres::Row) -> Result<Row, StoreError> {
+pub(super) fn read_row(row: &tokio_postgres::Row) -> Result<Row, StoreError> {
     let read = || -> Result<_, tokio_postgres::Error> {
         let (lane, form, data): (i16, i16, Option<Vec<u8>>) =
             (row.try_get(4)?, row.try_get(8)?, row.try_get(9)?);
@@ -338,10 +375,6 @@ fn read_row(row: &tokio_postgres::Row) -> Result<Row, StoreError> {
 
 fn corrupt(what: &str) -> StoreError {
     StoreError::Corrupt(what.to_owned())
-}
-
-fn number(number: u16) -> i16 {
-    i16::try_from(number).unwrap_or(i16::MAX)
 }
 
 /// Why a transaction of a relay's did not end well.

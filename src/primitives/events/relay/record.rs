@@ -2,27 +2,61 @@
 
 use bytes::Bytes;
 use serde_json::{Map, Value};
+use uuid::Uuid;
 
 use super::Row;
 use super::lanes::Numbered;
 use crate::pools::kafka::Record;
-use crate::primitives::events::Data;
+use crate::primitives::events::{Data, Event};
 
 /// The header with the event's number in its lane.
 const SEQ: &str = "outrigger-seq";
+/// The header of an event that an operator had sent again.
+const REPLAY: &str = "outrigger-replay";
 
 /// The record: topic `<prefix>.<topic>`, the lane's partition, key `<tenant>/<key>`, the payload as it came (null where
 /// there is none), the attributes as headers. Its time is Kafka's own, so that retention counts from its arrival there;
 /// `ce_time` has the event's. The error is the reason for the log.
 pub(super) fn record(prefix: &str, send: &Numbered) -> Result<Record, String> {
-    let row = &send.row;
+    written(prefix, &send.row, (SEQ, Bytes::from(send.seq.to_string())))
+}
+
+/// The record of an event that is sent again: without a number in its lane, and marked.
+pub(super) fn replayed(prefix: &str, row: &Row) -> Result<Record, String> {
+    written(prefix, row, (REPLAY, Bytes::from_static(b"true")))
+}
+
+fn written(prefix: &str, row: &Row, more: (&str, Bytes)) -> Result<Record, String> {
     Ok(Record {
         topic: format!("{prefix}.{}", row.topic),
         partition: i32::from(row.lane),
         key: format!("{}/{}", row.event.tenant, row.event.key).into_bytes(),
         value: value(&row.event.data),
-        headers: headers(row, send.seq)?,
+        headers: headers(&row.event.attributes, &row.event.data, more)?,
     })
+}
+
+/// What a record batch has beside its records (Kafka's message format 2).
+const BATCH_OVERHEAD: usize = 61;
+
+/// How large an event's record batch is at the most, in bytes, with nothing else in it and not compressed: what a broker
+/// compares with `max.message.bytes`. None where its attributes are none.
+pub(in super::super) fn batch_bytes(event: &Event, tenant: Uuid) -> Option<usize> {
+    let headers = headers(&event.attributes, &event.data, (SEQ, Bytes::from(u64::MAX.to_string()))).ok()?;
+    let field = |bytes: usize| varint_bytes(bytes) + bytes;
+    // A byte of attributes, and the distances from the batch's time and offset, which are 0.
+    let mut mostly = 3;
+    mostly += field(tenant.hyphenated().to_string().len() + 1 + event.key.len());
+    mostly += field(event.data.bytes().len());
+    mostly += varint_bytes(headers.len());
+    mostly += headers.iter().map(|(name, value)| field(name.len()) + field(value.len())).sum::<usize>();
+    Some(BATCH_OVERHEAD + field(mostly))
+}
+
+/// Of a signed number that is not below 0.
+fn varint_bytes(number: usize) -> usize {
+    let bits = usize::BITS - (number << 1).leading_zeros();
+    usize::try_from(bits.max(1).div_ceil(7)).unwrap_or(usize::MAX)
 }
 
 fn value(data: &Data) -> Option<Bytes> {
@@ -32,9 +66,9 @@ fn value(data: &Data) -> Option<Bytes> {
     }
 }
 
-fn headers(row: &Row, seq: u64) -> Result<Vec<(String, Bytes)>, String> {
+fn headers(attributes: &[u8], data: &Data, more: (&str, Bytes)) -> Result<Vec<(String, Bytes)>, String> {
     let attributes: Map<String, Value> =
-        serde_json::from_slice(&row.event.attributes).map_err(|error| format!("attributes: {error}"))?;
+        serde_json::from_slice(attributes).map_err(|error| format!("attributes: {error}"))?;
     let mut headers = Vec::with_capacity(attributes.len() + 2);
     let mut has_content_type = false;
     for (name, value) in attributes {
@@ -52,10 +86,10 @@ fn headers(row: &Row, seq: u64) -> Result<Vec<(String, Bytes)>, String> {
         let name = if is_content_type { "content-type".to_owned() } else { format!("ce_{name}") };
         headers.push((name, Bytes::from(text)));
     }
-    if !has_content_type && matches!(row.event.data, Data::Json(_)) {
+    if !has_content_type && matches!(data, Data::Json(_)) {
         headers.push(("content-type".to_owned(), Bytes::from_static(b"application/json")));
     }
-    headers.push((SEQ.to_owned(), Bytes::from(seq.to_string())));
+    headers.push((more.0.to_owned(), more.1));
     Ok(headers)
 }
 
@@ -97,6 +131,24 @@ mod tests {
                 ("outrigger-seq", "12"),
             ]
         );
+    }
+
+    #[test]
+    fn a_batch_is_as_large_as_kafka_s_format_says() {
+        let event = Event {
+            id: "a".into(),
+            source: "/".into(),
+            kind: "k".into(),
+            key: "k".into(),
+            id_is_ours: false,
+            attributes: Bytes::from_static(br#"{"id":"a"}"#),
+            data: Data::Text(Bytes::from_static(b"abc")),
+        };
+        // The record: 3, key 1 + 38, value 1 + 3, one byte for the number of headers, `ce_id` 1 + 5 + 1 + 1, and
+        // `outrigger-seq` 1 + 13 + 1 + 20. Its length takes 2, the batch 61.
+        assert_eq!(batch_bytes(&event, Uuid::nil()), Some(61 + 2 + 3 + 39 + 4 + 1 + 8 + 35));
+        let large = Event { data: Data::Text(vec![b'x'; 10_000].into()), ..event };
+        assert_eq!(batch_bytes(&large, Uuid::nil()), Some(61 + 3 + 3 + 39 + 10_003 + 1 + 8 + 35));
     }
 
     #[test]

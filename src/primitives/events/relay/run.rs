@@ -1,5 +1,7 @@
 //! Drives a shard for as long as its lease is held.
 
+mod release;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,6 +64,8 @@ pub async fn run_shard(
         interval,
         metrics: metrics.of(shard),
         limit: MAX_ROWS,
+        release_limit: release::MAX_RELEASED,
+        look_for_orders: Instant::now(),
         backoff: Backoff::default(),
         reasons: BTreeMap::new(),
     };
@@ -82,6 +86,9 @@ struct Run<'a> {
     metrics: ShardMetrics,
     /// Rows of the next transaction: halved to find the one that Kafka refuses.
     limit: usize,
+    /// The same of the next transaction with parked rows.
+    release_limit: usize,
+    look_for_orders: Instant,
     backoff: Backoff,
     /// Why rows were refused that are not yet behind the cursor.
     reasons: BTreeMap<Position, String>,
@@ -127,7 +134,8 @@ impl Run<'_> {
                 break answer;
             }
         };
-        let lanes = Lanes::take_over(shard, &origin, cursor, parked)?;
+        let mut lanes = Lanes::take_over(shard, &origin, cursor, parked)?;
+        self.settle_released(&mut lanes).await?;
         tracing::info!(shard = shard.number(), position = position.number(), "shard taken over");
         self.backoff.reset();
         self.reasons.clear();
@@ -139,6 +147,9 @@ impl Run<'_> {
     async fn deliver(&mut self, mut lanes: Lanes) -> Result<(), ShardEnd> {
         loop {
             let begun = Instant::now();
+            if let Next::TakeOver = self.orders(&mut lanes).await? {
+                return Ok(());
+            }
             let batch = match self.reader.read(self.shard, lanes.position(), self.limit).await {
                 Ok(batch) => batch,
                 failed => {

@@ -18,7 +18,13 @@ const BATCH: &[(&str, &str)] = &[("content-type", "application/cloudevents-batch
 const PLAIN: &[(&str, &str)] = &[("content-type", "application/json")];
 
 fn context() -> Context<'static> {
-    Context { tenant: Uuid::parse_str(TENANT).unwrap(), topic: "leads", max_event_bytes: 4096, max_batch: 3 }
+    Context {
+        tenant: Uuid::parse_str(TENANT).unwrap(),
+        topic: "leads",
+        max_event_bytes: 4096,
+        max_batch: 3,
+        broker: None,
+    }
 }
 
 fn headers(pairs: &[(&str, &str)]) -> HeaderMap {

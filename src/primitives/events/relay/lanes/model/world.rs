@@ -30,6 +30,8 @@ pub(super) struct Scenario {
     pub(super) losses: u8,
     /// At any time Kafka may begin to take what it refused.
     pub(super) raise: bool,
+    /// Releases of the key `a` that an operator orders, at any time that something of it is parked.
+    pub(super) orders: u8,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +48,10 @@ pub(super) enum Mutation {
     ParkedKeysForgotten,
     ParkedWithoutLease,
     TakenOverWithoutLease,
+    ReleaseNotInCursor,
+    ReleaseAheadOfCursor,
+    ReleaseSettledBeforeCommit,
+    ReleasedKeyGoesOnAtOnce,
 }
 
 /// A writer's place in `SELECT lock(last_value)`, `INSERT ... nextval`, `COMMIT`, transaction by transaction.
@@ -95,6 +101,9 @@ pub(super) struct World {
     losses: u8,
     refuses: bool,
     raise: bool,
+    orders: u8,
+    /// An order waits for a relay.
+    ordered: bool,
 }
 
 impl World {
@@ -114,6 +123,8 @@ impl World {
             losses: scenario.losses,
             refuses: true,
             raise: scenario.raise,
+            orders: scenario.orders,
+            ordered: false,
         }
     }
 
@@ -131,6 +142,9 @@ impl World {
         }
         if self.raise {
             steps.push(Self { refuses: false, raise: false, ..self.clone() });
+        }
+        if self.orders > 0 && !self.parked.is_empty() {
+            steps.push(Self { orders: self.orders - 1, ordered: true, ..self.clone() });
         }
         if self.crashes > 0 {
             for who in 0..2 {
@@ -222,6 +236,9 @@ impl World {
 
     /// Whether every event is delivered or parked.
     pub(super) fn complete(&self, _: &Scenario) -> Result<(), String> {
+        if self.ordered {
+            return Err("an order waits for ever".to_owned());
+        }
         match self.rows.keys().find(|position| !self.is_settled(**position)) {
             Some(lost) => Err(format!("event {lost} stays where it is")),
             None => Ok(()),
@@ -242,11 +259,11 @@ impl World {
             if keys.insert(&record.key, position).is_some_and(|before| before >= position) {
                 return Err(format!("event {position} came again, or after a later one of its key"));
             }
-            if self.refuses && event.refused || self.parked.contains(&position) {
+            if self.refuses && event.refused || self.still_parked().any(|parked| parked == position) {
                 return Err(format!("event {position} is delivered and was refused or parked"));
             }
-            let first_parked = self.parked.iter().find(|parked| self.rows[parked].key == &*record.key);
-            if first_parked.is_some_and(|parked| *parked < position) {
+            let first_parked = self.still_parked().find(|parked| self.rows[parked].key == &*record.key);
+            if first_parked.is_some_and(|parked| parked < position) {
                 return Err(format!("event {position} overtook a parked one of its key"));
             }
         }
@@ -258,6 +275,15 @@ impl World {
             Some((lost, _)) => Err(format!("event {lost} is lost: the cursor is at {cursor}")),
             None => Ok(()),
         }
+    }
+
+    /// What is parked and not on its way out of there.
+    fn still_parked(&self) -> impl Iterator<Item = i64> {
+        let released = self.kafka.cursor.as_ref().and_then(|cursor| cursor.released.as_ref());
+        let is_out = move |position: i64| {
+            released.is_some_and(|released| released.positions.contains(&Position::new(position)))
+        };
+        self.parked.iter().copied().filter(move |position| !is_out(*position))
     }
 
     fn is_settled(&self, position: i64) -> bool {

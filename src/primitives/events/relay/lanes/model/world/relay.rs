@@ -1,5 +1,7 @@
 //! A relay: lease, fencing, the committed cursor, then read, park, send, commit.
 
+mod release;
+
 use super::{Cursor, Event, Lanes, Mutation, Record, World};
 use crate::primitives::events::Position;
 use crate::primitives::events::relay::Shard;
@@ -16,6 +18,8 @@ enum Step {
     LimitKnown { last: i64, limit: i64 },
     RowsRead { last: i64, rows: Vec<(i64, Event)> },
     Planned { sends: Vec<Record>, refused: Option<i64>, parks: Vec<i64>, cursor: Cursor, to_park: bool },
+    Releasing { send: Record, cursor: Cursor },
+    Settling { position: i64 },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -58,6 +62,8 @@ impl Relay {
             Step::LimitKnown { .. } => 5,
             Step::RowsRead { .. } => 6,
             Step::Planned { .. } => 7,
+            Step::Releasing { .. } => 8,
+            Step::Settling { .. } => 9,
         };
         step * 4 + u8::from(self.leased) * 2 + u8::from(self.unfenced)
     }
@@ -95,9 +101,16 @@ pub(super) fn steps(world: &World, who: usize, mutation: Mutation, steps: &mut V
             if !(keeps && relay.lanes.is_some()) {
                 read_cursor(&mut next, who, mutation);
             }
-            next.relays[who].step = Step::Ready;
+            next.relays[who].step = release::after_takeover(&next, who);
             steps.push(next);
         }
+        Step::Ready if world.ordered && relay.leased => {
+            steps.extend(release::begin(world, who, mutation));
+            read(&mut next, who, mutation);
+            steps.push(next);
+        }
+        Step::Releasing { send, cursor } => release::deliver(world, who, send, cursor, mutation, steps),
+        Step::Settling { position } => steps.push(release::settle(next, who, *position, mutation)),
         Step::Ready | Step::LastRead(_) | Step::LimitKnown { .. } | Step::RowsRead { .. } => {
             read(&mut next, who, mutation);
             steps.push(next);

@@ -1,0 +1,280 @@
+//! What one relay of the fleet says for all: to publishers what Kafka takes, to operators how far behind groups and
+//! topics are.
+//!
+//! Whoever has the lease says it, so that nothing is counted twice. Labels are names of policy, and one word for all groups
+//! that consumers named.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use prometheus::IntGaugeVec;
+use tokio_postgres::types::Type;
+use tokio_util::sync::CancellationToken;
+
+use super::{kafka, number};
+use crate::leases::{Leases, Owner};
+use crate::policy::PolicySource;
+use crate::pools::kafka::{Kafka, largest_batches};
+use crate::primitives::events::EventsPolicy;
+use crate::primitives::events::push::GROUP_PREFIX;
+use crate::store::postgres::{Parameter, PgError, PgTx};
+use crate::store::{Store, StoreError};
+use crate::tasks::Tasks;
+use crate::telemetry::{MetricError, Registry};
+
+const LEASE_NAME: &str = "relay/report";
+const LEASE: Duration = Duration::from_secs(45);
+/// Between two rounds.
+const ROUND: Duration = Duration::from_secs(15);
+/// How often the brokers are asked what they take.
+const ASK_KAFKA: Duration = Duration::from_secs(60);
+/// The label of every group that consumers named: their names have no bound.
+const CONSUMERS: &str = "consumers";
+
+const TELL: &str = "INSERT INTO event_topic_limits (topic, kafka_topic, max_message_bytes, read_at) \
+     SELECT topic, kafka_topic, max_bytes, now() FROM unnest($1::text[], $2::text[], $3::bigint[]) \
+         AS told (topic, kafka_topic, max_bytes) \
+     ON CONFLICT (topic) DO UPDATE SET kafka_topic = excluded.kafka_topic, \
+         max_message_bytes = excluded.max_message_bytes, read_at = excluded.read_at";
+/// One look into the index for each group; at most so many groups.
+const GROUPS: &str = "SELECT topic, name, count(*), floor(extract(epoch FROM min(accepted_at)))::bigint \
+     FROM (SELECT tenant_id, topic, name, position FROM event_groups LIMIT 20000) kept \
+     CROSS JOIN LATERAL ( \
+         SELECT accepted_at FROM events WHERE events.tenant_id = kept.tenant_id AND events.topic = kept.topic \
+             AND events.id > kept.position ORDER BY id LIMIT 1) unseen \
+     WHERE accepted_at < now() - interval '10 s' GROUP BY topic, name";
+/// Relays say every 5 s how far they are; what is younger may be there already.
+const TOPICS: &str = "SELECT topic, count(*), floor(extract(epoch FROM min(accepted_at)))::bigint FROM ( \
+         SELECT topic, accepted_at FROM events LEFT JOIN event_relays ON shard = lane % $1 \
+         WHERE id > (SELECT coalesce(min(position), 0) FROM event_relays) AND id > coalesce(position, 0) \
+             AND accepted_at < now() - interval '10 s' LIMIT 100000) waiting \
+     GROUP BY topic";
+
+/// Gauges of the whole fleet.
+pub(in super::super) struct FleetMetrics {
+    groups_behind: IntGaugeVec,
+    oldest_unseen: IntGaugeVec,
+    undelivered: IntGaugeVec,
+    oldest_undelivered: IntGaugeVec,
+}
+
+impl FleetMetrics {
+    /// Registers them; once per registry.
+    pub(in super::super) fn new(registry: &Registry) -> Result<Self, MetricError> {
+        let of_groups = &["topic", "group"];
+        Ok(Self {
+            groups_behind: registry.gauges(
+                "outrigger_events_groups_behind_count",
+                "Groups of tenants that have not looked at an event of 10 s ago. Said by one relay of the fleet.",
+                of_groups,
+            )?,
+            oldest_unseen: registry.gauges(
+                "outrigger_events_groups_oldest_unseen_timestamp_seconds",
+                "When the oldest event was accepted that a tenant's group has not looked at, in seconds since 1970; 0 where there is none. Said by one relay of the fleet.",
+                of_groups,
+            )?,
+            undelivered: registry.gauges(
+                "outrigger_events_topic_undelivered_count",
+                "Events of 10 s ago or before that are not in Kafka, 100,000 at the most. Said by one relay of the fleet.",
+                &["topic"],
+            )?,
+            oldest_undelivered: registry.gauges(
+                "outrigger_events_topic_oldest_undelivered_timestamp_seconds",
+                "When the oldest of these was accepted, in seconds since 1970; 0 where there is none. Said by one relay of the fleet.",
+                &["topic"],
+            )?,
+        })
+    }
+
+    /// Another relay says it.
+    fn clear(&self) {
+        for gauges in [&self.groups_behind, &self.oldest_unseen, &self.undelivered, &self.oldest_undelivered]
+        {
+            gauges.reset();
+        }
+    }
+}
+
+/// The work of the relay that has the lease.
+pub(in super::super) struct Report {
+    log: Store,
+    kafka: Arc<Kafka>,
+    policies: PolicySource,
+    metrics: FleetMetrics,
+    shards: u16,
+    asked_kafka: Option<Instant>,
+    /// The labels that are shown: one that policy no longer has goes.
+    shown: BTreeSet<(String, String)>,
+}
+
+/// A count and the oldest, in seconds since 1970.
+type Behind = (i64, i64);
+
+impl Report {
+    /// Starts it, until the process stops.
+    pub(in super::super) fn start(
+        log: Store,
+        kafka: Arc<Kafka>,
+        policies: PolicySource,
+        metrics: FleetMetrics,
+        shards: u16,
+        tasks: &Tasks,
+    ) {
+        let leases = Leases::new(log.clone(), Owner::of_this_process());
+        let report =
+            Self { log, kafka, policies, metrics, shards, asked_kafka: None, shown: BTreeSet::new() };
+        let stopping = tasks.stopping().clone();
+        tasks.spawn("relay report", async move { report.run(&leases, &stopping).await });
+    }
+
+    async fn run(mut self, leases: &Leases, stopping: &CancellationToken) {
+        let mut held = None;
+        loop {
+            match leases.take(LEASE_NAME, LEASE).await {
+                Ok(lease) => {
+                    held = lease;
+                    match &held {
+                        Some(_) => self.say().await,
+                        None => self.metrics.clear(),
+                    }
+                }
+                Err(error) => tracing::debug!(%error, "the lease of what relays say for all is not known"),
+            }
+            tokio::select! {
+                () = stopping.cancelled() => break,
+                () = tokio::time::sleep(ROUND) => {}
+            }
+        }
+        if let Some(lease) = held
+            && let Err(error) = leases.release(lease).await
+        {
+            tracing::debug!(%error, "a lease could not be given back: it runs out");
+        }
+    }
+
+    async fn say(&mut self) {
+        if self.asked_kafka.is_none_or(|asked| asked.elapsed() >= ASK_KAFKA) {
+            match self.tell_limits().await {
+                Ok(()) => self.asked_kafka = Some(Instant::now()),
+                Err(error) => tracing::warn!(error, "what kafka's topics take is not told to publishers"),
+            }
+        }
+        if let Err(error) = self.look().await {
+            tracing::warn!(%error, "how far behind groups and topics are is not known");
+        }
+    }
+
+    /// Reads what Kafka takes in each topic, and keeps it for publishers.
+    async fn tell_limits(&self) -> Result<(), String> {
+        let policies = self.policies.current();
+        let topics = policies.get::<EventsPolicy>().into_iter().flat_map(EventsPolicy::topics);
+        let names: Vec<(String, u16)> =
+            topics.map(|topic| (topic.name.to_string(), topic.lanes.get())).collect();
+        let asked: Vec<(&str, u16)> = names.iter().map(|(name, lanes)| (name.as_str(), *lanes)).collect();
+        let wanted = kafka::topics(&self.kafka, &asked, self.shards);
+        let largest = largest_batches(&self.kafka, &wanted).await.map_err(|error| error.to_string())?;
+        let mut told = (Vec::new(), Vec::new(), Vec::new());
+        for ((name, _), topic) in names.into_iter().zip(wanted) {
+            if let Some(bytes) = largest.get(&topic.name) {
+                told.0.push(name);
+                told.1.push(topic.name);
+                told.2.push(i64::try_from(*bytes).unwrap_or(i64::MAX));
+            }
+        }
+        let told = Arc::new(told);
+        let kept = self.ask(move |tx| {
+            let told = Arc::clone(&told);
+            Box::pin(async move {
+                let (topics, named, bytes) = &*told;
+                let parameters: [Parameter<'_>; 3] =
+                    [(topics, Type::TEXT_ARRAY), (named, Type::TEXT_ARRAY), (bytes, Type::INT8_ARRAY)];
+                tx.query(TELL, &parameters).await?;
+                Ok(())
+            })
+        });
+        kept.await.map_err(|error| error.to_string())
+    }
+
+    /// Sets the gauges.
+    async fn look(&mut self) -> Result<(), StoreError> {
+        let shards = number(self.shards);
+        let (groups, topics) = self
+            .ask(move |tx| {
+                Box::pin(async move {
+                    let groups = tx.query(GROUPS, &[]).await?;
+                    let groups: Result<Vec<(String, String, i64, i64)>, tokio_postgres::Error> = groups
+                        .iter()
+                        .map(|row| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?)))
+                        .collect();
+                    let topics = tx.query(TOPICS, &[(&shards, Type::INT2)]).await?;
+                    let topics: Result<Vec<(String, i64, i64)>, tokio_postgres::Error> = topics
+                        .iter()
+                        .map(|row| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?)))
+                        .collect();
+                    Ok((groups.map_err(PgError::of_row)?, topics.map_err(PgError::of_row)?))
+                })
+            })
+            .await?;
+        self.show(groups, topics);
+        Ok(())
+    }
+
+    fn show(&mut self, groups: Vec<(String, String, i64, i64)>, topics: Vec<(String, i64, i64)>) {
+        let policies = self.policies.current();
+        let Some(policy) = policies.get::<EventsPolicy>() else { return self.metrics.clear() };
+        let mut by_group: BTreeMap<(&str, &str), Behind> = BTreeMap::new();
+        let mut by_topic: BTreeMap<&str, Behind> = BTreeMap::new();
+        for topic in policy.topics() {
+            for name in [topic.name.as_str(), topic.dead_letters.as_str()] {
+                by_topic.insert(name, (0, 0));
+                by_group.insert((name, CONSUMERS), (0, 0));
+            }
+        }
+        for subscription in policy.subscriptions() {
+            by_group.insert((subscription.topic.as_str(), subscription.group.as_str()), (0, 0));
+        }
+        for (topic, name, count, oldest) in &groups {
+            let label = if name.starts_with(GROUP_PREFIX) { name.as_str() } else { CONSUMERS };
+            // What policy no longer names is nobody's to catch up with.
+            if let Some(behind) = by_group.get_mut(&(topic.as_str(), label)) {
+                add(behind, *count, *oldest);
+            }
+        }
+        for (topic, count, oldest) in &topics {
+            if let Some(behind) = by_topic.get_mut(topic.as_str()) {
+                add(behind, *count, *oldest);
+            }
+        }
+        let shown =
+            by_group.keys().map(|(topic, group)| ((*topic).to_owned(), (*group).to_owned())).collect();
+        if self.shown != shown {
+            self.metrics.clear();
+            self.shown = shown;
+        }
+        for (labels, (count, oldest)) in by_group {
+            self.metrics.groups_behind.with_label_values(&[labels.0, labels.1]).set(count);
+            self.metrics.oldest_unseen.with_label_values(&[labels.0, labels.1]).set(oldest);
+        }
+        for (topic, (count, oldest)) in by_topic {
+            self.metrics.undelivered.with_label_values(&[topic]).set(count);
+            self.metrics.oldest_undelivered.with_label_values(&[topic]).set(oldest);
+        }
+    }
+
+    async fn ask<T, F>(&self, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: for<'t> Fn(&'t mut PgTx) -> futures_util::future::BoxFuture<'t, Result<T, StoreError>>
+            + Send
+            + Sync
+            + 'static,
+    {
+        super::orders::ask(&self.log, work).await
+    }
+}
+
+fn add((count, oldest): &mut Behind, more: i64, accepted: i64) {
+    *count += more;
+    *oldest = if *oldest == 0 { accepted } else { accepted.min(*oldest) };
+}

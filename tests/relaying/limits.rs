@@ -1,0 +1,91 @@
+//! What relays say for all: to publishers what Kafka takes, to operators how far behind groups and topics are.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::parked::{event, parked, set_max_bytes};
+use super::support::client::Reply;
+use super::support::sidecar::{ACME, Sidecar};
+use super::support::wait_until;
+use super::{BOUND, on_kafka, publish_all, wait_for_shards};
+
+const LEAST: usize = 20_000;
+
+fn publish(sidecar: &Sidecar, events: &[Value]) -> Reply {
+    let bearer = sidecar.bearer(ACME);
+    let headers =
+        [("Authorization", bearer.as_str()), ("Content-Type", "application/cloudevents-batch+json")];
+    sidecar.client().send("POST", "/v1/events/leads", &headers, json!(events).to_string().as_bytes())
+}
+
+#[test]
+fn an_event_that_the_broker_would_not_take_is_refused_at_publish_and_every_other_arrives() {
+    let (on, brokers, prefix) = on_kafka();
+    let topic = format!("{prefix}.leads");
+    set_max_bytes(&brokers, &topic, LEAST);
+    let (sidecar, relay) = (on.sidecar(), on.process("roles: [relay]\n"));
+    let mut early = 0;
+    wait_until("publishers know what Kafka takes", BOUND, || {
+        let refused = publish(&sidecar, &[event("early", early, LEAST)]).status == 413;
+        early += usize::from(!refused);
+        refused
+    });
+    let refused = publish(&sidecar, &[event("batch", 0, 10), event("batch", 1, LEAST)]);
+    let problem = refused.problem(413, "too_large");
+    let field = &problem["errors"][0];
+    assert_eq!(field["pointer"], "/1");
+    let said = field["detail"].as_str().unwrap();
+    assert!(said.starts_with(&format!("at most {LEAST} bytes as a record of Kafka")), "{said}");
+    assert!(said.contains(&format!("`max.message.bytes` of the topic `{topic}`")), "{said}");
+
+    // Up to the largest that is taken: each reaches Kafka, and the bound is not far below what Kafka takes.
+    let (mut taken, mut too_large, mut accepted) = (LEAST / 2, LEAST, 0);
+    while too_large - taken > 1 {
+        let bytes = usize::midpoint(taken, too_large);
+        match publish(&sidecar, &[event("size", bytes, bytes)]).status {
+            202 => (taken, accepted) = (bytes, accepted + 1),
+            413 => too_large = bytes,
+            other => panic!("{other}"),
+        }
+    }
+    assert!(accepted > 3 && LEAST - taken < 450, "{accepted} taken, the largest of {taken} bytes");
+    publish_all(&sidecar, ACME, &[event("last", 0, 10)]);
+    let delivered = f64::from(accepted) + 1.0;
+    wait_until("all are in Kafka", BOUND, || {
+        relay.metric("outrigger_events_relay_delivered_total") == delivered
+    });
+    assert_eq!(parked(&relay).len(), early, "what came before is parked, and nothing else");
+}
+
+#[test]
+fn one_relay_of_the_fleet_says_how_far_behind_groups_and_topics_are() {
+    let (on, ..) = on_kafka();
+    let sidecar = on.sidecar();
+    publish_all(&sidecar, ACME, &(0..20).map(|number| event("k", number, 10)).collect::<Vec<_>>());
+    let bearer = sidecar.bearer(ACME);
+    let headers = [("Authorization", bearer.as_str()), ("Content-Type", "application/json")];
+    let pull = br#"{"group": "workers", "max": 1, "lease_ms": 600000}"#;
+    assert_eq!(sidecar.client().send("POST", "/v1/events/leads:pull", &headers, pull).status, 200);
+    let first = on.process("roles: [relay]\n");
+    wait_for_shards(&first, 4.0);
+    let second = on.process("roles: [relay]\n");
+    wait_for_shards(&second, 2.0);
+    let said = |what: &str, labels: &str| -> Vec<f64> {
+        [&first, &second].map(|relay| relay.metric(&format!("outrigger_events_{what}{{{labels}}}"))).to_vec()
+    };
+    let sum = |what: &str, labels: &str| said(what, labels).iter().sum::<f64>();
+    let consumers = "group=\"consumers\",topic=\"leads\"";
+    let bound = BOUND + Duration::from_secs(30);
+    wait_until("the group is behind", bound, || sum("groups_behind_count", consumers) == 1.0);
+    let oldest = said("groups_oldest_unseen_timestamp_seconds", consumers);
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
+    let spoken: Vec<f64> = oldest.into_iter().filter(|oldest| *oldest > 0.0).collect();
+    assert!(matches!(spoken[..], [one] if now - one >= 10.0 && now - one < 600.0), "{spoken:?} at {now}");
+    assert_eq!(sum("topic_undelivered_count", "topic=\"leads\""), 0.0);
+
+    let seek = br#"{"group": "workers", "to": "latest"}"#;
+    let reply = sidecar.client().send("POST", "/v1/events/leads:seek", &headers, seek);
+    assert!(reply.status < 300, "{}", reply.text());
+    wait_until("the group has looked at all", bound, || sum("groups_behind_count", consumers) == 0.0);
+}
