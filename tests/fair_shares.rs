@@ -182,7 +182,7 @@ fn forty_slow_calls_of_one_tenant_leave_another_its_connections_to_the_store() {
     };
     std::thread::scope(|scope| {
         let held = on.database.hold(PostgresRole::Superuser, HOLD).unwrap();
-        let slow: Vec<_> = (0..40).map(|_| scope.spawn(&again)).collect();
+        let slow: Vec<_> = (0..40).map(|_| scope.spawn(again)).collect();
         let mut over = pull(&acme);
         wait_until("one over the tenant's share", Duration::from_secs(20), || {
             over = pull(&acme);

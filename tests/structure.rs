@@ -102,7 +102,7 @@ const DRIVERS: &[(&str, &[&str])] = &[
             "store/postgres",
             "leases/postgres.rs",
             "primitives/events/postgres",
-            "primitives/events/relay/postgres.rs",
+            "primitives/events/relay/postgres",
             "primitives/events/relay/fleet.rs",
         ],
     ),

@@ -56,13 +56,19 @@ pub enum Heard {
 /// A caller that takes another connection, to any of the doors, where one is lost.
 pub struct Caller<'d> {
     doors: &'d Doors,
+    call_ms: &'static str,
     pub random: Random,
     open: Option<(Client, String)>,
 }
 
 impl<'d> Caller<'d> {
     pub fn new(doors: &'d Doors, seed: u64) -> Self {
-        Self { doors, random: Random::new(seed), open: None }
+        Self { doors, call_ms: CALL_MS, random: Random::new(seed), open: None }
+    }
+
+    /// One whose calls may take as long as a call may: for the whole of a long log at once.
+    pub fn patient(self) -> Self {
+        Self { call_ms: "60000", ..self }
     }
 
     /// A connection of its own, and the token that is good there.
@@ -75,7 +81,7 @@ impl<'d> Caller<'d> {
         let Some((mut client, bearer)) = self.open.take().or_else(|| self.open()) else {
             return Heard::NotSent;
         };
-        let mut all = vec![("Authorization", bearer.as_str()), ("Outrigger-Timeout-Ms", CALL_MS)];
+        let mut all = vec![("Authorization", bearer.as_str()), ("Outrigger-Timeout-Ms", self.call_ms)];
         all.extend(headers);
         let sent = client.write_request(method, target, &all, body.as_bytes());
         match sent.and_then(|()| client.read_reply(false)) {

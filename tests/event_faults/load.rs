@@ -120,7 +120,7 @@ impl<'d> Load<'d> {
 
     /// Until nothing comes: a reply ends, whole to all appearance, where its caller's time does.
     fn lines(&self, seed: u64, topic: &str) -> Vec<Value> {
-        let mut caller = Caller::new(self.doors, seed);
+        let mut caller = Caller::new(self.doors, seed).patient();
         let (mut lines, mut target): (Vec<Value>, _) = (Vec::new(), format!("/v1/events/{topic}"));
         for _ in 0..1000 {
             match caller.call("GET", &target, &[], "") {

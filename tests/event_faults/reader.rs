@@ -133,7 +133,12 @@ impl<'l> Reader<'l> {
         } else if line.is_empty()
             && let Some((cursor, event)) = pending.take()
         {
-            self.got(&event, cursor);
+            if event.is_null() {
+                // Without data it says where the stream is, and is no event.
+                self.cursor = Some(cursor);
+            } else {
+                self.got(&event, cursor);
+            }
         }
     }
 

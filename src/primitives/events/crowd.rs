@@ -25,9 +25,9 @@ async fn a_tenant_that_floods_the_publishers_is_refused_alone_and_the_others_go_
         (Stores::new(4).await, Callers::new("  leads: {}\n"), Registry::default());
     let tasks = Tasks::default();
     let metrics = Arc::new(EventsMetrics::new(&registry).unwrap());
-    let arrivals = Arrivals::new(stores.postgres.clone(), tasks.clone());
+    let arrivals = Arrivals::new(stores.postgres.clone(), 0, tasks.clone());
     let pushed = PushMetrics::new(&registry).unwrap();
-    let nothing = Arc::new(StoreDeliveries::new(stores.postgres.clone(), callers.source.clone()));
+    let nothing = Arc::new(StoreDeliveries::new(stores.postgres.clone(), callers.source.clone(), None));
     let dispatcher = Dispatcher::start(nothing, pushed, Timing::default(), &tasks).unwrap();
     let publisher =
         Publisher::new(stores.postgres.clone(), (arrivals, dispatcher), Arc::clone(&metrics), tasks.clone());

@@ -1,6 +1,7 @@
 //! The log in PostgreSQL.
 
 mod append;
+mod attempts;
 mod dead_letters;
 mod groups;
 mod head;
@@ -12,6 +13,7 @@ mod read;
 mod sessions;
 
 pub(super) use append::{insert, take_ids};
+pub use attempts::{AttemptFilter, ListedAttempt, attempts};
 pub(super) use dead_letters::{copy, found};
 pub(super) use groups::{
     count as count_groups, create as create_group, drop_idle as drop_idle_groups, load as load_group,

@@ -27,7 +27,6 @@
 //! - Nothing of this process's own goes out: the request has the event, the signature and a few fixed headers.
 
 mod agenda;
-mod attempts;
 mod circuit;
 mod dispatcher;
 mod endpoint;
@@ -45,7 +44,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-pub use attempts::{AttemptFilter, ListedAttempt, attempts};
+pub use super::postgres::{AttemptFilter, ListedAttempt, attempts};
 pub use circuit::Backoff;
 pub use dispatcher::{Dispatcher, Timing};
 pub use metrics::PushMetrics;

@@ -9,11 +9,8 @@ mod fleet;
 mod kafka;
 pub mod lanes;
 mod metrics;
-mod orders;
 mod postgres;
 mod record;
-mod replay;
-mod report;
 #[cfg(test)]
 mod rows;
 mod run;
@@ -22,11 +19,11 @@ pub use cursor::CursorError;
 pub(super) use fleet::Relay;
 pub use kafka::{RESERVED_TOPIC, topics};
 pub use metrics::RelayMetrics;
-pub use orders::{Order, OrderDone, OrderError, OrderState, Settled, discard, orders, release};
+pub use postgres::ordered::{Order, OrderDone, OrderError, OrderState, Settled, discard, orders, release};
+pub use postgres::replay::{Progress, Replay, ReplayError, republish};
+pub(super) use postgres::report::{FleetMetrics, Report};
 pub use postgres::{ParkedEvent, parked_events};
 pub(super) use record::batch_bytes;
-pub use replay::{Progress, Replay, ReplayError, republish};
-pub(super) use report::{FleetMetrics, Report};
 pub use run::{MAX_ROWS, ShardEnd, run_shard};
 
 use std::collections::BTreeMap;

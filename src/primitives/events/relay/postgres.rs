@@ -1,6 +1,9 @@
 //! The log as a relay reads it: of every tenant, by the narrow role that may.
 
-pub(super) mod orders;
+pub(super) mod ordered;
+mod orders;
+pub(super) mod replay;
+pub(super) mod report;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -12,7 +12,7 @@ use prometheus::IntGaugeVec;
 use tokio_postgres::types::Type;
 use tokio_util::sync::CancellationToken;
 
-use super::{kafka, number};
+use super::super::{kafka, number};
 use crate::leases::{Leases, Owner};
 use crate::policy::PolicySource;
 use crate::pools::kafka::{Kafka, largest_batches};
@@ -52,7 +52,7 @@ const TOPICS: &str = "SELECT topic, count(*), floor(extract(epoch FROM min(accep
      GROUP BY topic";
 
 /// Gauges of the whole fleet.
-pub(in super::super) struct FleetMetrics {
+pub(in super::super::super) struct FleetMetrics {
     groups_behind: IntGaugeVec,
     oldest_unseen: IntGaugeVec,
     undelivered: IntGaugeVec,
@@ -61,7 +61,7 @@ pub(in super::super) struct FleetMetrics {
 
 impl FleetMetrics {
     /// Registers them; once per registry.
-    pub(in super::super) fn new(registry: &Registry) -> Result<Self, MetricError> {
+    pub(in super::super::super) fn new(registry: &Registry) -> Result<Self, MetricError> {
         let of_groups = &["topic", "group"];
         Ok(Self {
             groups_behind: registry.gauges(
@@ -97,7 +97,7 @@ impl FleetMetrics {
 }
 
 /// The work of the relay that has the lease.
-pub(in super::super) struct Report {
+pub(in super::super::super) struct Report {
     log: Store,
     kafka: Arc<Kafka>,
     policies: PolicySource,
@@ -113,7 +113,7 @@ type Behind = (i64, i64);
 
 impl Report {
     /// Starts it, until the process stops.
-    pub(in super::super) fn start(
+    pub(in super::super::super) fn start(
         log: Store,
         kafka: Arc<Kafka>,
         policies: PolicySource,
@@ -270,7 +270,7 @@ impl Report {
             + Sync
             + 'static,
     {
-        super::orders::ask(&self.log, work).await
+        super::ordered::ask(&self.log, work).await
     }
 }
 

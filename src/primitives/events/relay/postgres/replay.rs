@@ -9,9 +9,10 @@ use std::sync::Arc;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-use super::orders::ask;
-use super::record::replayed;
-use super::{Row, number, postgres};
+use super::super::record::replayed;
+use super::super::{Row, number};
+use super::ordered::ask;
+use super::read_row;
 use crate::pools::kafka::{Kafka, KafkaFailure, Republisher, TransactionFailure};
 use crate::primitives::events::Position;
 use crate::store::postgres::{Parameter, PgError, PgTx};
@@ -144,5 +145,5 @@ async fn page(
         (&ROWS, Type::INT8),
         (&MAX_BYTES, Type::INT8),
     ];
-    tx.query(PAGE, &parameters).await?.iter().map(postgres::read_row).collect()
+    tx.query(PAGE, &parameters).await?.iter().map(read_row).collect()
 }

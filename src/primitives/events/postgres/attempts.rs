@@ -37,7 +37,7 @@ pub struct ListedAttempt {
     pub message_id: String,
     /// Which attempt of the event it was, from 1.
     pub attempt: i32,
-    /// How it ended, as [`Outcome::label`](super::Outcome::label) says it.
+    /// How it ended, as [`Outcome::label`](crate::primitives::events::push::Outcome::label) says it.
     pub outcome: String,
     /// The status of the answer, where there was one.
     pub status: Option<i16>,

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use tokio_postgres::types::Type;
 
-use super::Row;
-use super::lanes::OrderedKey;
+use super::super::Row;
+use super::super::lanes::OrderedKey;
 use crate::primitives::events::Position;
 use crate::store::postgres::{PgError, PgTx};
 use crate::store::{Reach, Store, StoreError, Tx};
