@@ -16,6 +16,7 @@ use super::groups::{
 };
 use super::push::AttemptRow;
 use super::read::{self, Scan};
+use super::turns::{Act, Acted, together};
 use super::{Logged, Position, ReadFrom, Topic, postgres, sqlite};
 use crate::error::ErrorKind;
 use crate::names::Name;
@@ -63,6 +64,12 @@ pub enum GroupError {
     /// A defect: a policy that its own schema refuses.
     #[error("the topic's policy: {0}")]
     Policy(#[from] OutOfBounds),
+    /// Why the transaction of several calls failed.
+    #[error(transparent)]
+    Together(Arc<GroupError>),
+    /// A defect: the group's task ended without a word.
+    #[error("the group's task ended")]
+    Gone,
     /// A key has more events than are sent again at once.
     #[error("the key has more than {0} events from then on: name a later time")]
     LongKey(usize),
@@ -79,6 +86,8 @@ impl GroupError {
             Self::TooMany(_) => ErrorKind::QuotaExhausted,
             Self::Policy(_) => ErrorKind::Internal,
             Self::LongKey(_) => ErrorKind::Invalid,
+            Self::Together(error) => error.kind(),
+            Self::Gone => ErrorKind::OutcomeUnknown,
         }
     }
 }
@@ -162,9 +171,8 @@ impl Group {
         max: MaxDeliveries,
         lease: LeaseTime,
     ) -> Result<Deliveries, GroupError> {
-        let pulling =
-            self.run(store, 0, move |group, tx| Box::pin(async move { group.pull_in(tx, max, lease).await }));
-        let (pulled, left) = pulling.await?;
+        let (mut acted, left) = together(store, vec![(self.clone(), Act::Pull(max, lease))]).await?;
+        let Some(Acted::Pulled(pulled)) = acted.pop() else { return Err(GroupError::Gone) };
         Ok(Deliveries { given_up: self.bury_first(store, left).await, ..pulled })
     }
 
@@ -175,11 +183,8 @@ impl Group {
         receipts: Arc<[Box<str>]>,
         what: Settle,
     ) -> Result<(Outcome, GivenUp), GroupError> {
-        let settling = self.run(store, 0, move |group, tx| {
-            let receipts = Arc::clone(&receipts);
-            Box::pin(async move { group.settle_in(tx, &receipts, what).await })
-        });
-        let (outcome, left) = settling.await?;
+        let (mut acted, left) = together(store, vec![(self.clone(), Act::Settle(receipts, what))]).await?;
+        let Some(Acted::Settled(outcome)) = acted.pop() else { return Err(GroupError::Gone) };
         Ok((outcome, self.bury_first(store, left).await))
     }
 
@@ -236,14 +241,15 @@ impl Group {
         store.run(&self.audience, bytes, move |tx| work(group.clone(), tx)).await
     }
 
-    async fn pull_in(
-        self,
+    /// Leases in a transaction that has the row.
+    pub(super) async fn pull_in(
+        &self,
         tx: &mut Tx<'_>,
+        state: &mut State,
+        row: &GroupRow,
         max: MaxDeliveries,
         lease: LeaseTime,
-    ) -> Result<(Deliveries, usize), GroupError> {
-        let (mut state, row) = self.load(tx).await?;
-        let before = state.encode();
+    ) -> Result<Deliveries, GroupError> {
         let mut events: HashMap<Position, Logged> = HashMap::new();
         let mut more;
         let (deliveries, full) = loop {
@@ -267,10 +273,6 @@ impl Group {
                 break (pulled.leases, pulled.full);
             }
         };
-        let after = state.encode();
-        if after != before {
-            self.store(tx, &state, &after).await?;
-        }
         let deliveries = deliveries
             .into_iter()
             .filter_map(|lease| Some(Delivery { lease, event: events.remove(&lease.position)? }))
@@ -278,7 +280,7 @@ impl Group {
         let due_in_ms =
             state.due_ms().map(|due| u64::try_from(due.saturating_sub(row.now_ms)).unwrap_or_default());
         let (given_up, position) = (GivenUp::default(), state.position());
-        Ok((Deliveries { deliveries, due_in_ms, given_up, full, position, more }, state.dead().count()))
+        Ok(Deliveries { deliveries, due_in_ms, given_up, full, position, more })
     }
 
     /// Takes new events into a pull. Whether there is more of the log than it looked through.
@@ -321,29 +323,8 @@ impl Group {
         Ok(more && pull.leases().is_empty())
     }
 
-    async fn settle_in(
-        self,
-        tx: &mut Tx<'_>,
-        receipts: &[Box<str>],
-        what: Settle,
-    ) -> Result<(Outcome, usize), GroupError> {
-        let found = load(tx, &self.place).await?;
-        let Some(bytes) = &found.state else {
-            // Nobody ever pulled: nothing is made for receipts that nobody was given.
-            let stale = (0..receipts.len()).collect();
-            return Ok((Outcome { done: 0, stale }, 0));
-        };
-        let (mut state, row) = (State::decode(bytes)?, found);
-        let before = state.encode();
-        let outcome = self.apply(&mut state, row.now_ms, receipts, what)?;
-        let after = state.encode();
-        if after != before {
-            self.store(tx, &state, &after).await?;
-        }
-        Ok((outcome, state.dead().count()))
-    }
-
-    fn apply(
+    /// Settles in a transaction that has the row.
+    pub(super) fn apply(
         &self,
         state: &mut State,
         now_ms: i64,
@@ -374,11 +355,17 @@ impl Group {
         Ok(is_moved)
     }
 
-    /// The group's state, its row locked; made where there is none.
-    async fn load(&self, tx: &mut Tx<'_>) -> Result<(State, GroupRow), GroupError> {
+    /// The group's state, its row locked; none where there is none.
+    pub(super) async fn find(&self, tx: &mut Tx<'_>) -> Result<Option<(State, GroupRow)>, GroupError> {
         let found = load(tx, &self.place).await?;
-        if let Some(state) = &found.state {
-            return Ok((State::decode(state)?, found));
+        let Some(bytes) = &found.state else { return Ok(None) };
+        Ok(Some((State::decode(bytes)?, found)))
+    }
+
+    /// The group's state, its row locked; made where there is none.
+    pub(super) async fn load(&self, tx: &mut Tx<'_>) -> Result<(State, GroupRow), GroupError> {
+        if let Some(found) = self.find(tx).await? {
+            return Ok(found);
         }
         // How many subscriptions and services there are, is policy's to say.
         if matches!(self.audience, Audience::Tenant(_)) {

@@ -41,6 +41,7 @@ mod sqlite;
 #[cfg(test)]
 mod steps;
 mod time;
+mod turns;
 
 pub use append::{Appended, Batch, append, append_all, is_dead_letters};
 pub use audience::Audience;
@@ -152,5 +153,15 @@ fn build(section: Value, resources: &Resources) -> Result<Vec<Route>, BuildError
     }
     let heartbeat = Duration::from_millis(config.heartbeat_ms);
     let broker_limits = broker_limits::BrokerLimits::start(store.clone(), &tasks);
-    Ok(api::routes(api::Api { store, publisher, arrivals, undertaker, broker_limits, metrics, heartbeat }))
+    let turns = turns::Turns::new(store.clone(), tasks);
+    Ok(api::routes(api::Api {
+        store,
+        publisher,
+        arrivals,
+        turns,
+        undertaker,
+        broker_limits,
+        metrics,
+        heartbeat,
+    }))
 }

@@ -30,7 +30,7 @@ pub enum PgError {
     #[error("{0}")]
     Schema(String),
     /// A defect: a column that is not what the statement asks for.
-    #[error("a row of PostgreSQL is not as expected: {0}")]
+    #[error("a row of PostgreSQL is not as expected: {}", words(.0))]
     Row(tokio_postgres::Error),
     /// A defect: a statement of a transaction that has ended.
     #[error("the transaction has ended")]
@@ -39,13 +39,26 @@ pub enum PgError {
     #[error("PostgreSQL does not answer")]
     Silent(Failure),
     /// PostgreSQL, or the connection to it.
-    #[error("PostgreSQL: {source}")]
+    #[error("PostgreSQL: {}", words(source))]
     Failed {
         /// What it means.
         failure: Failure,
         /// What it said.
         source: tokio_postgres::Error,
     },
+}
+
+/// What the driver's own text leaves out: what the server said, or what the connection broke on. A server's message about
+/// data quotes it, and its detail does: of those there is the code alone.
+pub(super) fn words(error: &tokio_postgres::Error) -> String {
+    match (error.as_db_error(), std::error::Error::source(error)) {
+        (Some(said), _) if said.code().code().starts_with("22") => {
+            format!("a value is not taken (SQLSTATE {})", said.code().code())
+        }
+        (Some(said), _) => format!("{} (SQLSTATE {})", said.message(), said.code().code()),
+        (None, Some(cause)) => format!("{error}: {cause}"),
+        (None, None) => error.to_string(),
+    }
 }
 
 impl PgError {

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts};
+use deadpool_postgres::{
+    Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, Timeouts,
+};
 use futures_util::future::BoxFuture;
 use prometheus::IntGauge;
 use tokio::sync::{Notify, watch};
 
-use super::classify::{Failure, PgError};
+use super::classify::{Failure, PgError, words};
 use super::connect::{Connector, StartError};
 use super::metrics::{PostgresMetrics, RoleMetrics};
 use super::schema::{self, Identity, Standing};
@@ -231,7 +233,12 @@ impl Postgres {
         let connection = self.pool.get().await;
         self.metrics.wait.observe(began.elapsed().as_secs_f64());
         self.count_connections();
-        connection.map_err(|error| PgError::NoConnection(error.to_string()))
+        connection.map_err(|error| {
+            PgError::NoConnection(match &error {
+                PoolError::Backend(error) => words(error),
+                other => other.to_string(),
+            })
+        })
     }
 
     pub(super) fn set_standing(&self, standing: Standing) {

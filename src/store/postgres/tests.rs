@@ -29,6 +29,8 @@ const NOTES: &[&str] = &[
 ];
 const INSERT: &str = "INSERT INTO notes (tenant_id, id, text) VALUES ($1, $2, $3)";
 const TOUCH: &str = "UPDATE notes SET text = text || '.' WHERE id = $1";
+/// A look that fails takes a moment, and a busy machine.
+const BOUND: Duration = Duration::from_secs(20);
 const TENANTS: &str = "SELECT DISTINCT tenant_id FROM notes";
 
 /// A migrated database with notes, and so many connections to it.
@@ -188,6 +190,24 @@ async fn connections_are_made_when_needed_and_closed_when_unused() {
 }
 
 #[tokio::test]
+async fn what_the_server_said_is_in_the_text_but_no_value_is() {
+    let bench = noted(1).await;
+    let tenant = Tenants::One(Uuid::from_u128(1));
+    for (statement, expected) in [
+        ("SELECT FROM nowhere", "PostgreSQL: relation \"nowhere\" does not exist (SQLSTATE 42P01)"),
+        ("SELECT 'canary'::bigint", "PostgreSQL: a value is not taken (SQLSTATE 22P02)"),
+    ] {
+        let ended = bench.postgres.run_for(tenant.clone(), move |tx| tx.query(statement, &[]).boxed()).await;
+        assert_eq!(ended.map(drop).unwrap_err().to_string(), expected);
+    }
+    let address = shared_postgres().access().address(0);
+    let authority = shared_postgres().access().certificate().authority.clone();
+    let (config, _secrets) = bench::config(&[address], "not_there", Some(authority));
+    let text = Postgres::open(&config, &ConnectAs::App(&config.app)).await.map(drop).unwrap_err();
+    assert!(text.contains("database \"not_there\" does not exist (SQLSTATE 3D000)"), "{text}");
+}
+
+#[tokio::test]
 async fn a_server_that_is_not_there_and_one_of_another_authority_write_nothing_and_say_so() {
     let servers = shared_postgres();
     let database = servers.database().unwrap();
@@ -210,8 +230,17 @@ async fn a_server_that_is_not_there_and_one_of_another_authority_write_nothing_a
         let ended: Result<_, PgError> =
             postgres.run_for(tenant.clone(), |tx| tx.query("SELECT 1", &[]).boxed()).await;
         assert_eq!(ended.unwrap_err().failure(), Failure::Unavailable, "{server}");
-        let report = board.reports().remove(0);
-        assert!(report.advice.contains("503 until it answers"), "{server}: {report:?}");
+        // The call's wait may have ended before the first look did.
+        let mut ticks = tokio::time::interval(Duration::from_millis(5));
+        let deadline = Instant::now() + BOUND;
+        loop {
+            let report = board.reports().remove(0);
+            if report.advice.contains("503 until it answers") {
+                break;
+            }
+            assert!(Instant::now() < deadline, "{server}: {report:?}");
+            ticks.tick().await;
+        }
     }
     let (plain, _secrets) = bench::config(&["db.example:5432".to_owned()], "any", None);
     let metrics = PostgresMetrics::new(&Registry::default()).unwrap();

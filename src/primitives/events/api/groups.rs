@@ -133,7 +133,7 @@ pub(super) async fn pull(api: &Api, mut call: Box<Call>) -> Result<Reply, Proble
         if let Some(waiter) = &mut waiter {
             waiter.looks();
         }
-        let pulled = group.pull(&api.store, max, lease).await?;
+        let pulled = api.turns.pull(&group, max, lease).await?;
         count(api, &pulled);
         api.undertaker.gave_up(&group, pulled.given_up);
         if pulled.deliveries.len() as u64 >= request.max {
@@ -226,7 +226,7 @@ pub(super) async fn extend(api: &Api, mut call: Box<Call>) -> Result<Reply, Prob
 async fn settle(api: &Api, group: &Group, receipts: Vec<Box<str>>, what: Settle) -> Result<Reply, Problem> {
     Receipts::new(&receipts)?;
     let receipts: Arc<[Box<str>]> = receipts.into();
-    let (outcome, given_up) = group.settle(&api.store, Arc::clone(&receipts), what).await?;
+    let (outcome, given_up) = api.turns.settle(group, Arc::clone(&receipts), what).await?;
     api.metrics.settled(what, &outcome);
     api.undertaker.gave_up(group, given_up);
     let stale = outcome.stale.iter().filter_map(|at| receipts.get(*at).cloned()).collect();

@@ -15,6 +15,7 @@ use super::broker_limits::BrokerLimits;
 use super::dead_letters::Undertaker;
 use super::metrics::EventsMetrics;
 use super::publish::{PublishError, Publisher};
+use super::turns::Turns;
 use super::{Audience, CONSUME, CursorKey, EventsPolicy, GroupError, PUBLISH, READ, Topic};
 use crate::error::ErrorKind;
 use crate::http::{Call, Problem, Route, handler};
@@ -32,6 +33,7 @@ pub(super) struct Api {
     pub(super) store: Store,
     pub(super) publisher: Arc<Publisher>,
     pub(super) arrivals: Arc<Arrivals>,
+    pub(super) turns: Arc<Turns>,
     pub(super) undertaker: Arc<Undertaker>,
     pub(super) broker_limits: Arc<BrokerLimits>,
     pub(super) metrics: Arc<EventsMetrics>,
@@ -155,20 +157,25 @@ impl From<PublishError> for Problem {
 
 impl From<GroupError> for Problem {
     fn from(error: GroupError) -> Self {
-        match &error {
-            GroupError::Store(error) => store_problem(error),
-            GroupError::TooMany(most) => {
-                let detail = format!(
-                    "this tenant has {most} groups of the topic (`groups.max_per_tenant`): use one of them; those that nobody \
+        group_problem(&error)
+    }
+}
+
+fn group_problem(error: &GroupError) -> Problem {
+    match error {
+        GroupError::Store(error) => store_problem(error),
+        GroupError::Together(error) => group_problem(error),
+        GroupError::TooMany(most) => {
+            let detail = format!(
+                "this tenant has {most} groups of the topic (`groups.max_per_tenant`): use one of them; those that nobody \
                      uses go when the events that they looked at do"
-                );
-                Self::new(error.kind(), detail)
-            }
-            GroupError::LongKey(_) => Self::new(error.kind(), error.to_string()),
-            GroupError::State(_) | GroupError::Order(_) | GroupError::Policy(_) => {
-                tracing::error!(%error, "a consumer group cannot be worked with");
-                Self::new(error.kind(), "the group's state cannot be read; the log of this process says why")
-            }
+            );
+            Problem::new(error.kind(), detail)
+        }
+        GroupError::LongKey(_) => Problem::new(error.kind(), error.to_string()),
+        GroupError::State(_) | GroupError::Order(_) | GroupError::Policy(_) | GroupError::Gone => {
+            tracing::error!(%error, "a consumer group cannot be worked with");
+            Problem::new(error.kind(), "the group's state cannot be read; the log of this process says why")
         }
     }
 }
