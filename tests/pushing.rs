@@ -5,54 +5,25 @@
 #[path = "support/mod.rs"]
 mod support;
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
 use outrigger::primitives::events::push::signature::verify;
 use serde_json::{Value, json};
 use support::postgres::OnPostgres;
 use support::sidecar::{ACME, BINARY, GLOBEX, Sidecar};
+use support::webhooks::{self, Received};
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const BOUND: Duration = Duration::from_secs(20);
 
-/// What an endpoint was sent.
-#[derive(Debug)]
-struct Received {
-    path: String,
-    headers: Vec<(String, String)>,
-    body: Value,
-    text: Vec<u8>,
-}
-
-impl Received {
-    fn header(&self, name: &str) -> &str {
-        &self.headers.iter().find(|(held, _)| held.eq_ignore_ascii_case(name)).unwrap().1
-    }
-}
-
 /// An application that answers 500 to the first request about `flaky`, always to `poison…`, 429 to `busy`, and else 204.
 fn application() -> (u16, Receiver<Received>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let (port, (sender, receiver)) = (listener.local_addr().unwrap().port(), sync_channel(1000));
-    std::thread::spawn(move || {
-        let flaky = Arc::new(AtomicBool::new(false));
-        for stream in listener.incoming() {
-            let (stream, sender, flaky) = (stream.unwrap(), sender.clone(), Arc::clone(&flaky));
-            std::thread::spawn(move || serve(&mut BufReader::new(stream), &sender, &flaky));
-        }
-    });
-    (port, receiver)
-}
-
-fn serve(stream: &mut BufReader<TcpStream>, sender: &SyncSender<Received>, flaky: &AtomicBool) {
-    while let Some(received) = request(stream) {
+    let ((sender, receiver), flaky) = (sync_channel(1000), AtomicBool::new(false));
+    let port = webhooks::endpoint(move |received| {
         let id = received.body["id"].as_str().unwrap_or_default();
         let refused = id.starts_with("poison") || id == "flaky" && !flaky.swap(true, Ordering::SeqCst);
         let status = match id {
@@ -60,31 +31,10 @@ fn serve(stream: &mut BufReader<TcpStream>, sender: &SyncSender<Received>, flaky
             _ if refused => "500 Internal Server Error",
             _ => "204 No Content",
         };
-        let sent = sender.send(received);
-        let reply = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n");
-        if stream.get_mut().write_all(reply.as_bytes()).is_err() || sent.is_err() {
-            break;
-        }
-    }
-}
-
-fn request(stream: &mut BufReader<TcpStream>) -> Option<Received> {
-    let mut line = String::new();
-    stream.read_line(&mut line).ok().filter(|read| *read > 0)?;
-    let (mut headers, mut length) = (Vec::new(), 0);
-    loop {
-        let mut line = String::new();
-        stream.read_line(&mut line).ok()?;
-        let Some((name, value)) = line.trim_end().split_once(": ") else { break };
-        if name.eq_ignore_ascii_case("content-length") {
-            length = value.parse().unwrap();
-        }
-        headers.push((name.to_owned(), value.to_owned()));
-    }
-    let mut text = vec![0; length];
-    stream.read_exact(&mut text).ok()?;
-    let path = line.split(' ').nth(1).unwrap().to_owned();
-    Some(Received { path, headers, body: serde_json::from_slice(&text).unwrap(), text })
+        // After the test's end nobody wants to know.
+        sender.send(received).is_ok().then_some(status)
+    });
+    (port, receiver)
 }
 
 fn policy(port: u16, secret: &str) -> String {

@@ -11,10 +11,11 @@ use crate::support::sidecar::{ACME, Sidecar};
 use crate::support::wait_until;
 
 const STRUCTURED: (&str, &str) = ("Content-Type", "application/cloudevents+json");
-/// A commit that waits for the standby, which is stopped.
-const WAITS: &str =
-    "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND backend_type = 'client backend'";
-const CUTS: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+/// A publisher's commit that waits for the standby, which is stopped. A sidecar has others, of leases.
+const WAITS: &str = "SELECT count(*) FROM pg_stat_activity waits WHERE wait_event = 'SyncRep' \
+     AND EXISTS (SELECT FROM pg_locks WHERE pid = waits.pid AND relation = 'event_dedupe'::regclass)";
+const CUTS: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity waits WHERE wait_event = 'SyncRep' \
+     AND EXISTS (SELECT FROM pg_locks WHERE pid = waits.pid AND relation = 'event_dedupe'::regclass)";
 
 struct Bench {
     sidecar: Sidecar,

@@ -109,9 +109,11 @@ async fn calls_that_wait_for_a_group_hold_one_connection_and_who_left_is_leased_
         }
     };
     let calling = join_all(calls.iter_mut());
+    // The calls begin first: looking takes this thread.
     tokio::select! {
-        () = is_held => {}
+        biased;
         ended = calling => panic!("{} calls ended while the row was held", ended.len()),
+        () = is_held => {}
     }
     assert_eq!(tokio::task::block_in_place(sessions), "1", "one connection for all of them");
     drop(calls.split_off(CALLERS / 2));
