@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used, reason = "test code")]
 
 #[path = "relay/consumer.rs"]
-#[allow(dead_code, reason = "the relay's own tests use the rest")]
 mod consumer;
 #[path = "relaying/limits.rs"]
 mod limits;

@@ -4,7 +4,6 @@
 #![allow(clippy::unwrap_used, unreachable_pub, reason = "test code")]
 
 #[path = "../relay/consumer.rs"]
-#[allow(dead_code, reason = "the relay's own tests use the rest")]
 mod kafka;
 #[path = "../support/mod.rs"]
 mod support;

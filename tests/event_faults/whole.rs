@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use rig::{BROKERS, KafkaCluster, KafkaOptions};
 use rustix::process::Signal;
+use serde_json::Value;
 
 use crate::kafka::{Seen, read_committed};
 use crate::load::{Load, Logged, TOPIC};
@@ -181,6 +182,8 @@ fn kafka_has_the_log(log: &[Logged], seen: &[Seen]) {
         let at = place
             .remove(record.id())
             .unwrap_or_else(|| panic!("{record:?} came twice, or is not in the log"));
+        let data: Value = serde_json::from_slice(record.value.as_deref().unwrap()).unwrap();
+        assert!(record.id().ends_with(&format!("-{}", data["n"])), "{record:?} has another one's data");
         let key = &*log[at].key;
         assert!(record.key.ends_with(&format!("/{key}")), "{record:?} has the key {key} in the log");
         let before = last.insert(key, at);

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "test code")]
 
+mod check;
 mod consumer;
 mod log;
 mod secured;
@@ -24,7 +25,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use consumer::{check, read_committed};
+use check::check;
+use consumer::read_committed;
 use log::{Log, TENANT};
 
 const LANES: u16 = 8;

@@ -10,7 +10,8 @@ use outrigger::primitives::events::relay::ShardEnd;
 use rig::{KAFKA_PASSWORD, KAFKA_USER, KafkaCluster, KafkaOptions};
 use uuid::Uuid;
 
-use super::consumer::{check, read_committed};
+use super::check::check;
+use super::consumer::read_committed;
 use super::log::Log;
 use super::{BOUND, LANES, LOGGED, append, ensure, metrics, start};
 

@@ -108,7 +108,10 @@ fn line(state: &OrderState) -> String {
         Some(OrderDone::Released) => format!("released, {sent} events sent"),
         Some(OrderDone::Discarded) => "one event given up; the key's others stay parked".to_owned(),
         Some(OrderDone::Refused) => {
-            format!("{sent} events sent, then refused again: {}", detail.as_deref().unwrap_or_default())
+            format!(
+                "{sent} events sent, then refused again: {}",
+                detail.as_deref().unwrap_or("no reason was kept")
+            )
         }
         None => format!("not done in time, {sent} events sent: the order stands until a relay does it"),
     };

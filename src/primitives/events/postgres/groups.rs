@@ -38,7 +38,7 @@ pub(in super::super) async fn count(tx: &mut PgTx, place: &Place) -> Result<i64,
 pub(in super::super) async fn drop_idle(tx: &mut PgTx) -> Result<usize, StoreError> {
     let rows = tx.query(DROP_IDLE, &[]).await?;
     let dropped: i32 = rows.first().ok_or(PgError::Ended)?.try_get(0).map_err(PgError::of_row)?;
-    Ok(usize::try_from(dropped).unwrap_or_default())
+    usize::try_from(dropped).map_err(|_| StoreError::Corrupt(format!("{dropped} groups were dropped")))
 }
 
 /// The group's row, locked until the transaction ends, the time and how far the log may be read.

@@ -140,7 +140,7 @@ impl Endpoint {
                 }
                 () = self.inbox.told.notified(), if !stopping => {}
                 () = stop.cancelled(), if !stopping => {}
-                () = tokio::time::sleep(wake.unwrap_or_default()), if wake.is_some() && !stopping => {}
+                () = after(wake), if !stopping => {}
             }
         }
     }
@@ -437,5 +437,13 @@ async fn settle(shared: &Shared, line: &Line, settled: &[Settled]) {
         if let Some(wait) = wait {
             tokio::time::sleep(wait).await;
         }
+    }
+}
+
+/// Never, where there is nothing to wait for.
+async fn after(wake: Option<Duration>) {
+    match wake {
+        Some(wake) => tokio::time::sleep(wake).await,
+        None => std::future::pending().await,
     }
 }

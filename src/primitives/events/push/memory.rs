@@ -171,7 +171,7 @@ impl Deliveries for Memory {
                 }
             });
             let leased = leased.collect();
-            let due_in_ms = state.due_ms().map(|due_ms| u64::try_from(due_ms - now_ms).unwrap_or_default());
+            let due_in_ms = state.due_ms().map(|due_ms| (due_ms - now_ms).max(0).unsigned_abs());
             Pulled { leased, due_in_ms }
         })
     }

@@ -100,7 +100,7 @@ pub fn message_id(subscription: &Subscription, event: &Logged) -> String {
     }
     context.update(&event.attributes);
     let hash = context.finish();
-    format!("msg_{}", URL_SAFE_NO_PAD.encode(hash.as_ref().get(..ID_BYTES).unwrap_or_default()))
+    format!("msg_{}", URL_SAFE_NO_PAD.encode(&hash.as_ref()[..ID_BYTES]))
 }
 
 #[cfg(test)]

@@ -13,12 +13,13 @@ use tokio_postgres::types::Type;
 use tokio_util::sync::CancellationToken;
 
 use super::super::{kafka, number};
+use super::ordered::ask;
 use crate::leases::{Leases, Owner};
 use crate::policy::PolicySource;
 use crate::pools::kafka::{Kafka, largest_batches};
 use crate::primitives::events::EventsPolicy;
 use crate::primitives::events::push::GROUP_PREFIX;
-use crate::store::postgres::{Parameter, PgError, PgTx};
+use crate::store::postgres::{Parameter, PgError};
 use crate::store::{Store, StoreError};
 use crate::tasks::Tasks;
 use crate::telemetry::{MetricError, Registry};
@@ -183,7 +184,7 @@ impl Report {
             }
         }
         let told = Arc::new(told);
-        let kept = self.ask(move |tx| {
+        let kept = ask(&self.log, move |tx| {
             let told = Arc::clone(&told);
             Box::pin(async move {
                 let (topics, named, bytes) = &*told;
@@ -199,23 +200,22 @@ impl Report {
     /// Sets the gauges.
     async fn look(&mut self) -> Result<(), StoreError> {
         let shards = number(self.shards);
-        let (groups, topics) = self
-            .ask(move |tx| {
-                Box::pin(async move {
-                    let groups = tx.query(GROUPS, &[]).await?;
-                    let groups: Result<Vec<(String, String, i64, i64)>, tokio_postgres::Error> = groups
-                        .iter()
-                        .map(|row| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?)))
-                        .collect();
-                    let topics = tx.query(TOPICS, &[(&shards, Type::INT2)]).await?;
-                    let topics: Result<Vec<(String, i64, i64)>, tokio_postgres::Error> = topics
-                        .iter()
-                        .map(|row| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?)))
-                        .collect();
-                    Ok((groups.map_err(PgError::of_row)?, topics.map_err(PgError::of_row)?))
-                })
+        let (groups, topics) = ask(&self.log, move |tx| {
+            Box::pin(async move {
+                let groups = tx.query(GROUPS, &[]).await?;
+                let groups: Result<Vec<(String, String, i64, i64)>, tokio_postgres::Error> = groups
+                    .iter()
+                    .map(|row| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?)))
+                    .collect();
+                let topics = tx.query(TOPICS, &[(&shards, Type::INT2)]).await?;
+                let topics: Result<Vec<(String, i64, i64)>, tokio_postgres::Error> = topics
+                    .iter()
+                    .map(|row| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?)))
+                    .collect();
+                Ok((groups.map_err(PgError::of_row)?, topics.map_err(PgError::of_row)?))
             })
-            .await?;
+        })
+        .await?;
         self.show(groups, topics);
         Ok(())
     }
@@ -260,17 +260,6 @@ impl Report {
             self.metrics.undelivered.with_label_values(&[topic]).set(count);
             self.metrics.oldest_undelivered.with_label_values(&[topic]).set(oldest);
         }
-    }
-
-    async fn ask<T, F>(&self, work: F) -> Result<T, StoreError>
-    where
-        T: Send + 'static,
-        F: for<'t> Fn(&'t mut PgTx) -> futures_util::future::BoxFuture<'t, Result<T, StoreError>>
-            + Send
-            + Sync
-            + 'static,
-    {
-        super::ordered::ask(&self.log, work).await
     }
 }
 
