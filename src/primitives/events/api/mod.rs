@@ -173,7 +173,14 @@ fn group_problem(error: &GroupError) -> Problem {
             Problem::new(error.kind(), detail)
         }
         GroupError::LongKey(_) => Problem::new(error.kind(), error.to_string()),
-        GroupError::State(_) | GroupError::Order(_) | GroupError::Policy(_) | GroupError::Gone => {
+        GroupError::Gone => {
+            tracing::error!(%error, "a call of a consumer group got no answer");
+            Problem::new(
+                error.kind(),
+                "the call's transaction gave no answer: pull again, or send the receipts again",
+            )
+        }
+        GroupError::State(_) | GroupError::Order(_) | GroupError::Policy(_) => {
             tracing::error!(%error, "a consumer group cannot be worked with");
             Problem::new(error.kind(), "the group's state cannot be read; the log of this process says why")
         }
