@@ -7,13 +7,23 @@ use std::time::{Duration, Instant};
 use outrigger::config::{KafkaConfig, KafkaSasl, KafkaTls, SaslMechanism, SecretSource};
 use outrigger::pools::kafka::Kafka;
 use outrigger::primitives::events::relay::ShardEnd;
-use rig::{KAFKA_PASSWORD, KAFKA_USER, KafkaCluster, KafkaOptions};
+use rig::{KAFKA_PASSWORD, KAFKA_USER, KafkaAcl, KafkaCluster, KafkaOptions};
 use uuid::Uuid;
 
 use super::check::check;
 use super::consumer::read_committed;
 use super::log::Log;
 use super::{BOUND, LANES, LOGGED, append, ensure, metrics, start};
+
+/// The permissions that operators are told to give, for another prefix than theirs.
+fn acls(prefix: &str) -> Vec<KafkaAcl> {
+    let text = include_str!("../../docs/operations.md");
+    let lines = text.lines().filter(|line| line.starts_with("kafka-acls --add "));
+    let acls: Vec<KafkaAcl> =
+        lines.map(|line| line.replace("outrigger.", &format!("{prefix}.")).parse().unwrap()).collect();
+    assert_eq!(acls.len(), 3, "{acls:?}");
+    acls
+}
 
 fn sasl(mechanism: SaslMechanism, password: PathBuf) -> KafkaSasl {
     KafkaSasl { mechanism, username: KAFKA_USER.to_owned(), password: SecretSource::File(password) }
@@ -40,6 +50,9 @@ async fn chaos_brokers_are_spoken_to_through_tls_by_a_user_and_who_is_refused_is
     for mechanism in [SaslMechanism::ScramSha512, SaslMechanism::ScramSha256, SaslMechanism::Plain] {
         let prefix = format!("test-{}", Uuid::now_v7().simple());
         let kafka = of(&prefix, authority.clone(), sasl(mechanism, right.clone()));
+        for acl in acls(&prefix) {
+            cluster.grant(&acl).unwrap();
+        }
         assert!(ensure(&kafka, LANES).await.iter().all(|report| report.was_made), "{mechanism:?}");
         let log = Arc::new(Log::default());
         append(&log, 0, 500);
@@ -51,13 +64,18 @@ async fn chaos_brokers_are_spoken_to_through_tls_by_a_user_and_who_is_refused_is
         relay.lease_lost.cancel();
         assert!(matches!(relay.task.await.unwrap(), ShardEnd::LeaseLost));
     }
+    let (topics, transactions) = (&acls("only-topics")[0], &acls("only-transactions")[1]);
+    cluster.grant(topics).unwrap();
+    cluster.grant(transactions).unwrap();
     // The operating system's authorities did not sign this cluster's certificate.
-    for (tls, password, reason) in [
-        (authority, wrong, "Authentication failed"),
-        (Some(KafkaTls { ca_file: None }), right, "certificate verify failed"),
+    for (tls, password, prefix, reason) in [
+        (&authority, wrong, "refused", "Authentication failed"),
+        (&Some(KafkaTls { ca_file: None }), right.clone(), "refused", "certificate verify failed"),
+        (&authority, right.clone(), "only-topics", "Transactional Id authorization failed"),
+        (&authority, right, "only-transactions", "Topic authorization failed"),
     ] {
         std::mem::take(&mut *LOGGED.lock());
-        let kafka = of("refused", tls, sasl(SaslMechanism::ScramSha512, password));
+        let kafka = of(prefix, tls.clone(), sasl(SaslMechanism::ScramSha512, password));
         let relay = start(&kafka, &Arc::new(Log::default()), &metrics);
         let mut ticks = tokio::time::interval(Duration::from_millis(50));
         let deadline = Instant::now() + BOUND;

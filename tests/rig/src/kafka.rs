@@ -1,5 +1,6 @@
 //! Kafka: three brokers, each a voter of the metadata quorum too (KRaft), from Maven Central's jars.
 
+pub(crate) mod acl;
 pub(crate) mod config;
 mod java;
 pub(crate) mod protocol;
@@ -16,6 +17,7 @@ use crate::ports::{BUS_OFFSET, Ports};
 use crate::process::{Error, Missing, Program, log_tail, remove_folder, wait_until};
 use crate::recorded::Recorded;
 use crate::shared::workspace_root;
+use acl::KafkaAcl;
 use config::{KafkaOptions, node_id, properties, with_secured};
 use java::{Java, Prepared};
 
@@ -116,6 +118,12 @@ impl KafkaCluster {
     /// `127.0.0.1:port` of the secured listeners, in order of their broker's index; none where there are none.
     pub fn secured_addresses(&self) -> Vec<String> {
         self.ports.iter().skip(BROKERS).map(|port| format!("127.0.0.1:{port}")).collect()
+    }
+
+    /// Allows [`KAFKA_USER`](config::KAFKA_USER) what this says, beside what it may already.
+    pub fn grant(&self, acl: &KafkaAcl) -> Result<(), Error> {
+        let granted = protocol::grant(self.ports.port(0), config::KAFKA_USER, acl);
+        granted.map_err(|why| Error::new(format!("{acl:?}: {why}")))
     }
 
     /// The authority's certificate that the secured listeners' is signed by.

@@ -29,6 +29,7 @@ mod user;
 
 pub use certificate::Certificate;
 pub use fleet::NodeState;
+pub use kafka::acl::KafkaAcl;
 pub use kafka::config::{KAFKA_PASSWORD, KAFKA_USER, KafkaOptions};
 pub use kafka::{BROKERS, KafkaCluster};
 pub use kafka_shared::shared_kafka_brokers;

@@ -10,7 +10,7 @@ pub struct KafkaOptions {
     /// More settings for every broker; they win over the rig's.
     pub settings: Vec<(String, String)>,
     /// Each broker listens once more, with TLS, for those who show [`KAFKA_USER`] and [`KAFKA_PASSWORD`] by SCRAM or
-    /// PLAIN.
+    /// PLAIN, and who may do there only what [`KafkaCluster::grant`](super::KafkaCluster::grant) granted.
     pub secured: bool,
 }
 
@@ -71,6 +71,9 @@ pub(crate) fn properties(options: &KafkaOptions, ports: &[(u16, u16)], index: us
 /// The secured listener of a broker, beside its others: `plain` is the text of [`properties`].
 pub(crate) fn with_secured(plain: &str, port: u16, keystore: &Path) -> String {
     let listener = format!(",SECURED://127.0.0.1:{port}");
+    // Whoever comes by the plain listeners is the rig.
+    let authorizer = "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n\
+                      super.users=User:ANONYMOUS\n";
     let lines = plain.lines().map(|line| match line.split_once('=') {
         Some(("listeners" | "advertised.listeners", _)) => format!("{line}{listener}\n"),
         Some(("listener.security.protocol.map", _)) => format!("{line},SECURED:SASL_SSL\n"),
@@ -89,7 +92,7 @@ pub(crate) fn with_secured(plain: &str, port: u16, keystore: &Path) -> String {
         ("scram-sha-512.sasl.jaas.config", &*scram),
         ("plain.sasl.jaas.config", &*plain),
     ];
-    lines.chain(secured.into_iter().map(of_listener)).collect()
+    lines.chain(secured.into_iter().map(of_listener)).chain([authorizer.to_owned()]).collect()
 }
 
 /// Kafka counts from 1 here, as in its own examples.

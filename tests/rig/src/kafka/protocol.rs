@@ -1,13 +1,18 @@
-//! Two requests of Kafka's protocol, as a broker answers them without any client library: which brokers it counts as
-//! alive (DescribeCluster), and who leads the metadata quorum (DescribeQuorum). Shapes: kafka.apache.org/protocol, and
-//! KIP-700 and KIP-595, in the "flexible" encoding of KIP-482.
+//! Three requests of Kafka's protocol, as a broker answers them without any client library: which brokers it counts as
+//! alive (DescribeCluster), who leads the metadata quorum (DescribeQuorum), and a permission that is granted (CreateAcls).
+//! Shapes: kafka.apache.org/protocol, and KIP-700, KIP-595 and KIP-290, in the "flexible" encoding of KIP-482.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-const DESCRIBE_QUORUM: i16 = 55;
-const DESCRIBE_CLUSTER: i16 = 60;
+use super::acl::KafkaAcl;
+
+/// A request's key and its version.
+type Api = (i16, i16);
+const CREATE_ACLS: Api = (30, 2);
+const DESCRIBE_QUORUM: Api = (55, 0);
+const DESCRIBE_CLUSTER: Api = (60, 0);
 const METADATA_TOPIC: &str = "__cluster_metadata";
 const TIMEOUT: Duration = Duration::from_secs(2);
 /// Far above any reply of a few brokers.
@@ -52,13 +57,39 @@ pub(crate) fn quorum_leader(port: u16) -> Result<i32, String> {
     reply.i32()
 }
 
-/// Version 0 of a request and the body of its reply.
-fn exchange(port: u16, key: i16, body: &[u8]) -> Result<Vec<u8>, String> {
+/// Allows a user operations on what has a name, or a name that begins so; from any host.
+pub(crate) fn grant(port: u16, user: &str, acl: &KafkaAcl) -> Result<(), String> {
+    const PREFIXED: u8 = 4;
+    const LITERAL: u8 = 3;
+    const ALLOW: u8 = 3;
+    let mut body = vec![u8::try_from(acl.operations.len() + 1).unwrap_or(0)];
+    for operation in &acl.operations {
+        body.push(acl.resource.code());
+        put_string(&mut body, &acl.name);
+        body.push(if acl.is_prefix { PREFIXED } else { LITERAL });
+        put_string(&mut body, &format!("User:{user}"));
+        put_string(&mut body, "*");
+        body.extend([operation.code(), ALLOW, 0]);
+    }
+    body.push(0);
+    let reply = exchange(port, CREATE_ACLS, &body)?;
+    let mut reply = Reply(&reply);
+    reply.i32()?; // throttle time
+    for _ in 0..reply.length()? {
+        reply.no_error()?;
+        reply.compact_bytes()?; // error message
+        reply.tagged_fields()?;
+    }
+    Ok(())
+}
+
+/// The body of a reply.
+fn exchange(port: u16, api: Api, body: &[u8]) -> Result<Vec<u8>, String> {
     let failed = |error: io::Error| format!("port {port}: {error}");
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     let mut stream = TcpStream::connect_timeout(&address, TIMEOUT).map_err(failed)?;
     stream.set_read_timeout(Some(TIMEOUT)).map_err(failed)?;
-    stream.write_all(&request(key, body)).map_err(failed)?;
+    stream.write_all(&request(api, body)).map_err(failed)?;
     let mut length = [0; 4];
     stream.read_exact(&mut length).map_err(failed)?;
     let length = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
@@ -74,11 +105,11 @@ fn exchange(port: u16, key: i16, body: &[u8]) -> Result<Vec<u8>, String> {
 }
 
 /// Length; key, version, correlation id, client id, no tagged fields; body.
-fn request(key: i16, body: &[u8]) -> Vec<u8> {
+fn request((key, version): Api, body: &[u8]) -> Vec<u8> {
     let client = b"rig";
     let mut text = Vec::new();
     text.extend(key.to_be_bytes());
-    text.extend([0, 0]);
+    text.extend(version.to_be_bytes());
     text.extend([0, 0, 0, 1]);
     text.extend([0, 3]);
     text.extend(client);
