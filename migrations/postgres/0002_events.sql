@@ -85,7 +85,7 @@ CREATE TABLE event_subscriptions (
 -- the past, by which its endpoint would be sent everything again, nor in the future, by which it would be sent nothing.
 CREATE FUNCTION outrigger_begin_subscription(subscription text, here bigint) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = pg_catalog, public, pg_temp
+SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     reads_for text := current_setting('app.reads_for', true);
@@ -212,10 +212,11 @@ CREATE TABLE event_topic_limits (
 );
 
 -- Makes the partitions of the days to come, and drops those whose last event is older than the retention and relayed.
--- Whoever may call it can do no more than that.
-CREATE FUNCTION outrigger_keep_partitions() RETURNS TABLE (made integer, dropped integer)
+-- Whoever may call it can do no more than that. A partition that somebody uses is not dropped this time (`kept`): a drop has
+-- the whole table to itself, so everyone waits while it waits for one.
+CREATE FUNCTION outrigger_keep_partitions() RETURNS TABLE (made integer, dropped integer, kept integer)
 LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = pg_catalog, public, pg_temp
+SET search_path = pg_catalog, pg_temp
 SET lock_timeout = '500ms'
 SET TimeZone = 'UTC'
 AS $$
@@ -229,11 +230,12 @@ DECLARE
 BEGIN
     made := 0;
     dropped := 0;
+    kept := 0;
     -- One at a time; who comes second finds it done. Not in the class of the writers' floors.
     PERFORM pg_advisory_xact_lock(1869968499, 0);
     FOREACH parent IN ARRAY ARRAY['events', 'event_dedupe', 'event_attempts'] LOOP
         FOR day IN SELECT today + ahead FROM generate_series(-1, 7) ahead LOOP
-            part := parent || to_char(day, '"_"YYYYMMDD');
+            part := parent || to_char(day::timestamp, '"_"YYYYMMDD');
             CONTINUE WHEN to_regclass('public.' || part) IS NOT NULL;
             -- Made apart and attached: made in place it would lock the log against everyone.
             EXECUTE format('CREATE TABLE public.%I (LIKE public.%I INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', part, parent);
@@ -243,8 +245,11 @@ BEGIN
                 parent, part, day, day + 1);
             made := made + 1;
         END LOOP;
+    END LOOP;
+    PERFORM set_config('lock_timeout', '50ms', true);
+    FOREACH parent IN ARRAY ARRAY['events', 'event_dedupe', 'event_attempts'] LOOP
         FOR part IN
-            SELECT child.relname FROM pg_inherits
+            SELECT child.relname::text FROM pg_inherits
                 JOIN pg_class child ON child.oid = inhrelid
                 WHERE inhparent = ('public.' || parent)::regclass
         LOOP
@@ -257,8 +262,14 @@ BEGIN
                 -- The longest window of deduplication is 7 days.
                 CONTINUE WHEN day >= today - 8;
             END IF;
-            EXECUTE format('DROP TABLE public.%I', part);
-            dropped := dropped + 1;
+            BEGIN
+                EXECUTE format('DROP TABLE public.%I', part);
+                dropped := dropped + 1;
+            EXCEPTION WHEN lock_not_available THEN
+                kept := kept + 1;
+                -- Its others are used as well.
+                EXIT;
+            END;
         END LOOP;
     END LOOP;
     RETURN NEXT;
@@ -270,13 +281,13 @@ REVOKE ALL ON FUNCTION outrigger_keep_partitions() FROM PUBLIC;
 -- name that is made again goes on with the same event. How many.
 CREATE FUNCTION outrigger_drop_idle_groups() RETURNS integer
 LANGUAGE sql SECURITY DEFINER
-SET search_path = pg_catalog, public, pg_temp
+SET search_path = pg_catalog, pg_temp
 SET TimeZone = 'UTC'
 AS $$
     WITH idle AS (
         SELECT tenant_id, topic, name FROM public.event_groups
             WHERE changed_at < (
-                SELECT min(to_date(right(relname, 8), 'YYYYMMDD')) FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
+                SELECT min(to_date(right(relname::text, 8), 'YYYYMMDD')) FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
                     WHERE inhparent = 'public.events'::regclass) - interval '1 hour'
             LIMIT 500 FOR UPDATE SKIP LOCKED),
     dropped AS (

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use prometheus::IntGauge;
+
 use super::{postgres, sqlite};
 use crate::leases::Leases;
 use crate::store::{Reach, Store, StoreError, Tx};
 use crate::tasks::Tasks;
+use crate::telemetry::{MetricError, Registry};
 
 /// Between two rounds.
 const EVERY: Duration = Duration::from_secs(600);
@@ -19,14 +22,31 @@ const LEASE_NAME: &str = "events/housekeeping";
 const GROUPS_AT_ONCE: usize = 500;
 
 /// Starts it; `retention_days` counts in SQLite, and PostgreSQL has its own from `outrigger migrate`.
-pub(super) fn start(store: Store, leases: Leases, retention_days: u32, tasks: &Tasks) {
+pub(super) fn start(
+    store: Store,
+    leases: Leases,
+    retention_days: u32,
+    registry: &Registry,
+    tasks: &Tasks,
+) -> Result<(), MetricError> {
     let stopping = tasks.stopping().clone();
+    let days_ahead = match &store {
+        Store::Postgres(_) => Some(registry.gauge(
+            "outrigger_events_partitions_ahead_days",
+            "For how many days after this one PostgreSQL has a partition of events; without one for today nothing is accepted.",
+        )?),
+        Store::Sqlite(_) => None,
+    };
     tasks.spawn("events housekeeping", async move {
         loop {
-            let pause = match round(&store, &leases, retention_days).await {
+            let ended = match round(&store, &leases, retention_days).await {
+                Ok(()) => look_ahead(&store, days_ahead.as_ref()).await,
+                Err(error) => Err(error),
+            };
+            let pause = match ended {
                 Ok(()) => EVERY,
                 Err(error) => {
-                    tracing::debug!(%error, "what was kept long enough could not be dropped");
+                    tracing::warn!(%error, "what was kept long enough could not be dropped");
                     AGAIN
                 }
             };
@@ -36,6 +56,21 @@ pub(super) fn start(store: Store, leases: Leases, retention_days: u32, tasks: &T
             }
         }
     });
+    Ok(())
+}
+
+async fn look_ahead(store: &Store, days_ahead: Option<&IntGauge>) -> Result<(), StoreError> {
+    let Some(gauge) = days_ahead else { return Ok(()) };
+    let look = store.read(Reach::nobody(), |tx| {
+        Box::pin(async move {
+            match tx {
+                Tx::Postgres(tx) => postgres::days_ahead(tx).await,
+                Tx::Sqlite(_) => Ok(0),
+            }
+        })
+    });
+    gauge.set(look.await?);
+    Ok(())
 }
 
 async fn round(store: &Store, leases: &Leases, retention_days: u32) -> Result<(), StoreError> {

@@ -142,7 +142,7 @@ fn build(section: Value, resources: &Resources) -> Result<Vec<Route>, BuildError
     let arrivals_told = (Arc::clone(&arrivals), dispatcher);
     let publisher = Publisher::new(store.clone(), arrivals_told, Arc::clone(&metrics), tasks.clone());
     let leases = Leases::new(store.clone(), Owner::of_this_process());
-    housekeeping::start(store.clone(), leases, config.retention_days, &tasks);
+    housekeeping::start(store.clone(), leases, config.retention_days, &resources.metrics, &tasks)?;
     if let Some(parts) = &resources.relay {
         let metrics = relay::RelayMetrics::new(&resources.metrics)?;
         let (log, kafka) = (parts.log.clone(), Arc::clone(&parts.kafka));

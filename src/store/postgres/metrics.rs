@@ -18,6 +18,7 @@ pub struct PostgresMetrics {
     wait: HistogramVec,
     transactions: HistogramVec,
     slow_statements: IntCounterVec,
+    abandoned: IntCounterVec,
     overloads: IntCounterVec,
     failures: IntCounterVec,
 }
@@ -30,6 +31,7 @@ pub(super) struct RoleMetrics {
     pub(super) wait: Histogram,
     pub(super) transactions: Histogram,
     pub(super) slow_statements: IntCounter,
+    pub(super) abandoned: IntCounter,
     pub(super) overloads: IntCounter,
     failures: [IntCounter; 4],
 }
@@ -71,6 +73,11 @@ impl PostgresMetrics {
                 "Round trips of statements that took over a second; each is in the log.",
                 role,
             )?,
+            abandoned: registry.counters(
+                "outrigger_store_postgres_abandoned_connections_total",
+                "Connections closed because their caller had left and the statement went on for 0.25 s, or failed.",
+                role,
+            )?,
             overloads: registry.counters(
                 "outrigger_store_postgres_overloads_total",
                 "Transactions refused because their tenant's others had its share of the connections for `postgres.wait_ms`.",
@@ -94,6 +101,7 @@ impl PostgresMetrics {
             wait: self.wait.with_label_values(&[role]),
             transactions: self.transactions.with_label_values(&[role]),
             slow_statements: self.slow_statements.with_label_values(&[role]),
+            abandoned: self.abandoned.with_label_values(&[role]),
             overloads: self.overloads.with_label_values(&[role]),
             failures: [failure("again"), failure("unavailable"), failure("unknown"), failure("refused")],
         }

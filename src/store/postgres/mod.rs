@@ -8,6 +8,7 @@
 pub(crate) mod bench;
 mod classify;
 mod connect;
+mod left;
 mod metrics;
 mod migrate;
 mod pool;

@@ -7,14 +7,14 @@ use deadpool_postgres::{
     Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, Timeouts,
 };
 use futures_util::future::BoxFuture;
-use prometheus::IntGauge;
 use tokio::sync::{Notify, watch};
 
 use super::classify::{Failure, PgError, words};
 use super::connect::{Connector, StartError};
-use super::metrics::{PostgresMetrics, RoleMetrics};
+use super::left::Way;
+use super::metrics::PostgresMetrics;
 use super::schema::{self, Identity, Standing};
-use super::shares::Shares;
+use super::shares::{Place, Share, Shares};
 use super::tx::{PgTx, Tenants};
 use crate::config::{PostgresConfig, PostgresRole};
 use crate::tasks::Tasks;
@@ -27,7 +27,7 @@ const ATTEMPTS: usize = 5;
 pub struct Postgres {
     pool: Pool,
     shares: Shares,
-    metrics: Arc<RoleMetrics>,
+    way: Arc<Way>,
     /// Whether its schema is one that this program knows, and its role one that row-level security holds.
     standing: watch::Sender<Standing>,
     /// Told when the database could not be reached.
@@ -61,15 +61,6 @@ impl<'c> ConnectAs<'c> {
     }
 }
 
-/// Counts a connection in use until it is dropped.
-struct InUse<'m>(&'m IntGauge);
-
-impl Drop for InUse<'_> {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
-}
-
 impl Postgres {
     /// The pool of a role. It looks at the schema by itself, and says on `health` how it is.
     pub fn start(
@@ -79,7 +70,7 @@ impl Postgres {
         metrics: &PostgresMetrics,
         tasks: &Tasks,
     ) -> Result<Arc<Self>, StartError> {
-        let postgres = Self::new(database, role, metrics)?;
+        let postgres = Self::new(database, role, metrics, tasks)?;
         let idle = Duration::from_millis(database.idle_ms);
         let (closing, stopping) = (Arc::clone(&postgres), tasks.stopping().clone());
         tasks.spawn("idle database connections", async move {
@@ -100,13 +91,16 @@ impl Postgres {
         database: &PostgresConfig,
         role: &ConnectAs<'_>,
         metrics: &PostgresMetrics,
+        tasks: &Tasks,
     ) -> Result<Arc<Self>, StartError> {
         let metrics = metrics.of(role.name());
         metrics.limit.set(i64::try_from(database.connections).unwrap_or(i64::MAX));
+        let (connector, settings) = Connector::new(database, role.role())?;
+        let way = Way::new(metrics, tasks.clone());
         Ok(Arc::new(Self {
-            pool: pool(database, role.role())?,
+            pool: pool(database, connector, settings)?,
             shares: Shares::new(database.share()),
-            metrics: Arc::new(metrics),
+            way,
             standing: watch::Sender::new(Standing::Unknown),
             trouble: Notify::new(),
             patience: Duration::from_millis(database.wait_ms),
@@ -126,7 +120,7 @@ impl Postgres {
     }
 
     fn count_connections(&self) {
-        self.metrics.connections.set(i64::try_from(self.connections()).unwrap_or(i64::MAX));
+        self.way.metrics.connections.set(i64::try_from(self.connections()).unwrap_or(i64::MAX));
     }
 
     /// What the store says of itself, once that is known.
@@ -154,8 +148,8 @@ impl Postgres {
     {
         self.identity().await?;
         let share = self.shares.enter(tenants.counted(), self.patience).await;
-        let _share = share.inspect_err(|_| self.metrics.overloads.inc())?;
-        self.run_unchecked(&tenants, work).await
+        let share = share.inspect_err(|_| self.way.metrics.overloads.inc())?;
+        self.run_within(&share, &tenants, work).await
     }
 
     /// The same before the schema is known.
@@ -164,11 +158,19 @@ impl Postgres {
         E: From<PgError>,
         F: for<'t> Fn(&'t mut PgTx) -> BoxFuture<'t, Result<T, E>>,
     {
+        self.run_within(&Shares::nobody(), tenants, work).await
+    }
+
+    async fn run_within<T, E, F>(&self, share: &Share, tenants: &Tenants, work: F) -> Result<T, E>
+    where
+        E: From<PgError>,
+        F: for<'t> Fn(&'t mut PgTx) -> BoxFuture<'t, Result<T, E>>,
+    {
         let mut attempt = 1;
         loop {
-            let (ended, failure) = self.run_once(tenants, &work).await;
+            let (ended, failure) = self.run_once(share, tenants, &work).await;
             if let Some(failure) = failure {
-                self.metrics.failed(failure);
+                self.way.metrics.failed(failure);
                 if failure == Failure::Unavailable {
                     self.trouble.notify_one();
                 }
@@ -181,7 +183,12 @@ impl Postgres {
         }
     }
 
-    async fn run_once<T, E, F>(&self, tenants: &Tenants, work: &F) -> (Result<T, E>, Option<Failure>)
+    async fn run_once<T, E, F>(
+        &self,
+        share: &Share,
+        tenants: &Tenants,
+        work: &F,
+    ) -> (Result<T, E>, Option<Failure>)
     where
         E: From<PgError>,
         F: for<'t> Fn(&'t mut PgTx) -> BoxFuture<'t, Result<T, E>>,
@@ -194,11 +201,9 @@ impl Postgres {
             Ok(connection) => connection,
             Err(error) => return failed(error),
         };
-        self.metrics.in_use.inc();
-        let _in_use = InUse(&self.metrics.in_use);
+        let place = Place::new(share.clone(), &self.way.metrics.in_use);
         let began = Instant::now();
-        let metrics = Arc::clone(&self.metrics);
-        let mut transaction = PgTx::new(connection, tenants.clone(), self.prepared, metrics);
+        let mut transaction = PgTx::new(connection, tenants.clone(), self.prepared, place, &self.way);
         let done = match work(&mut transaction).await {
             Ok(done) => done,
             Err(error) => {
@@ -210,7 +215,7 @@ impl Postgres {
         };
         match transaction.commit().await {
             Ok(()) => {
-                self.metrics.transactions.observe(began.elapsed().as_secs_f64());
+                self.way.metrics.transactions.observe(began.elapsed().as_secs_f64());
                 (Ok(done), None)
             }
             Err(error) => {
@@ -231,7 +236,7 @@ impl Postgres {
     async fn connection(&self) -> Result<Object, PgError> {
         let began = Instant::now();
         let connection = self.pool.get().await;
-        self.metrics.wait.observe(began.elapsed().as_secs_f64());
+        self.way.metrics.wait.observe(began.elapsed().as_secs_f64());
         self.count_connections();
         connection.map_err(|error| {
             PgError::NoConnection(match &error {
@@ -251,8 +256,11 @@ impl Postgres {
     }
 }
 
-fn pool(database: &PostgresConfig, role: &PostgresRole) -> Result<Pool, StartError> {
-    let (connector, settings) = Connector::new(database, role)?;
+fn pool(
+    database: &PostgresConfig,
+    connector: Connector,
+    settings: tokio_postgres::Config,
+) -> Result<Pool, StartError> {
     let manager =
         Manager::from_connect(settings, connector, ManagerConfig { recycling_method: RecyclingMethod::Fast });
     let timeouts = Timeouts {

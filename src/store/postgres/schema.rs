@@ -14,6 +14,7 @@ use super::migrate;
 use super::pool::{ConnectAs, Postgres};
 use super::tx::{PgTx, Tenants};
 use crate::config::PostgresConfig;
+use crate::tasks::Tasks;
 use crate::telemetry::{BackendHealth, BackendState, Registry};
 
 /// Between two looks at a database that does not answer, or that cannot be served from.
@@ -112,7 +113,8 @@ const OLDEST: i32 = 150_000;
 pub async fn inspect(database: &PostgresConfig) -> Result<Inspected, String> {
     let metrics = PostgresMetrics::new(&Registry::default()).map_err(|error| error.to_string())?;
     let role = ConnectAs::App(&database.app);
-    let postgres = Postgres::new(database, &role, &metrics).map_err(|error| error.to_string())?;
+    let postgres =
+        Postgres::new(database, &role, &metrics, &Tasks::default()).map_err(|error| error.to_string())?;
     let look = look(&postgres).await.map_err(|error| error.to_string())?;
     let server = postgres.run_unchecked(&Tenants::None, |transaction| server_in(transaction).boxed());
     let (version, replicated, commit, number, is_open) =
@@ -148,7 +150,8 @@ impl Postgres {
     /// A pool for a command that ends soon; looks at the schema now.
     pub async fn open(database: &PostgresConfig, role: &ConnectAs<'_>) -> Result<Arc<Self>, String> {
         let metrics = PostgresMetrics::new(&Registry::default()).map_err(|error| error.to_string())?;
-        let postgres = Self::new(database, role, &metrics).map_err(|error| error.to_string())?;
+        let postgres =
+            Self::new(database, role, &metrics, &Tasks::default()).map_err(|error| error.to_string())?;
         match look(&postgres).await {
             Ok(Look::Good(identity)) => {
                 postgres.set_standing(Standing::Good(Arc::new(identity)));

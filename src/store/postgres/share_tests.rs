@@ -1,5 +1,6 @@
 //! One tenant's slow transactions leave the others their connections.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -93,4 +94,35 @@ async fn beyond_its_share_a_tenant_hears_that_it_is_overloaded_and_nobody_else_d
     // What is nobody's in particular has no share.
     let all = join_all((0..4).map(|_| slow(&postgres, Tenants::None))).await;
     assert!(all.iter().all(Result::is_ok), "{all:?}");
+}
+
+/// The server's process of a short transaction's connection.
+async fn process(postgres: &Postgres, tenant: Tenants) -> Result<i32, PgError> {
+    const SHORT: &str = "SELECT pg_backend_pid(), pg_sleep(0.02)";
+    let rows: Result<_, PgError> = postgres.run_for(tenant, |tx| tx.query(SHORT, &[]).boxed()).await;
+    rows.map(|rows| rows[0].get(0))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn callers_that_leave_at_once_make_nobody_connect_anew() {
+    let bench = bench(4).await;
+    let (postgres, _registry) = pool(&bench, 4, 5000);
+    let mut before = BTreeSet::new();
+    while before.len() < 4 {
+        let all = join_all([A, A, B, B].map(|tenant| process(&postgres, tenant))).await;
+        before.extend(all.into_iter().map(Result::unwrap));
+    }
+    let mut longest = Duration::ZERO;
+    for _ in 0..30 {
+        let hasty = (0..8).map(|_| tokio::time::timeout(Duration::from_millis(3), process(&postgres, A)));
+        let began = Instant::now();
+        let served = async { (process(&postgres, B).await.unwrap(), began.elapsed()) };
+        let (left, (served, took)) = join(join_all(hasty), served).await;
+        assert!(left.iter().all(Result::is_err), "{left:?}");
+        assert!(before.contains(&served), "another tenant had to connect");
+        longest = longest.max(took);
+    }
+    println!("another tenant's 20 ms took {longest:?} at the most");
+    let after = join_all([A, A, B, B].map(|tenant| process(&postgres, tenant))).await;
+    assert!(after.into_iter().all(|one| before.contains(&one.unwrap())), "a connection was closed");
 }

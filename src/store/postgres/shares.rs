@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use prometheus::IntGauge;
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
@@ -28,8 +29,28 @@ struct Counted {
 }
 
 /// A place within the share, or none where nobody counts; given back when it is dropped.
+#[derive(Clone)]
 pub(super) struct Share {
-    _user: Option<User>,
+    _user: Option<Arc<User>>,
+}
+
+/// What a transaction takes: a place within its tenant's share, and one in the gauge of those in use.
+pub(super) struct Place {
+    _share: Share,
+    in_use: IntGauge,
+}
+
+impl Place {
+    pub(super) fn new(share: Share, in_use: &IntGauge) -> Self {
+        in_use.inc();
+        Self { _share: share, in_use: in_use.clone() }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.in_use.dec();
+    }
 }
 
 struct User {
@@ -45,9 +66,14 @@ impl Shares {
         Self { each: each.max(1), tenants: Arc::default() }
     }
 
+    /// Of a transaction that is nobody's.
+    pub(super) fn nobody() -> Share {
+        Share { _user: None }
+    }
+
     /// A place for a transaction of this tenant's, for which it waits for so long.
     pub(super) async fn enter(&self, tenant: Option<Uuid>, patience: Duration) -> Result<Share, PgError> {
-        let Some(tenant) = tenant else { return Ok(Share { _user: None }) };
+        let Some(tenant) = tenant else { return Ok(Self::nobody()) };
         let mut user = self.user(tenant);
         let free = Arc::clone(&user.free);
         match tokio::time::timeout(patience, free.acquire()).await {
@@ -55,7 +81,7 @@ impl Shares {
                 // Given back by hand, so that the semaphore need not be owned twice.
                 permit.forget();
                 user.has = true;
-                Ok(Share { _user: Some(user) })
+                Ok(Share { _user: Some(Arc::new(user)) })
             }
             Ok(Err(_)) | Err(_) => Err(PgError::ShareTaken),
         }

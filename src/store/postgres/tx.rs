@@ -13,7 +13,9 @@ use tokio_postgres::types::{ToSql, Type};
 use uuid::Uuid;
 
 use super::classify::{Failure, PgError};
+use super::left::Way;
 use super::metrics::RoleMetrics;
+use super::shares::Place;
 use crate::policy::{FleetPermit, FleetTenants, Permit};
 
 /// A statement's parameter, and its type in the database.
@@ -123,6 +125,10 @@ pub struct PgTx {
     state: State,
     failure: Option<Failure>,
     metrics: Arc<RoleMetrics>,
+    /// Its part of the connections, for as long as it has one.
+    place: Option<Place>,
+    /// How it ends where its caller leaves.
+    way: Arc<Way>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -133,6 +139,8 @@ enum State {
     Open,
     /// A statement or the commit is under way.
     Waiting,
+    /// The server has not answered in time.
+    Silent,
     /// Committed, or the commit failed.
     Ended,
 }
@@ -142,9 +150,19 @@ impl PgTx {
         connection: Object,
         tenants: Tenants,
         prepared: bool,
-        metrics: Arc<RoleMetrics>,
+        place: Place,
+        way: &Arc<Way>,
     ) -> Self {
-        Self { connection: Some(connection), tenants, prepared, state: State::New, failure: None, metrics }
+        Self {
+            connection: Some(connection),
+            tenants,
+            prepared,
+            state: State::New,
+            failure: None,
+            metrics: Arc::clone(&way.metrics),
+            place: Some(place),
+            way: Arc::clone(way),
+        }
     }
 
     /// Runs a statement and returns its rows. The first one goes out with `BEGIN` and the tenants in one round trip.
@@ -169,7 +187,8 @@ impl PgTx {
         let begin_for = (before == State::New).then_some(&self.tenants);
         let sent = send(client, self.prepared, begin_for, statements);
         let Ok(ended) = tokio::time::timeout(ANSWER, sent).await else {
-            // Still waiting: dropped like this its connection is closed, and what it did is rolled back.
+            // Dropped like this its connection is closed, and what it did is rolled back.
+            self.state = State::Silent;
             self.failure = Some(Failure::Unavailable);
             return Err(PgError::Silent(Failure::Unavailable));
         };
@@ -225,7 +244,7 @@ impl PgTx {
 
     /// Whether the server has not answered the last statement.
     pub(super) fn is_silent(&self) -> bool {
-        self.state == State::Waiting
+        self.state == State::Silent
     }
 
     pub(super) async fn commit(mut self) -> Result<(), PgError> {
@@ -236,6 +255,7 @@ impl PgTx {
         let client = self.connection.as_ref().ok_or(PgError::Ended)?;
         // A commit that waits for a standby may happen yet.
         let Ok(committed) = tokio::time::timeout(ANSWER, client.batch_execute("COMMIT")).await else {
+            self.state = State::Silent;
             return Err(PgError::Silent(Failure::Unknown));
         };
         self.state = State::Ended;
@@ -301,8 +321,9 @@ impl Drop for PgTx {
                     tracing::debug!("a connection was lost with its transaction");
                 }
             }
-            // The next user would wait for what nobody waits for any more: closed, and the server gives it up.
-            State::Waiting => drop(Object::take(connection)),
+            // The next user would wait for what nobody waits for any more.
+            State::Waiting => self.way.leave(connection, self.place.take()),
+            State::Silent => drop(Object::take(connection)),
         }
     }
 }

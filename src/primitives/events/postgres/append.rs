@@ -1,11 +1,12 @@
 //! Ids taken and rows inserted, in the order that readers rely on.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use tokio_postgres::types::Type;
+use tokio_postgres::{Error, Row};
 use uuid::Uuid;
 
-use super::super::append::{Candidate, Row, Taken};
+use super::super::append::{Candidate, Row as NewRow, Taken};
 use crate::store::StoreError;
 use crate::store::postgres::{Parameter, PgError, PgTx};
 
@@ -13,28 +14,52 @@ use crate::store::postgres::{Parameter, PgError, PgTx};
 /// longer than any transaction. An id counts as taken where every day's row of it is new. Each id is looked up by itself
 /// (`LIMIT`): as a plain join the planner may read every id of the tenant's of the days before. Which are new is said only
 /// where not all are.
+///
+/// What is known is not tried again, and what another transaction inserts meanwhile is waited for and not locked: of
+/// transactions with the same id each waits for the first one's commit, and none for the next.
 const TAKE: &str = "WITH input AS ( \
          SELECT * FROM unnest($1::uuid[], $2::bytea[], $3::bigint[], $4::bigint[]) \
              AS input (tenant_id, key, fingerprint, window_ms)), \
      days AS ( \
          SELECT DISTINCT (at AT TIME ZONE 'UTC')::date AS day \
          FROM unnest(ARRAY[now() - interval '10 min', now() + interval '10 min']) at), \
-     earlier AS ( \
+     known AS ( \
          SELECT input.tenant_id, input.key FROM input CROSS JOIN LATERAL ( \
              SELECT FROM event_dedupe kept WHERE kept.tenant_id = input.tenant_id AND kept.key = input.key \
-                 AND kept.day < (SELECT min(day) FROM days) AND kept.day >= (SELECT min(day) FROM days) - 8 \
-                 AND kept.until > now() LIMIT 1) found), \
+                 AND kept.day >= (SELECT min(day) FROM days) - 8 AND kept.until > now() LIMIT 1) found), \
      taken AS ( \
-         INSERT INTO event_dedupe AS kept (tenant_id, key, day, until, fingerprint) \
+         INSERT INTO event_dedupe (tenant_id, key, day, until, fingerprint) \
          SELECT tenant_id, key, day, now() + window_ms * interval '1 ms', fingerprint FROM input CROSS JOIN days \
-         WHERE NOT EXISTS (SELECT FROM earlier WHERE earlier.tenant_id = input.tenant_id AND earlier.key = input.key) \
+         WHERE NOT EXISTS (SELECT FROM known WHERE known.tenant_id = input.tenant_id AND known.key = input.key) \
          ORDER BY tenant_id, key, day \
-         ON CONFLICT (tenant_id, key, day) DO UPDATE SET until = excluded.until, fingerprint = excluded.fingerprint \
-             WHERE kept.until <= now() \
+         ON CONFLICT DO NOTHING \
          RETURNING tenant_id, key), \
-     new AS (SELECT tenant_id, key FROM taken GROUP BY tenant_id, key HAVING count(*) = (SELECT count(*) FROM days)) \
-     SELECT CASE WHEN count(*) < cardinality($1) THEN array_agg(tenant_id) END, \
-         CASE WHEN count(*) < cardinality($1) THEN array_agg(key) END, count(*) FROM new";
+     each AS (SELECT tenant_id, key, count(*) AS days FROM taken GROUP BY tenant_id, key), \
+     counted AS (SELECT (SELECT count(*) FROM days) AS days, \
+         (SELECT count(*) FROM each WHERE each.days = (SELECT count(*) FROM days)) AS new) \
+     SELECT counted.new, counted.days, listed.tenants, listed.keys, listed.days FROM counted LEFT JOIN LATERAL ( \
+         SELECT array_agg(tenant_id) AS tenants, array_agg(key) AS keys, array_agg(each.days) AS days FROM each) listed \
+         ON counted.new < cardinality($1)";
+
+/// Of ids that were used on this day or the next, and whose time is over, takes those that nobody has taken meanwhile. Locked
+/// in one order, so that no two transactions wait for each other.
+const RENEW: &str = "WITH input AS ( \
+         SELECT * FROM unnest($1::uuid[], $2::bytea[], $3::bigint[], $4::bigint[]) \
+             AS input (tenant_id, key, fingerprint, window_ms) ORDER BY tenant_id, key), \
+     over AS MATERIALIZED ( \
+         SELECT kept.tenant_id, kept.key, kept.day, fingerprint, window_ms FROM input CROSS JOIN LATERAL ( \
+             SELECT tenant_id, key, day FROM event_dedupe kept WHERE kept.tenant_id = input.tenant_id AND kept.key = input.key \
+                 AND kept.day >= ((now() - interval '10 min') AT TIME ZONE 'UTC')::date AND kept.until <= now() \
+                 AND NOT EXISTS (SELECT FROM event_dedupe live WHERE live.tenant_id = input.tenant_id AND live.key = input.key \
+                     AND live.day >= ((now() - interval '10 min') AT TIME ZONE 'UTC')::date - 8 AND live.until > now() \
+                     AND live.xmin <> pg_current_xact_id()::xid) \
+             ORDER BY day LIMIT 2 FOR UPDATE) kept), \
+     renewed AS ( \
+         UPDATE event_dedupe AS kept SET until = now() + over.window_ms * interval '1 ms', fingerprint = over.fingerprint \
+         FROM over WHERE kept.tenant_id = over.tenant_id AND kept.key = over.key AND kept.day = over.day \
+             AND kept.day >= ((now() - interval '10 min') AT TIME ZONE 'UTC')::date \
+         RETURNING kept.tenant_id, kept.key) \
+     SELECT tenant_id, key, count(*) FROM renewed GROUP BY tenant_id, key";
 
 /// Of ids that are taken, the first event's.
 const HELD: &str = "SELECT tenant_id, key, fingerprint FROM unnest($1::uuid[], $2::bytea[]) AS input (tenant_id, key) \
@@ -59,46 +84,86 @@ pub(in super::super) async fn take_ids(
     if candidates.is_empty() {
         return Ok(Vec::new());
     }
-    let tenants: Vec<Uuid> = candidates.iter().map(|candidate| candidate.tenant).collect();
-    let keys: Vec<&[u8]> = candidates.iter().map(|candidate| &candidate.key[..]).collect();
-    let fingerprints: Vec<i64> = candidates.iter().map(|candidate| candidate.fingerprint).collect();
-    let windows: Vec<i64> = candidates.iter().map(|candidate| candidate.window_ms).collect();
-    let parameters: [Parameter<'_>; 4] = [
-        (&tenants, Type::UUID_ARRAY),
-        (&keys, Type::BYTEA_ARRAY),
-        (&fingerprints, Type::INT8_ARRAY),
-        (&windows, Type::INT8_ARRAY),
-    ];
-    let rows = tx.query(TAKE, &parameters).await?;
-    let row = rows.first().ok_or(PgError::Ended)?;
-    let new: i64 = row.try_get(2).map_err(PgError::of_row)?;
+    let row =
+        tx.query(TAKE, &Input::of(candidates.iter()).parameters()).await?.pop().ok_or(PgError::Ended)?;
+    let new: i64 = row.try_get(0).map_err(PgError::of_row)?;
     if usize::try_from(new) == Ok(candidates.len()) {
         return Ok(vec![Taken::New; candidates.len()]);
     }
-    let new_tenants: Option<Vec<Uuid>> = row.try_get(0).map_err(PgError::of_row)?;
-    let new_keys: Option<Vec<Vec<u8>>> = row.try_get(1).map_err(PgError::of_row)?;
-    let new: HashSet<(Uuid, Vec<u8>)> =
-        new_tenants.unwrap_or_default().into_iter().zip(new_keys.unwrap_or_default()).collect();
-    let is_new = |candidate: &Candidate| new.contains(&(candidate.tenant, candidate.key.to_vec()));
-    let mut held: HashMap<(Uuid, Vec<u8>), i64> = HashMap::new();
-    let parameters: [Parameter<'_>; 2] = [(&tenants, Type::UUID_ARRAY), (&keys, Type::BYTEA_ARRAY)];
-    for row in tx.query(HELD, &parameters).await? {
-        let (tenant, key): (Uuid, Vec<u8>) =
-            (row.try_get(0).map_err(PgError::of_row)?, row.try_get(1).map_err(PgError::of_row)?);
-        held.insert((tenant, key), row.try_get(2).map_err(PgError::of_row)?);
+    let days: i64 = row.try_get(1).map_err(PgError::of_row)?;
+    let mut taken = listed(&row).map_err(PgError::of_row)?;
+    let is_new = |taken: &HashMap<Id, i64>, candidate: &Candidate| {
+        taken.get(&id(candidate)).is_some_and(|taken| *taken == days)
+    };
+    let others = Input::of(candidates.iter().filter(|candidate| !is_new(&taken, candidate)));
+    let [tenants, keys, ..] = others.parameters();
+    let mut answers =
+        tx.query_all(&[(RENEW, &others.parameters()), (HELD, &[tenants, keys])]).await?.into_iter();
+    for row in answers.next().unwrap_or_default() {
+        let (id, renewed): (Id, i64) = of_id(&row).map_err(PgError::of_row)?;
+        *taken.entry(id).or_default() += renewed;
     }
-    let said = |candidate: &Candidate| match is_new(candidate) {
+    let held = answers.next().unwrap_or_default();
+    let held: Result<HashMap<Id, i64>, _> = held.iter().map(of_id).collect();
+    let held = held.map_err(PgError::of_row)?;
+    let said = |candidate: &Candidate| match is_new(&taken, candidate) {
         true => Taken::New,
-        false => {
-            let kept = held.get(&(candidate.tenant, candidate.key.to_vec()));
-            Taken::Held(kept.copied().unwrap_or(candidate.fingerprint))
-        }
+        false => Taken::Held(held.get(&id(candidate)).copied().unwrap_or(candidate.fingerprint)),
     };
     Ok(candidates.iter().map(said).collect())
 }
 
+/// An id of a tenant's.
+type Id = (Uuid, Vec<u8>);
+
+fn id(candidate: &Candidate) -> Id {
+    (candidate.tenant, candidate.key.to_vec())
+}
+
+/// A row's id, and the number that it says of it.
+fn of_id(row: &Row) -> Result<(Id, i64), Error> {
+    Ok(((row.try_get(0)?, row.try_get(1)?), row.try_get(2)?))
+}
+
+/// On how many days each of the ids that [`TAKE`] lists was taken.
+fn listed(row: &Row) -> Result<HashMap<Id, i64>, Error> {
+    let tenants: Option<Vec<Uuid>> = row.try_get(2)?;
+    let keys: Option<Vec<Vec<u8>>> = row.try_get(3)?;
+    let days: Option<Vec<i64>> = row.try_get(4)?;
+    let ids = tenants.unwrap_or_default().into_iter().zip(keys.unwrap_or_default());
+    Ok(ids.zip(days.unwrap_or_default()).collect())
+}
+
+/// Candidates as the statements take them.
+struct Input<'c> {
+    tenants: Vec<Uuid>,
+    keys: Vec<&'c [u8]>,
+    fingerprints: Vec<i64>,
+    windows: Vec<i64>,
+}
+
+impl<'c> Input<'c> {
+    fn of(candidates: impl Iterator<Item = &'c Candidate> + Clone) -> Self {
+        Self {
+            tenants: candidates.clone().map(|candidate| candidate.tenant).collect(),
+            keys: candidates.clone().map(|candidate| &candidate.key[..]).collect(),
+            fingerprints: candidates.clone().map(|candidate| candidate.fingerprint).collect(),
+            windows: candidates.map(|candidate| candidate.window_ms).collect(),
+        }
+    }
+
+    fn parameters(&self) -> [Parameter<'_>; 4] {
+        [
+            (&self.tenants, Type::UUID_ARRAY),
+            (&self.keys, Type::BYTEA_ARRAY),
+            (&self.fingerprints, Type::INT8_ARRAY),
+            (&self.windows, Type::INT8_ARRAY),
+        ]
+    }
+}
+
 /// The last two statements of a writer, in one round trip.
-pub(in super::super) async fn insert(tx: &mut PgTx, rows: &[Row<'_>]) -> Result<(), StoreError> {
+pub(in super::super) async fn insert(tx: &mut PgTx, rows: &[NewRow<'_>]) -> Result<(), StoreError> {
     if rows.is_empty() {
         return Ok(());
     }

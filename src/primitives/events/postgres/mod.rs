@@ -5,8 +5,12 @@ mod attempts;
 mod dead_letters;
 mod groups;
 mod head;
+#[cfg(test)]
+mod ids_tests;
 mod limits;
 mod partitions;
+#[cfg(test)]
+mod partitions_tests;
 mod push;
 mod read;
 #[cfg(test)]
@@ -21,6 +25,6 @@ pub(super) use groups::{
 };
 pub(super) use head::readable;
 pub(super) use limits::broker_limits;
-pub(super) use partitions::keep_partitions;
+pub(super) use partitions::{days_ahead, keep_partitions};
 pub(super) use push::{begin_subscription, keep_attempts, of_key, replayed, replays, tenants_with_events};
 pub(super) use read::{at, first_after, horizon, newest, newest_of_all, page, span};
