@@ -21,7 +21,7 @@ fn acls(prefix: &str) -> Vec<KafkaAcl> {
     let lines = text.lines().filter(|line| line.starts_with("kafka-acls --add "));
     let acls: Vec<KafkaAcl> =
         lines.map(|line| line.replace("outrigger.", &format!("{prefix}.")).parse().unwrap()).collect();
-    assert_eq!(acls.len(), 3, "{acls:?}");
+    assert_eq!(acls.len(), 4, "{acls:?}");
     acls
 }
 
