@@ -118,13 +118,18 @@ const fn of_group(summary: &'static str, request: Content, replies: &'static [Re
     Docs { summary, query: &[], headers: &[], request: Some(request), replies, problems: &[] }
 }
 
+/// A call that begins the group where there is none: 429 where its tenant has as many of the topic as policy allows.
+const fn begins_group(docs: Docs) -> Docs {
+    Docs { problems: &[429], ..docs }
+}
+
 const SETTLED: &[ReplyDocs] = &[ReplyDocs {
     status: 200,
     meaning: "How many receipts were good, and which were not.",
     content: Some(json::<SettleReply>()),
 }];
 
-pub(super) const PULL: Docs = of_group(
+pub(super) const PULL: Docs = begins_group(of_group(
     "Leases the next events to a consumer of a group. While one of a key is leased or delayed, no later one of that key is \
      delivered outside the same pull.",
     json::<PullRequest>(),
@@ -133,7 +138,7 @@ pub(super) const PULL: Docs = of_group(
         meaning: "What may be worked on now, in order; nothing where there is nothing.",
         content: Some(Content { media_type: "application/json", schema: Some(deliveries) }),
     }],
-);
+));
 pub(super) const ACK: Docs = of_group("Says that deliveries are done.", json::<AckRequest>(), SETTLED);
 pub(super) const NACK: Docs = of_group(
     "Gives deliveries back, to be delivered again after `delay_ms`. After the policy's attempts an event goes to `{topic}.dlq`.",
@@ -142,8 +147,8 @@ pub(super) const NACK: Docs = of_group(
 );
 pub(super) const EXTEND: Docs =
     of_group("Makes leases end `lease_ms` from now, and never earlier.", json::<ExtendRequest>(), SETTLED);
-pub(super) const SEEK: Docs = of_group(
+pub(super) const SEEK: Docs = begins_group(of_group(
     "Moves a group: what comes after the place is delivered next, and every receipt is void.",
     json::<SeekRequest>(),
     &[ReplyDocs { status: 204, meaning: "Done.", content: None }],
-);
+));
