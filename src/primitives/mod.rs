@@ -3,6 +3,7 @@
 pub mod cache;
 pub mod events;
 pub mod ratelimit;
+pub mod usage;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
