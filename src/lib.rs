@@ -16,6 +16,7 @@ pub mod names;
 pub mod policy;
 pub mod pools;
 pub mod primitives;
+pub mod rfc3339;
 pub mod store;
 pub mod tasks;
 pub mod telemetry;

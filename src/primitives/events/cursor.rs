@@ -7,7 +7,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use uuid::Uuid;
 
 use super::Position;
-use super::time::rfc3339;
+use crate::rfc3339;
 
 const VERSION: u8 = 1;
 const BODY_BYTES: usize = 17;
@@ -136,7 +136,7 @@ impl ReadFrom {
             "latest" => Ok(Self::Latest),
             // No cursor begins with a digit: the first bits of its version are those of `A`.
             text if text.starts_with(|first: char| first.is_ascii_digit()) => {
-                let time = rfc3339(text).ok_or(ReadFromError::Time)?;
+                let time = rfc3339::instant(text).ok_or(ReadFromError::Time)?;
                 Ok(Self::Time(time.as_millisecond()))
             }
             text if text.len() == TEXT_BYTES => Ok(Self::Cursor(Cursor::decode(text, key, tenant, topic)?)),

@@ -40,7 +40,6 @@ pub mod relay;
 mod sqlite;
 #[cfg(test)]
 mod steps;
-mod time;
 mod turns;
 
 pub use append::{Appended, Batch, append, append_all, is_dead_letters};

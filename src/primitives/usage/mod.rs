@@ -1,5 +1,17 @@
 //! Usage: points counted once, and exact totals of them.
 
 mod amount;
+mod day;
+mod group;
+mod key;
+mod policy;
+mod record;
+mod rollup;
 
 pub use amount::{Amount, AmountError, Sum};
+pub use day::Day;
+pub use group::{Known, Settled, Verdict, settle};
+pub use key::{PointKey, fingerprint};
+pub use policy::{KIND, Metric, MetricDocument, UsageDocument, UsagePolicy};
+pub use record::{Checks, MAX_RECORDS, Point, Record, Records, Window, Wrong};
+pub use rollup::{Added, Rollup, SumKey};

@@ -2,8 +2,8 @@
 
 use fluent_uri::{Uri, UriRef};
 
-use super::super::time::rfc3339;
 use super::media::Media;
+use crate::rfc3339;
 
 /// What is wrong with a value, and what would be right.
 pub(super) type Verdict = Result<(), &'static str>;
@@ -50,7 +50,7 @@ pub(super) fn uri(text: &str) -> Verdict {
 
 /// A Timestamp (RFC 3339).
 pub(super) fn time(text: &str) -> Verdict {
-    rfc3339(text).map(|_| ()).ok_or("an RFC 3339 time with its offset, such as 2026-01-31T09:30:00Z")
+    rfc3339::instant(text).map(|_| ()).ok_or("an RFC 3339 time with its offset, such as 2026-01-31T09:30:00Z")
 }
 
 /// A media type (RFC 2046).

@@ -6,7 +6,8 @@ use jiff::Timestamp;
 ///
 /// jiff reads more than RFC 3339 (no seconds, a space, a comma, a zone in brackets), so the form is checked here and the
 /// calendar there.
-pub(super) fn rfc3339(text: &str) -> Option<Timestamp> {
+#[must_use]
+pub fn instant(text: &str) -> Option<Timestamp> {
     let bytes = text.as_bytes();
     let (head, rest) = bytes.split_at_checked(19)?;
     let shape = b"dddd-dd-ddTdd:dd:dd";
@@ -70,7 +71,7 @@ mod tests {
             ("1970-01-01T00:00:00é", None),
             ("", None),
         ] {
-            assert_eq!(rfc3339(text).map(Timestamp::as_millisecond), ms, "{text}");
+            assert_eq!(instant(text).map(Timestamp::as_millisecond), ms, "{text}");
         }
     }
 }

@@ -1,0 +1,155 @@
+//! Calls that share a transaction: which of their points are counted, and what each caller is told.
+//!
+//! The calls are taken as if each came alone, one after the other: one with a conflict leaves with all of its points, and the next one
+//! sees only what those before it left.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use super::{Point, PointKey};
+
+/// What a call's caller is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Its points are counted, or were.
+    Counted {
+        /// Those that were not known before.
+        accepted: usize,
+        /// Those that were.
+        duplicates: usize,
+    },
+    /// Nothing of it is counted: these of its points, by number, have a key of another one.
+    Conflict(Vec<usize>),
+}
+
+/// What becomes of a group.
+#[derive(Debug)]
+pub struct Settled<'p> {
+    /// Each call's, in their order.
+    pub verdicts: Vec<Verdict>,
+    /// The points to count, each with its call's number, ordered by key.
+    pub points: Vec<(usize, &'p Point)>,
+}
+
+/// Keys that are counted already, each with its point's fingerprint.
+pub type Known = HashMap<PointKey, i64>;
+
+/// Takes the calls one after the other, after those that are known.
+#[must_use]
+pub fn settle<'p>(calls: &[&'p [Point]], known: &Known) -> Settled<'p> {
+    let all = calls.iter().map(|points| points.len()).sum();
+    let mut taken: HashMap<PointKey, i64> = HashMap::with_capacity(all);
+    let mut points: Vec<(usize, &'p Point)> = Vec::with_capacity(all);
+    let mut verdicts = Vec::with_capacity(calls.len());
+    for (call, own) in calls.iter().enumerate() {
+        let before = points.len();
+        let mut conflicts = Vec::new();
+        for (number, point) in own.iter().enumerate() {
+            let held = match known.get(&point.key) {
+                Some(held) => *held,
+                None => match taken.entry(point.key) {
+                    Entry::Occupied(held) => *held.get(),
+                    Entry::Vacant(free) => {
+                        free.insert(point.fingerprint);
+                        points.push((call, point));
+                        continue;
+                    }
+                },
+            };
+            if held != point.fingerprint {
+                conflicts.push(number);
+            }
+        }
+        if conflicts.is_empty() {
+            let accepted = points.len() - before;
+            verdicts.push(Verdict::Counted { accepted, duplicates: own.len() - accepted });
+        } else {
+            for (_, point) in points.drain(before..) {
+                taken.remove(&point.key);
+            }
+            verdicts.push(Verdict::Conflict(conflicts));
+        }
+    }
+    points.sort_unstable_by_key(|(_, point)| point.key);
+    Settled { verdicts, points }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::primitives::usage::{Amount, Day};
+
+    fn point(key: u8, value: u8) -> Point {
+        let day = Day::of("2026-01-31T09:30:00Z".parse().unwrap());
+        Point {
+            metric: 0,
+            key: PointKey::new(Uuid::from_u128(1), "calls", day, &key.to_string()),
+            fingerprint: i64::from(value),
+            value: Amount::parse(&value.to_string()).unwrap(),
+            time_us: 0,
+            tags: Vec::new(),
+            metadata: None,
+        }
+    }
+
+    /// The same by a store that takes one call after the other.
+    #[derive(Default, Clone)]
+    struct Model(HashMap<PointKey, i64>);
+
+    impl Model {
+        fn take(&mut self, call: &[Point]) -> Verdict {
+            let (mut after, mut accepted) = (self.0.clone(), 0);
+            let mut conflicts = Vec::new();
+            for (number, point) in call.iter().enumerate() {
+                match after.insert(point.key, point.fingerprint) {
+                    None => accepted += 1,
+                    Some(held) => {
+                        after.insert(point.key, held);
+                        if held != point.fingerprint {
+                            conflicts.push(number);
+                        }
+                    }
+                }
+            }
+            if !conflicts.is_empty() {
+                return Verdict::Conflict(conflicts);
+            }
+            self.0 = after;
+            Verdict::Counted { accepted, duplicates: call.len() - accepted }
+        }
+    }
+
+    proptest! {
+        /// Few keys and few values, so that calls repeat and contradict themselves, each other, and what is known.
+        #[test]
+        fn a_group_is_what_its_calls_are_one_after_the_other(
+            calls in prop::collection::vec(prop::collection::vec((0_u8..12, 0_u8..3), 0..6), 0..12),
+            before in prop::collection::vec((0_u8..12, 0_u8..3), 0..4),
+        ) {
+            let mut model = Model::default();
+            for (key, value) in before {
+                model.take(&[point(key, value)]);
+            }
+            let known = model.0.clone();
+            let calls: Vec<Vec<Point>> = calls
+                .into_iter()
+                .map(|call| call.into_iter().map(|(key, value)| point(key, value)).collect())
+                .collect();
+            let slices: Vec<&[Point]> = calls.iter().map(Vec::as_slice).collect();
+            let settled = settle(&slices, &known);
+            let expected: Vec<Verdict> = calls.iter().map(|call| model.take(call)).collect();
+            prop_assert_eq!(&settled.verdicts, &expected);
+            let mut after = known;
+            for (call, point) in &settled.points {
+                let stays = matches!(settled.verdicts[*call], Verdict::Counted { .. });
+                prop_assert!(stays, "of a call with a conflict");
+                prop_assert_eq!(after.insert(point.key, point.fingerprint), None, "counted twice");
+            }
+            prop_assert_eq!(after, model.0);
+            prop_assert!(settled.points.is_sorted_by_key(|(_, point)| point.key));
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! The policy kind `usage`: the metrics, and what holds for each.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::tz::TimeZone;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::config::{Findings, pointer_step};
+use crate::names::Name;
+use crate::policy::{Kind, Policies};
+
+/// The kind of document, as the loader takes it.
+pub const KIND: Kind = Kind { name: "usage", schema, load };
+
+/// A `usage` policy document.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UsageDocument {
+    /// The time zone in which days and months begin, as IANA names it. It stays as it is while there is usage.
+    #[serde(default = "default_time_zone")]
+    pub time_zone: String,
+    /// The metrics, by name. What is not listed does not exist.
+    pub metrics: BTreeMap<String, MetricDocument>,
+}
+
+/// One metric.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MetricDocument {
+    /// How old a record may be when it is sent, in milliseconds; 90 days at the most.
+    #[serde(default = "default_accept_late_ms")]
+    #[schemars(range(min = 60_000, max = 7_776_000_000_u64))]
+    pub accept_late_ms: u64,
+    /// The tags by which totals can be grouped, eight at the most. Others are kept with the record alone.
+    #[serde(default)]
+    #[schemars(length(max = 8))]
+    pub group_by: Vec<String>,
+}
+
+fn default_time_zone() -> String {
+    "UTC".to_owned()
+}
+
+fn default_accept_late_ms() -> u64 {
+    3_024_000_000
+}
+
+/// A metric in force.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Metric {
+    /// Its name.
+    pub name: Name,
+    /// How old a record may be, in milliseconds.
+    pub accept_late_ms: u64,
+    /// The tags by which totals can be grouped, sorted.
+    pub group_by: Vec<Name>,
+}
+
+/// The usage policy in force.
+#[derive(Debug)]
+pub struct UsagePolicy {
+    time_zone: TimeZone,
+    metrics: BTreeMap<Name, Arc<Metric>>,
+}
+
+impl UsagePolicy {
+    /// In which days and months begin.
+    #[must_use]
+    pub fn time_zone(&self) -> &TimeZone {
+        &self.time_zone
+    }
+
+    /// The metric of this name.
+    #[must_use]
+    pub fn metric(&self, name: &str) -> Option<&Arc<Metric>> {
+        self.metrics.get(&Name::parse(name).ok()?)
+    }
+
+    /// Every metric, by name.
+    pub fn metrics(&self) -> impl Iterator<Item = &Arc<Metric>> {
+        self.metrics.values()
+    }
+}
+
+fn schema(generator: &mut SchemaGenerator) -> Schema {
+    UsageDocument::json_schema(generator)
+}
+
+fn load(document: Value, findings: &mut Findings, policies: &mut Policies) {
+    match serde_json::from_value::<UsageDocument>(document) {
+        Ok(document) => {
+            if let Some(policy) = read(&document, findings) {
+                policies.insert(Arc::new(policy));
+            }
+        }
+        Err(error) => findings.add("", error.to_string(), "a document that fits the schema of `kind: usage`"),
+    }
+}
+
+/// The policy, where nothing is wrong.
+fn read(document: &UsageDocument, findings: &mut Findings) -> Option<UsagePolicy> {
+    let time_zone = TimeZone::get(&document.time_zone);
+    if time_zone.is_err() {
+        let message = format!("there is no time zone `{}`", document.time_zone);
+        findings.add("/time_zone", message, "an IANA name such as `UTC` or `Europe/Berlin`");
+    }
+    let mut metrics = BTreeMap::new();
+    for (text, metric) in &document.metrics {
+        let pointer = format!("/metrics{}", pointer_step(text));
+        let mut group_by = Vec::with_capacity(metric.group_by.len());
+        for (number, tag) in metric.group_by.iter().enumerate() {
+            match Name::parse(tag) {
+                Ok(tag) if group_by.contains(&tag) => {
+                    let pointer = format!("{pointer}/group_by/{number}");
+                    findings.add(pointer, format!("`{tag}` is there twice"), "each tag once");
+                }
+                Ok(tag) => group_by.push(tag),
+                Err(error) => {
+                    let pointer = format!("{pointer}/group_by/{number}");
+                    findings.add(pointer, "this is not a tag's name", error.to_string());
+                }
+            }
+        }
+        group_by.sort_unstable();
+        match Name::parse(text) {
+            Ok(name) => {
+                let metric = Metric { name: name.clone(), accept_late_ms: metric.accept_late_ms, group_by };
+                metrics.insert(name, Arc::new(metric));
+            }
+            Err(error) => findings.add(pointer, "this is not a metric's name", error.to_string()),
+        }
+    }
+    let time_zone = time_zone.ok().filter(|_| findings.is_empty())?;
+    Some(UsagePolicy { time_zone, metrics })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::{Vocabulary, check_documents};
+
+    static USAGE: Kind = KIND;
+
+    fn checked(text: &str) -> Result<Policies, String> {
+        let vocabulary =
+            Vocabulary { kinds: vec![&USAGE], ignored: Vec::new(), actions: Vec::new(), issuers: None };
+        let files = [("usage.yaml".to_owned(), text.to_owned())];
+        let checked = check_documents(&vocabulary, 1, &files);
+        checked.map(|checked| checked.policies).map_err(|report| report.to_string())
+    }
+
+    #[test]
+    fn a_policy_is_read_with_its_defaults() {
+        let policies = checked(
+            "kind: usage\ntime_zone: Asia/Kathmandu\nmetrics:\n  api_calls: {}\n  voice_minutes: {accept_late_ms: 60000, group_by: [to, from]}\n",
+        )
+        .unwrap();
+        let policy = policies.get::<UsagePolicy>().unwrap();
+        assert_eq!(policy.time_zone().iana_name(), Some("Asia/Kathmandu"));
+        let names: Vec<_> = policy.metrics().map(|metric| metric.name.as_str()).collect();
+        assert_eq!(names, ["api_calls", "voice_minutes"]);
+        assert_eq!(policy.metric("api_calls").unwrap().accept_late_ms, 35 * 86_400_000);
+        let tags: Vec<_> =
+            policy.metric("voice_minutes").unwrap().group_by.iter().map(Name::as_str).collect();
+        assert_eq!(tags, ["from", "to"]);
+        assert!(policy.metric("other").is_none());
+    }
+
+    #[test]
+    fn everything_that_is_wrong_is_said_at_once() {
+        let report = checked(
+            "kind: usage\ntime_zone: Mars/Olympus\nmetrics:\n  Calls: {}\n  calls: {group_by: [a, a, B]}\n",
+        );
+        let report = report.err().unwrap();
+        for words in [
+            "there is no time zone `Mars/Olympus`",
+            "an IANA name",
+            "this is not a metric's name",
+            "`a` is there twice",
+            "this is not a tag's name",
+        ] {
+            assert!(report.contains(words), "{words}: {report}");
+        }
+    }
+}

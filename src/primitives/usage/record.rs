@@ -1,0 +1,389 @@
+//! Records as they are sent: read without a tree, checked, and made into points.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use super::{Amount, Day, PointKey, fingerprint};
+use crate::names::{Key, Name};
+use crate::rfc3339;
+
+/// The most records in one call.
+pub const MAX_RECORDS: usize = 10_000;
+/// The most tags of one record.
+const MAX_TAGS: usize = 16;
+/// The longest value of a tag, in bytes.
+const MAX_TAG_BYTES: usize = 256;
+/// The longest metadata of a record as text, in bytes.
+const MAX_METADATA_BYTES: usize = 4096;
+/// How far ahead of this process's clock a record's time may be, in microseconds.
+const AHEAD_US: i64 = 300_000_000;
+/// Fields that are named in one answer.
+const MAX_WRONG: usize = 100;
+
+/// The body of a call.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Records<'a> {
+    /// 1 to 10,000 of them.
+    #[serde(borrow)]
+    pub records: Vec<Record<'a>>,
+}
+
+/// A record as it is sent.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record<'a> {
+    /// What is counted.
+    #[serde(borrow)]
+    pub metric: Cow<'a, str>,
+    /// How much: a number, read from its text, or a string with one.
+    #[serde(borrow)]
+    pub value: &'a RawValue,
+    /// When it was used, RFC 3339.
+    #[serde(borrow)]
+    pub time: Cow<'a, str>,
+    /// Names it: the same once more is a duplicate.
+    #[serde(borrow)]
+    pub idempotency_key: Cow<'a, str>,
+    /// By what it can be grouped: texts by name.
+    #[serde(default, borrow)]
+    pub tags: Option<&'a RawValue>,
+    /// What the client wants kept with it: an object.
+    #[serde(default, borrow)]
+    pub metadata: Option<&'a RawValue>,
+}
+
+/// What is counted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Point {
+    /// Its metric's place in the call's list.
+    pub metric: u16,
+    /// What names it.
+    pub key: PointKey,
+    /// What tells it from another one of that key.
+    pub fingerprint: i64,
+    /// How much.
+    pub value: Amount,
+    /// When, in microseconds since 1970.
+    pub time_us: i64,
+    /// Its tags, sorted by name, each once.
+    pub tags: Vec<(Box<str>, Box<str>)>,
+    /// Its metadata as a JSON object.
+    pub metadata: Option<Box<str>>,
+}
+
+/// A field that is wrong, and what would be right.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wrong {
+    /// RFC 6901, from the body's root.
+    pub pointer: String,
+    /// What would be right.
+    pub detail: String,
+}
+
+/// What holds for a metric's records.
+#[derive(Debug, Clone, Copy)]
+pub struct Window {
+    /// How old a record may be, in microseconds.
+    pub accept_late_us: i64,
+    /// This process's clock, in microseconds since 1970.
+    pub now_us: i64,
+}
+
+/// Checks one call's records, and names all that is wrong in them.
+pub struct Checks {
+    tenant: Uuid,
+    wrong: Vec<Wrong>,
+    count: usize,
+}
+
+impl Checks {
+    /// Of a tenant's call.
+    #[must_use]
+    pub fn new(tenant: Uuid) -> Self {
+        Self { tenant, wrong: Vec::new(), count: 0 }
+    }
+
+    /// The point of the call's record with this number, of a metric that was found; nothing where something in it is wrong.
+    pub fn point(
+        &mut self,
+        number: usize,
+        record: &Record<'_>,
+        metric: (u16, &Name),
+        window: Window,
+    ) -> Option<Point> {
+        let before = self.count;
+        let value = self.value(number, record.value);
+        let time_us = self.time(number, &record.time, window);
+        if let Err(error) = Key::check(&record.idempotency_key) {
+            self.wrong(number, "/idempotency_key", error.to_string());
+        }
+        let tags = record.tags.map_or_else(|| Some(Vec::new()), |tags| self.tags(number, tags));
+        let metadata = match record.metadata {
+            Some(metadata) => self.metadata(number, metadata).map(Some),
+            None => Some(None),
+        };
+        let (value, (time_us, day), tags, metadata) = (value?, time_us?, tags?, metadata?);
+        if self.count > before {
+            return None;
+        }
+        let key = PointKey::new(self.tenant, metric.1.as_str(), day, &record.idempotency_key);
+        let fingerprint =
+            fingerprint(value, time_us, &canonical(&tags), metadata.as_deref().unwrap_or_default());
+        Some(Point { metric: metric.0, key, fingerprint, value, time_us, tags, metadata })
+    }
+
+    /// What is wrong, if anything is; more than a hundred fields are counted and not named.
+    pub fn into_result(mut self) -> Result<(), Vec<Wrong>> {
+        if self.count > self.wrong.len() {
+            let more = self.count - self.wrong.len();
+            self.wrong.push(Wrong { pointer: String::new(), detail: format!("and {more} more fields") });
+        }
+        if self.wrong.is_empty() { Ok(()) } else { Err(self.wrong) }
+    }
+
+    /// Says that a record's field is wrong.
+    pub fn wrong(&mut self, number: usize, field: &str, detail: impl Into<String>) {
+        self.count += 1;
+        if self.wrong.len() < MAX_WRONG {
+            let pointer = format!("/records/{number}{field}");
+            self.wrong.push(Wrong { pointer, detail: detail.into() });
+        }
+    }
+
+    fn value(&mut self, number: usize, raw: &RawValue) -> Option<Amount> {
+        let text = raw.get();
+        // A string with an escape is no number either.
+        let text = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(text);
+        let amount = Amount::parse(text);
+        amount.map_err(|error| self.wrong(number, "/value", error.to_string())).ok()
+    }
+
+    fn time(&mut self, number: usize, text: &str, window: Window) -> Option<(i64, Day)> {
+        let Some(time) = rfc3339::instant(text) else {
+            self.wrong(
+                number,
+                "/time",
+                "an RFC 3339 time with its offset, such as 2026-01-31T09:30:00Z".to_owned(),
+            );
+            return None;
+        };
+        let time_us = time.as_microsecond();
+        if time_us < window.now_us - window.accept_late_us {
+            let days = window.accept_late_us / 86_400_000_000;
+            self.wrong(number, "/time", format!("records of this metric are taken for {days} days"));
+            return None;
+        }
+        if time_us > window.now_us + AHEAD_US {
+            self.wrong(number, "/time", "at most five minutes ahead of this machine's clock");
+            return None;
+        }
+        Some((time_us, Day::of(time)))
+    }
+
+    fn tags(&mut self, number: usize, raw: &RawValue) -> Option<Vec<(Box<str>, Box<str>)>> {
+        let Ok(Tags(mut tags)) = serde_json::from_str::<Tags<'_>>(raw.get()) else {
+            self.wrong(
+                number,
+                "/tags",
+                format!("an object of at most {MAX_TAGS} texts, such as {{\"region\": \"eu\"}}"),
+            );
+            return None;
+        };
+        let before = self.count;
+        tags.sort_unstable_by(|one, other| one.0.cmp(&other.0));
+        for (name, value) in &tags {
+            if !Name::is_valid(name) {
+                self.wrong(
+                    number,
+                    "/tags",
+                    "a tag's name is 1 to 64 characters of a-z, 0-9, `_`, `.` and `-`, and starts with a letter",
+                );
+            } else if value.len() > MAX_TAG_BYTES || value.contains('\0') {
+                let detail = format!("a text of at most {MAX_TAG_BYTES} bytes without NUL");
+                self.wrong(number, &format!("/tags/{name}"), detail);
+            }
+        }
+        if tags.windows(2).any(|pair| matches!(pair, [one, other] if one.0 == other.0)) {
+            self.wrong(number, "/tags", "each tag once");
+        }
+        let owned = |(name, value): (Cow<'_, str>, Cow<'_, str>)| {
+            (Box::from(name.as_ref()), Box::from(value.as_ref()))
+        };
+        (self.count == before).then(|| tags.into_iter().map(owned).collect())
+    }
+
+    /// Without spaces and with sorted names, so that a client that writes it anew at a retry says the same.
+    fn metadata(&mut self, number: usize, raw: &RawValue) -> Option<Box<str>> {
+        let mut detail = format!("an object of at most {MAX_METADATA_BYTES} bytes");
+        let text = raw.get();
+        if text.len() <= MAX_METADATA_BYTES && text.starts_with('{') {
+            match serde_json::from_str::<serde_json::Value>(text) {
+                Ok(_) if text.contains("\\u0000") => "no NUL (\\u0000) in metadata".clone_into(&mut detail),
+                Ok(mut value) => {
+                    value.sort_all_objects();
+                    return Some(value.to_string().into());
+                }
+                Err(error) => detail = error.to_string(),
+            }
+        }
+        self.wrong(number, "/metadata", detail);
+        None
+    }
+}
+
+/// The tags as one text, for comparing.
+fn canonical(tags: &[(Box<str>, Box<str>)]) -> String {
+    let length = |text: &str| u16::try_from(text.len()).unwrap_or(u16::MAX);
+    tags.iter().map(|(name, value)| format!("{}:{name}{}:{value}", length(name), length(value))).collect()
+}
+
+/// An object of texts, at most [`MAX_TAGS`] of them.
+struct Tags<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
+
+/// A text that is borrowed where it has no escapes.
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Tags<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Texts<'a>(PhantomData<&'a ()>);
+
+        impl<'de: 'a, 'a> Visitor<'de> for Texts<'a> {
+            type Value = Tags<'a>;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("an object of texts")
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Tags<'a>, M::Error> {
+                let mut tags = Vec::new();
+                while let Some((Text(name), Text(value))) = map.next_entry()? {
+                    if tags.len() == MAX_TAGS {
+                        return Err(serde::de::Error::custom("too many"));
+                    }
+                    tags.push((name, value));
+                }
+                Ok(Tags(tags))
+            }
+        }
+
+        deserializer.deserialize_map(Texts(PhantomData))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: &str = "2026-01-31T12:00:00Z";
+
+    fn window() -> Window {
+        let now_us = rfc3339::instant(NOW).unwrap().as_microsecond();
+        Window { accept_late_us: 35 * 86_400_000_000, now_us }
+    }
+
+    fn check(body: &str) -> Result<Vec<Point>, Vec<(String, String)>> {
+        let records: Records<'_> = serde_json::from_str(body).unwrap();
+        let mut checks = Checks::new(Uuid::from_u128(1));
+        let name = Name::parse("calls").unwrap();
+        let points: Vec<_> = records
+            .records
+            .iter()
+            .enumerate()
+            .filter_map(|(number, record)| checks.point(number, record, (0, &name), window()))
+            .collect();
+        let named = |wrong: Vec<Wrong>| wrong.into_iter().map(|one| (one.pointer, one.detail)).collect();
+        checks.into_result().map(|()| points).map_err(named)
+    }
+
+    fn record(fields: &str) -> String {
+        format!(
+            "{{\"records\": [{{\"metric\": \"calls\", \"time\": \"2026-01-31T09:30:00Z\", \"idempotency_key\": \"k\"{fields}}}]}}"
+        )
+    }
+
+    #[test]
+    fn a_record_is_the_same_point_however_it_is_written() {
+        let one = check(&record(
+            ", \"value\": 1.50, \"tags\": {\"b\": \"2\", \"a\": \"1\"}, \"metadata\": {\"x\": [1, 2], \"a\": {\"c\": 1, \"b\": 2}}",
+        ))
+        .unwrap();
+        let other = check(&record(
+            ", \"metadata\":{\"a\":{\"b\":2,\"c\":1},\"x\":[1,2]},\"tags\":{\"\\u0061\":\"1\",\"b\":\"2\"},\"value\":\"15e-1\"",
+        ))
+        .unwrap();
+        assert_eq!(one, other);
+        let [point] = &one[..] else { panic!("{one:?}") };
+        assert_eq!(point.value.to_string(), "1.5");
+        assert_eq!(point.metadata.as_deref(), Some("{\"a\":{\"b\":2,\"c\":1},\"x\":[1,2]}"));
+        assert_eq!(point.time_us, 1_769_851_800_000_000);
+        let later = check(&record(", \"value\": 1.51")).unwrap();
+        assert_eq!(later[0].key, point.key, "its key is the client's");
+        assert_ne!(later[0].fingerprint, point.fingerprint);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_what_would_be_right() {
+        let long = "x".repeat(MAX_TAG_BYTES + 1);
+        for (fields, pointer, detail) in [
+            (", \"value\": \"1,5\"", "/records/0/value", "a decimal number"),
+            (", \"value\": 1e-10", "/records/0/value", "at most 9 digits after the point"),
+            (", \"value\": true", "/records/0/value", "a decimal number"),
+            (", \"value\": 1, \"tags\": {\"a\": 1}", "/records/0/tags", "an object of at most 16 texts"),
+            (", \"value\": 1, \"tags\": [\"a\"]", "/records/0/tags", "an object of at most 16 texts"),
+            (", \"value\": 1, \"tags\": {\"A\": \"x\"}", "/records/0/tags", "a tag's name"),
+            (", \"value\": 1, \"tags\": {\"a\": \"x\", \"a\": \"y\"}", "/records/0/tags", "each tag once"),
+            (
+                &format!(", \"value\": 1, \"tags\": {{\"a\": \"{long}\"}}"),
+                "/records/0/tags/a",
+                "at most 256 bytes",
+            ),
+            (", \"value\": 1, \"tags\": {\"a\": \"\\u0000\"}", "/records/0/tags/a", "without NUL"),
+            (", \"value\": 1, \"metadata\": 5", "/records/0/metadata", "an object of at most 4096 bytes"),
+            (", \"value\": 1, \"metadata\": {\"a\": \"\\u0000\"}", "/records/0/metadata", "no NUL"),
+        ] {
+            let wrong = check(&record(fields)).unwrap_err();
+            assert_eq!(wrong.len(), 1, "{fields}: {wrong:?}");
+            assert!(wrong[0].0 == pointer && wrong[0].1.contains(detail), "{fields}: {wrong:?}");
+        }
+        let many = format!("{{\"records\": [{}]}}", vec![record(", \"value\": 1"); 1].join(","));
+        assert!(serde_json::from_str::<Records<'_>>(&many).is_err(), "an unknown field");
+    }
+
+    #[test]
+    fn a_record_is_taken_from_35_days_before_to_five_minutes_ahead() {
+        let at = |time: &str| {
+            check(&format!(
+                "{{\"records\": [{{\"metric\": \"calls\", \"value\": 1, \"idempotency_key\": \"k\", \"time\": \"{time}\"}}]}}"
+            ))
+        };
+        for time in ["2025-12-27T12:00:00Z", NOW, "2026-01-31T12:05:00Z", "2026-01-31T13:05:00+01:00"] {
+            at(time).unwrap();
+        }
+        for (time, detail) in [
+            ("2025-12-27T11:59:59.999999Z", "for 35 days"),
+            ("2026-01-31T12:05:00.000001Z", "five minutes ahead"),
+            ("2026-01-31", "RFC 3339"),
+            ("2026-02-30T00:00:00Z", "RFC 3339"),
+        ] {
+            let wrong = at(time).unwrap_err();
+            assert!(wrong[0].0 == "/records/0/time" && wrong[0].1.contains(detail), "{time}: {wrong:?}");
+        }
+    }
+
+    #[test]
+    fn all_that_is_wrong_is_named_at_once_up_to_a_hundred_fields() {
+        let one = "{\"metric\": \"calls\", \"value\": \"x\", \"time\": \"x\", \"idempotency_key\": \"\"}";
+        let wrong = check(&format!("{{\"records\": [{}]}}", [one; 40].join(","))).unwrap_err();
+        assert_eq!(wrong.len(), MAX_WRONG + 1);
+        assert_eq!(wrong[2], ("/records/0/idempotency_key".to_owned(), "a key is 1 to 512 bytes".to_owned()));
+        assert_eq!(wrong[MAX_WRONG], (String::new(), "and 20 more fields".to_owned()));
+    }
+}

@@ -1,0 +1,139 @@
+//! Sums by hour and by day, for all of a metric and for each value of the tags by which it can be grouped.
+
+use std::collections::BTreeMap;
+
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, civil};
+use uuid::Uuid;
+
+use super::{Metric, Point, Sum};
+
+const HOUR_US: i64 = 3_600_000_000;
+
+/// What a sum is of, in the order in which sums are written: two transactions that add to the same ones wait for each other, and
+/// never each for the other.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SumKey<'p> {
+    /// Whose.
+    pub tenant: Uuid,
+    /// Of what.
+    pub metric: &'p str,
+    /// The tag by which it is grouped; empty of all together.
+    pub tag: &'p str,
+    /// The tag's value; empty of all together, and of records without the tag.
+    pub tag_value: &'p str,
+}
+
+/// A sum of some points.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Added {
+    /// Of their values.
+    pub value: Sum,
+    /// How many.
+    pub count: i64,
+}
+
+impl Added {
+    fn add(&mut self, point: &Point) {
+        self.value += point.value;
+        self.count += 1;
+    }
+}
+
+/// What some points add to the sums.
+#[derive(Debug, Default)]
+pub struct Rollup<'p> {
+    /// By UTC hour, in microseconds since 1970.
+    pub hourly: BTreeMap<(SumKey<'p>, i64), Added>,
+    /// By day of the policy's time zone.
+    pub daily: BTreeMap<(SumKey<'p>, civil::Date), Added>,
+}
+
+impl<'p> Rollup<'p> {
+    /// Adds a tenant's point.
+    pub fn add(&mut self, tenant: Uuid, metric: &'p Metric, point: &'p Point, zone: &TimeZone) {
+        let hour = point.time_us.div_euclid(HOUR_US) * HOUR_US;
+        let day = day(point.time_us, zone);
+        let all = SumKey { tenant, metric: metric.name.as_str(), tag: "", tag_value: "" };
+        let groups = metric.group_by.iter().map(|tag| {
+            let value = point.tags.iter().find(|(name, _)| **name == *tag.as_str());
+            SumKey { tag: tag.as_str(), tag_value: value.map_or("", |(_, value)| value), ..all.clone() }
+        });
+        for key in std::iter::once(all.clone()).chain(groups) {
+            self.daily.entry((key.clone(), day)).or_default().add(point);
+            self.hourly.entry((key, hour)).or_default().add(point);
+        }
+    }
+}
+
+/// The day of an instant in a zone.
+fn day(time_us: i64, zone: &TimeZone) -> civil::Date {
+    // Every time of a record was read from a text of a year of four digits.
+    let time = Timestamp::from_microsecond(time_us).unwrap_or_default();
+    zone.to_datetime(time).date()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::names::Name;
+    use crate::primitives::usage::{Amount, Day, PointKey};
+
+    const TENANT: Uuid = Uuid::from_u128(1);
+
+    fn point(time: &str, value: &str, tags: &[(&str, &str)]) -> Point {
+        let time: Timestamp = time.parse().unwrap();
+        Point {
+            metric: 0,
+            key: PointKey::new(TENANT, "calls", Day::of(time), time.to_string().as_str()),
+            fingerprint: 0,
+            value: Amount::parse(value).unwrap(),
+            time_us: time.as_microsecond(),
+            tags: tags.iter().map(|(name, value)| (Box::from(*name), Box::from(*value))).collect(),
+            metadata: None,
+        }
+    }
+
+    #[test]
+    fn a_point_is_in_the_sum_of_all_and_in_one_of_each_tag_and_days_are_the_zone_s() {
+        let name = |text| Name::parse(text).unwrap();
+        let metric =
+            Metric { name: name("calls"), accept_late_ms: 1, group_by: vec![name("plan"), name("region")] };
+        // 18:15 UTC is midnight in Kathmandu.
+        let points = [
+            point("2026-01-31T18:14:59.999999Z", "1.5", &[("region", "eu"), ("other", "x")]),
+            point("2026-01-31T18:15:00Z", "0.25", &[("region", "eu"), ("plan", "pro")]),
+            point("2026-01-31T19:00:00Z", "-1", &[("region", "us")]),
+        ];
+        let zone = TimeZone::get("Asia/Kathmandu").unwrap();
+        let mut rollup = Rollup::default();
+        points.iter().for_each(|point| rollup.add(TENANT, &metric, point, &zone));
+        let shown = |key: &SumKey<'_>, added: &Added| {
+            format!("{}={} {} {}", key.tag, key.tag_value, added.value, added.count)
+        };
+        let days: Vec<String> =
+            rollup.daily.iter().map(|((key, day), added)| format!("{day} {}", shown(key, added))).collect();
+        assert_eq!(
+            days,
+            [
+                "2026-01-31 = 1.5 1",
+                "2026-02-01 = -0.75 2",
+                "2026-01-31 plan= 1.5 1",
+                "2026-02-01 plan= -1 1",
+                "2026-02-01 plan=pro 0.25 1",
+                "2026-01-31 region=eu 1.5 1",
+                "2026-02-01 region=eu 0.25 1",
+                "2026-02-01 region=us -1 1",
+            ]
+        );
+        let hours: Vec<String> = rollup
+            .hourly
+            .iter()
+            .filter(|((key, _), _)| key.tag.is_empty())
+            .map(|((key, hour), added)| {
+                format!("{} {}", Timestamp::from_microsecond(*hour).unwrap(), shown(key, added))
+            })
+            .collect();
+        assert_eq!(hours, ["2026-01-31T18:00:00Z = 1.75 2", "2026-01-31T19:00:00Z = -1 1"]);
+    }
+}
