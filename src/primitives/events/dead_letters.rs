@@ -4,9 +4,14 @@
 //! dead in the group's state, and goes with the next one. An event and what says that it is buried commit together: it is a
 //! dead letter once, and those of a key come in their order.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use futures_util::FutureExt as _;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use uuid::Uuid;
@@ -164,11 +169,22 @@ pub(super) struct Undertaker {
     /// Whether a call left something since it was begun last.
     under_way: Mutex<HashMap<Place, bool>>,
     turn: Semaphore,
+    /// The next portion is a defect.
+    #[cfg(test)]
+    panics: std::sync::atomic::AtomicBool,
 }
 
 impl Undertaker {
     pub(super) fn new(store: Store, metrics: GivenUpMetrics, tasks: Tasks) -> Arc<Self> {
-        Arc::new(Self { store, metrics, tasks, under_way: Mutex::default(), turn: Semaphore::new(1) })
+        Arc::new(Self {
+            store,
+            metrics,
+            tasks,
+            under_way: Mutex::default(),
+            turn: Semaphore::new(1),
+            #[cfg(test)]
+            panics: std::sync::atomic::AtomicBool::default(),
+        })
     }
 
     /// A call of a group gave this up.
@@ -178,7 +194,10 @@ impl Undertaker {
             let (undertaker, group) = (Arc::clone(self), group.clone());
             self.tasks.spawn("dead letters", async move {
                 while undertaker.has_more(&group.place) {
-                    undertaker.go_on(&group).await;
+                    // A defect is as a failure: what is dead waits for the group's next call.
+                    if AssertUnwindSafe(undertaker.go_on(&group)).catch_unwind().await.is_err() {
+                        tracing::error!("a defect: a portion of dead letters panicked");
+                    }
                 }
             });
         }
@@ -198,6 +217,8 @@ impl Undertaker {
             let Some(Ok(_turn)) = self.tasks.stopping().run_until_cancelled(self.turn.acquire()).await else {
                 return;
             };
+            #[cfg(test)]
+            assert!(!self.panics.swap(false, std::sync::atomic::Ordering::SeqCst), "a test wants a defect");
             // The group's own policy may be another by now: it says nothing of what is dead.
             match group.bury(&self.store).await {
                 Ok(given_up) => {

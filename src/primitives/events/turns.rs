@@ -9,8 +9,10 @@
 mod tests;
 
 use std::collections::{HashMap, VecDeque};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use futures_util::FutureExt as _;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
@@ -52,11 +54,20 @@ pub(super) struct Turns {
     tasks: Tasks,
     /// A group is here while a task works for it.
     lines: Mutex<HashMap<Place, VecDeque<Waiting>>>,
+    /// The next transaction is a defect.
+    #[cfg(test)]
+    panics: std::sync::atomic::AtomicBool,
 }
 
 impl Turns {
     pub(super) fn new(store: Store, tasks: Tasks) -> Arc<Self> {
-        Arc::new(Self { store, tasks, lines: Mutex::default() })
+        Arc::new(Self {
+            store,
+            tasks,
+            lines: Mutex::default(),
+            #[cfg(test)]
+            panics: std::sync::atomic::AtomicBool::default(),
+        })
     }
 
     /// As [`Group::pull`].
@@ -105,7 +116,10 @@ impl Turns {
             let (turns, place) = (Arc::clone(self), group.place.clone());
             self.tasks.spawn("group", async move {
                 while let Some(turn) = turns.next(&place) {
-                    turns.run(turn).await;
+                    // A defect is its transaction's alone: those calls get no answer, and who waits is served.
+                    if AssertUnwindSafe(turns.run(turn)).catch_unwind().await.is_err() {
+                        tracing::error!("a defect: a transaction of a consumer group panicked");
+                    }
                 }
             });
         }
@@ -139,6 +153,8 @@ impl Turns {
     }
 
     async fn run(&self, turn: Vec<Waiting>) {
+        #[cfg(test)]
+        assert!(!self.panics.swap(false, std::sync::atomic::Ordering::SeqCst), "a test wants a defect");
         let (calls, answers): (Vec<_>, Vec<_>) =
             turn.into_iter().map(|waiting| ((waiting.group, waiting.act), waiting.answer)).unzip();
         let acted = match together(&self.store, calls).await {
