@@ -15,8 +15,9 @@ use super::groups::{
     Receipts, State, StateError,
 };
 use super::push::AttemptRow;
+use super::queue::NoRoom;
 use super::read::{self, Scan};
-use super::turns::{Act, Acted, together};
+use super::turns::{Act, Acted, MAX_WAITING, together};
 use super::{Logged, Position, ReadFrom, Topic, postgres, sqlite};
 use crate::error::ErrorKind;
 use crate::names::Name;
@@ -70,6 +71,15 @@ pub enum GroupError {
     /// A defect: the group's task ended without a word.
     #[error("the group's task ended")]
     Gone,
+    /// As many calls as may wait for the group already.
+    #[error("{MAX_WAITING} calls wait for the group")]
+    LongLine,
+    /// As many calls of the tenant, or as much of its receipts, as may wait for its groups already.
+    #[error("too many calls of the tenant wait for its groups")]
+    ShareTaken,
+    /// Everyone's.
+    #[error("too many calls wait for groups")]
+    Overloaded,
     /// A key has more events than are sent again at once.
     #[error("the key has more than {0} events from then on: name a later time")]
     LongKey(usize),
@@ -88,6 +98,16 @@ impl GroupError {
             Self::LongKey(_) => ErrorKind::Invalid,
             Self::Together(error) => error.kind(),
             Self::Gone => ErrorKind::OutcomeUnknown,
+            Self::LongLine | Self::ShareTaken | Self::Overloaded => ErrorKind::Overloaded,
+        }
+    }
+}
+
+impl From<NoRoom> for GroupError {
+    fn from(error: NoRoom) -> Self {
+        match error {
+            NoRoom::OfTenant => Self::ShareTaken,
+            NoRoom::OfAll => Self::Overloaded,
         }
     }
 }
