@@ -108,3 +108,21 @@ async fn after_a_defect_a_group_s_next_call_goes_on_with_its_dead_letters() {
         assert_eq!(dying.letters(EVENTS).await.len(), EVENTS, "{name}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tenants_take_turns_with_their_dead_letters_however_many_groups_one_has() {
+    const GROUPS: usize = 30;
+    let stores = Stores::new(4).await;
+    for (name, store) in stores.both() {
+        let dying = Dying::new(store).await;
+        let mut groups = Vec::new();
+        for number in 0..GROUPS {
+            groups.push(dying.group(1, &format!("g{number}")).await);
+        }
+        groups.push(dying.group(2, "g").await);
+        groups.iter().for_each(|group| dying.gave_up(group));
+        let letters = dying.letters((GROUPS + 1) * EVENTS).await;
+        let before = letters.iter().take_while(|letter| letter.tenant.as_u128() == 1).count();
+        assert!(before <= 2 * EVENTS, "{name}: {before} letters of the other tenant came first");
+    }
+}
