@@ -1,6 +1,7 @@
 //! A consumer group on a store: its row locked, the machine run, the row written, in one transaction.
 
 mod redeliver;
+mod taking;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,12 +12,12 @@ use uuid::Uuid;
 use super::audience::{Audience, Subscriber};
 use super::dead_letters::GivenUp;
 use super::groups::{
-    DelayTime, KeyHash, Lease, LeaseTime, MaxDeliveries, OutOfBounds, OutOfOrder, Outcome, Policy, Pull,
-    Receipts, State, StateError,
+    DelayTime, KeyHash, Lease, LeaseTime, MaxDeliveries, OutOfBounds, OutOfOrder, Outcome, Policy, Receipts,
+    State, StateError,
 };
 use super::push::AttemptRow;
 use super::queue::NoRoom;
-use super::read::{self, Scan};
+use super::read;
 use super::turns::{Act, Acted, MAX_WAITING, together};
 use super::{Logged, Position, ReadFrom, Topic, postgres, sqlite};
 use crate::error::ErrorKind;
@@ -25,8 +26,6 @@ use crate::store::{Store, StoreError, Tx};
 
 /// What one pull's events have together at the most, but for the first: a reply is built in memory.
 const MAX_BYTES: i64 = 4 * 1024 * 1024;
-/// Steps of the log that one pull looks through at the most, with the group's row locked.
-const STEPS: usize = 4;
 
 /// Which group.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -166,6 +165,7 @@ impl Group {
     pub fn new(audience: Audience, topic: Arc<Topic>, name: Name) -> Result<Self, OutOfBounds> {
         let rules = topic.groups;
         let policy = Policy::new(u64::from(rules.max_attempts), u64::from(rules.max_outstanding))?;
+        let policy = if matches!(audience, Audience::Fleet(_)) { policy.with_shares() } else { policy };
         let group = audience.group(&name);
         let place = Place { owner: audience.owner(), topic: audience.topic().clone(), group };
         Ok(Self { audience, name, place, topic, policy, begins: Position::START })
@@ -287,7 +287,7 @@ impl Group {
                 pull.put_back(*first);
             }
             events.extend(kept.events.into_iter().map(|event| (event.position, event)));
-            more = self.take_new(tx, &mut pull, row.readable, &mut events).await?;
+            more = self.take(tx, &mut pull, row.readable, &mut events).await?;
             let pulled = pull.finish();
             if !pulled.leases.is_empty() || pulled.forgotten == 0 {
                 break (pulled.leases, pulled.full);
@@ -301,46 +301,6 @@ impl Group {
             state.due_ms().map(|due| u64::try_from(due.saturating_sub(row.now_ms)).unwrap_or_default());
         let (given_up, position) = (GivenUp::default(), state.position());
         Ok(Deliveries { deliveries, due_in_ms, given_up, full, position, more })
-    }
-
-    /// Takes new events into a pull. Whether there is more of the log than it looked through.
-    ///
-    /// A service's topic may be a small part of the log: where many of everyone's events are none of it, the group's place is
-    /// moved past them, though not for every few of them, since that is a write.
-    async fn take_new(
-        &self,
-        tx: &mut Tx<'_>,
-        pull: &mut Pull<'_>,
-        readable: Position,
-        events: &mut HashMap<Position, Logged>,
-    ) -> Result<bool, GroupError> {
-        let (mut looked, mut more, mut steps) = (pull.position(), false, 0);
-        while pull.wanted() > 0 {
-            let scan = Scan {
-                after: looked,
-                max_rows: u32::try_from(pull.wanted()).unwrap_or(u32::MAX),
-                max_bytes: MAX_BYTES,
-                ..Scan::new(&self.audience)
-            };
-            let step = read::step(tx, &scan, readable).await?;
-            let new = read::rows(tx, &scan, step.to).await?;
-            let none_left = new.len() < scan.max_rows as usize;
-            let is_whole = none_left && read::bytes(&new) < MAX_BYTES;
-            let keys: Vec<_> = new.iter().map(|event| (event.position, self.key_hash(event))).collect();
-            pull.take(&keys)?;
-            events.extend(new.into_iter().map(|event| (event.position, event)));
-            looked = if is_whole { pull.position().max(step.next) } else { pull.position() };
-            more = none_left && !(is_whole && step.is_last);
-            steps += usize::from(none_left);
-            if !pull.leases().is_empty() || (none_left && (!is_whole || step.is_last || steps == STEPS)) {
-                break;
-            }
-        }
-        let passed = looked.number().saturating_sub(pull.position().number());
-        if matches!(self.audience, Audience::Fleet(_)) && passed >= read::STEP / 2 {
-            pull.pass(looked);
-        }
-        Ok(more && pull.leases().is_empty())
     }
 
     /// Settles in a transaction that has the row.

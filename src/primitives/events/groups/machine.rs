@@ -2,6 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
+use uuid::Uuid;
+
 use super::state::{Entry, Phase, State};
 use super::{Dead, DeadReason, DelayTime, KeyHash, LeaseTime, Outcome, Policy, Receipt, Receipts};
 use crate::primitives::events::Position;
@@ -77,6 +79,8 @@ impl State {
             return false;
         }
         self.outstanding.clear();
+        self.deferred.clear();
+        self.new_first = false;
         self.position = position;
         true
     }
@@ -109,7 +113,8 @@ impl State {
             entry.phase = Phase::Free;
         }
         for position in positions.iter().copied().filter(|position| *position <= self.position) {
-            let new = Entry { position, key, failures: 0, phase: Phase::Free };
+            // Of a group of one tenant.
+            let new = Entry { position, key, tenant: Uuid::nil(), failures: 0, phase: Phase::Free };
             match self.outstanding.binary_search_by_key(&position, |entry| entry.position) {
                 Ok(index) => self.outstanding[index] = new,
                 Err(index) => self.outstanding.insert(index, new),
@@ -225,7 +230,8 @@ mod tests {
         fn pull(&mut self, new: &[(i64, u64)]) -> Vec<(i64, u16, Box<str>)> {
             let ask = (MaxDeliveries::new(100).unwrap(), LeaseTime::new(10_000).unwrap());
             let mut pull = self.state.pull(self.now_ms, Self::policy(), ask.0, ask.1);
-            let event = |&(position, key): &(i64, u64)| (Position::new(position), KeyHash::new(key));
+            let event =
+                |&(position, key): &(i64, u64)| (Position::new(position), KeyHash::new(key), Uuid::nil());
             pull.take(&new.iter().map(event).collect::<Vec<_>>()).unwrap();
             let leases = pull.finish().leases;
             let told = |lease: super::super::Lease| {
