@@ -57,9 +57,10 @@ impl State {
         LeaseTime(lease_ms): LeaseTime,
     ) -> Outcome {
         self.settle(now_ms, policy);
+        let leases = self.leases();
         let (mut done, mut stale) = (0, Vec::new());
         for (place, text) in receipts.0.iter().enumerate() {
-            match self.leased(text).map(|index| &mut self.outstanding[index].phase) {
+            match leases.of(text).map(|index| &mut self.outstanding[index].phase) {
                 Some(Phase::Leased { until_ms, .. }) => {
                     *until_ms = now_ms.saturating_add(lease_ms).max(*until_ms);
                     done += 1;
@@ -162,21 +163,22 @@ impl State {
         }
     }
 
-    /// Where the entry is whose lease `text` proves.
-    fn leased(&self, text: &str) -> Option<usize> {
-        let receipt = Receipt::parse(text).filter(|receipt| receipt.mark == self.mark)?;
-        let index = self.outstanding.binary_search_by_key(&receipt.position, |entry| entry.position).ok()?;
-        match self.outstanding[index].phase {
-            Phase::Leased { epoch, .. } if epoch == receipt.epoch => Some(index),
-            Phase::Leased { .. } | Phase::Delayed { .. } | Phase::Free | Phase::Dead { .. } => None,
-        }
+    /// The leases that run.
+    fn leases(&self) -> Leases {
+        let lease = |(index, entry): (usize, &Entry)| match entry.phase {
+            Phase::Leased { epoch, number, .. } => Some(((epoch, number), index)),
+            Phase::Delayed { .. } | Phase::Free | Phase::Dead { .. } => None,
+        };
+        let places = self.outstanding.iter().enumerate().filter_map(lease).collect();
+        Leases { mark: self.mark, places }
     }
 
     /// Which entries `receipts` name, each once.
     fn named(&self, receipts: Receipts<'_>) -> Named {
+        let leases = self.leases();
         let mut named = Named { done: 0, stale: Vec::new(), entries: vec![false; self.outstanding.len()] };
         for (place, text) in receipts.0.iter().enumerate() {
-            match self.leased(text) {
+            match leases.of(text) {
                 Some(index) if !named.entries[index] => {
                     named.entries[index] = true;
                     named.done += 1;
@@ -185,6 +187,20 @@ impl State {
             }
         }
         named
+    }
+}
+
+/// Where the entries of leases are, by epoch and number.
+struct Leases {
+    mark: u32,
+    places: HashMap<(u64, u64), usize>,
+}
+
+impl Leases {
+    /// Where the entry is whose lease `text` proves.
+    fn of(&self, text: &str) -> Option<usize> {
+        let receipt = Receipt::parse(text).filter(|receipt| receipt.mark == self.mark)?;
+        self.places.get(&(receipt.epoch, receipt.number)).copied()
     }
 }
 

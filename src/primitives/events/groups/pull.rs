@@ -45,6 +45,8 @@ pub struct Pull<'s> {
     max: usize,
     until_ms: i64,
     epoch: u64,
+    /// Leases that were made.
+    made: u64,
     /// Keys of which an event is held outside of this pull.
     held: HashSet<KeyHash>,
     /// Whether something that is outstanding may be left for the next pull, so that no new event may pass it.
@@ -79,6 +81,7 @@ impl State {
             max,
             until_ms: now_ms.saturating_add(lease_ms),
             epoch,
+            made: 0,
             held: HashSet::with_capacity(outstanding),
             closed: false,
             stopped: false,
@@ -126,14 +129,15 @@ impl Pull<'_> {
 
     /// `entry`, leased by this pull.
     fn lease(&mut self, entry: Entry) -> Entry {
-        let epoch = self.epoch;
+        let (epoch, number) = (self.epoch, self.made);
         self.state.epoch = epoch;
+        self.made += 1;
         self.pulled.leases.push(Lease {
             position: entry.position,
-            receipt: Receipt { mark: self.state.mark, position: entry.position, epoch },
+            receipt: Receipt { mark: self.state.mark, number, epoch },
             attempt: entry.failures.saturating_add(1),
         });
-        Entry { phase: Phase::Leased { until_ms: self.until_ms, epoch }, ..entry }
+        Entry { phase: Phase::Leased { until_ms: self.until_ms, epoch, number }, ..entry }
     }
 
     /// What is delivered so far; before [`Self::take`], what is delivered again.
@@ -289,6 +293,7 @@ impl Pull<'_> {
     /// reply has no room for them. It is no attempt, and no new event is looked at in this pull any more.
     pub fn put_back(&mut self, first: Position) {
         self.closed = true;
+        self.pulled.leases.sort_unstable_by_key(|lease| lease.position);
         let kept = self.pulled.leases.partition_point(|lease| lease.position < first);
         for lease in self.pulled.leases.drain(kept..) {
             let found = self.state.outstanding.binary_search_by_key(&lease.position, |entry| entry.position);
@@ -371,6 +376,17 @@ mod tests {
             pull.finish().leases[0].receipt
         };
         assert_ne!(receipt(1_800_000_000_000), receipt(1_800_000_000_001));
+    }
+
+    #[test]
+    fn a_receipt_says_nothing_of_where_its_event_is_in_the_log() {
+        let receipt = |position| {
+            let mut state = State::new(Position::START, 1);
+            let mut pull = pull(&mut state, 1_800_000_000_000, 1);
+            pull.take(&[event(position, 1)]).unwrap();
+            pull.finish().leases[0].receipt.to_string()
+        };
+        assert_eq!(receipt(1), receipt(1_234_567));
     }
 
     const A: Uuid = Uuid::from_u128(1);

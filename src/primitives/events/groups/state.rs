@@ -27,6 +27,7 @@
 //! | failures | varint, 1 to 65,535; only with bit 3 |
 //! | until | leased and delayed: zigzag varint, milliseconds, less the last entry's that has one (0 for the first) |
 //! | epoch of the lease | leased: varint, the group's epoch less this one |
+//! | number of the lease | leased: varint, which of those of its pull it is |
 //!
 //! Nothing follows the last entry. What waits behind one key takes 2 to 4 bytes an entry.
 
@@ -100,7 +101,7 @@ pub(super) enum Phase {
     /// is not kept.
     Free,
     /// A consumer has it.
-    Leased { until_ms: i64, epoch: u64 },
+    Leased { until_ms: i64, epoch: u64, number: u64 },
     /// It was nacked.
     Delayed { until_ms: i64 },
     /// It had its last failure, and is not among the dead letters yet. Nothing waits for it.
@@ -164,9 +165,9 @@ impl State {
         put(&mut bytes, self.outstanding.len() as u64);
         let (mut before, mut last_until) = (None::<&Entry>, 0);
         for entry in &self.outstanding {
-            let (phase, until, epoch) = match entry.phase {
+            let (phase, until, lease) = match entry.phase {
                 Phase::Free => (FREE, None, None),
-                Phase::Leased { until_ms, epoch } => (LEASED, Some(until_ms), Some(epoch)),
+                Phase::Leased { until_ms, epoch, number } => (LEASED, Some(until_ms), Some((epoch, number))),
                 Phase::Delayed { until_ms } => (DELAYED, Some(until_ms), None),
                 Phase::Dead { reason: DeadReason::Expired } => (DEAD, None, None),
                 Phase::Dead { reason: DeadReason::Nacked } => (DEAD | DIED_OF_NACK, None, None),
@@ -192,8 +193,9 @@ impl State {
                 put(&mut bytes, zigzag(until_ms.wrapping_sub(last_until)));
                 last_until = until_ms;
             }
-            if let Some(epoch) = epoch {
+            if let Some((epoch, number)) = lease {
                 put(&mut bytes, self.epoch - epoch);
+                put(&mut bytes, number);
             }
             before = Some(entry);
         }
@@ -322,7 +324,7 @@ impl State {
             LEASED => {
                 let until_ms = until_ms()?;
                 let epoch = self.epoch.checked_sub(rest.varint()?).ok_or(StateError::Wrong("epoch"))?;
-                Phase::Leased { until_ms, epoch }
+                Phase::Leased { until_ms, epoch, number: rest.varint()? }
             }
             DELAYED => Phase::Delayed { until_ms: until_ms()? },
             _ if tag & DIED_OF_NACK == 0 => Phase::Dead { reason: DeadReason::Expired },

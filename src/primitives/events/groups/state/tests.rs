@@ -8,8 +8,9 @@ const EXAMPLE: &[u8] = &[
     0xd8, 0x04, // position 300
     0, 0, // no tenants, none deferred
     4, // entries
-    0b1001, 0x64, 1, 2, 3, 4, 5, 6, 7, 8, 2, 0x80, 0x01, 0, // 200, 2 failures, until 64, epoch 9
-    0b0101, 1, 0, 0, // 201, same key, until 64, epoch 9
+    0b1001, 0x64, 1, 2, 3, 4, 5, 6, 7, 8, 2, 0x80, 0x01, 0,
+    0, // 200, 2 failures, until 64, epoch 9, its first
+    0b0101, 1, 0, 0, 1, // 201, same key, until 64, epoch 9, its second
     0b0100, 0x09, // 210, same key, free
     0b0010, 0x5a, 0, 0, 0, 0, 0, 0, 0, 5, 0x20, // 300, delayed until 80
 ];
@@ -26,8 +27,8 @@ fn example() -> State {
     State {
         epoch: 9,
         outstanding: vec![
-            entry(200, key, 2, Phase::Leased { until_ms: 64, epoch: 9 }),
-            entry(201, key, 0, Phase::Leased { until_ms: 64, epoch: 9 }),
+            entry(200, key, 2, Phase::Leased { until_ms: 64, epoch: 9, number: 0 }),
+            entry(201, key, 0, Phase::Leased { until_ms: 64, epoch: 9, number: 1 }),
             entry(210, key, 0, Phase::Free),
             entry(300, KeyHash(5), 0, Phase::Delayed { until_ms: 80 }),
         ],
@@ -105,7 +106,7 @@ fn what_is_no_state_is_told() {
     assert_eq!(changed(12, 0), "the group's state has a wrong position");
     assert_eq!(changed(21, 0), "the group's state has a wrong number of failures");
     assert_eq!(changed(24, 10), "the group's state has a wrong epoch");
-    assert_eq!(changed(26, 0), "the group's state has a wrong position");
+    assert_eq!(changed(27, 0), "the group's state has a wrong position");
     let trailing = [EXAMPLE, &[0]].concat();
     assert_eq!(State::decode(&trailing), Err(StateError::Trailing));
     let many = [&EXAMPLE[..10], &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1]].concat();
@@ -141,7 +142,9 @@ proptest! {
                 failures: if phase > DELAYED { failures.max(1) } else { failures },
                 phase: match phase {
                     FREE => Phase::Free,
-                    LEASED => Phase::Leased { until_ms, epoch: leased % epoch.max(1) },
+                    LEASED => {
+                        Phase::Leased { until_ms, epoch: leased % epoch.max(1), number: leased >> 40 }
+                    }
                     DELAYED => Phase::Delayed { until_ms },
                     DEAD => Phase::Dead { reason: DeadReason::Expired },
                     _ => Phase::Dead { reason: DeadReason::Nacked },
