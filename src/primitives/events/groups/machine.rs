@@ -57,10 +57,9 @@ impl State {
         LeaseTime(lease_ms): LeaseTime,
     ) -> Outcome {
         self.settle(now_ms, policy);
-        let leases = self.leases();
         let (mut done, mut stale) = (0, Vec::new());
-        for (place, text) in receipts.0.iter().enumerate() {
-            match leases.of(text).map(|index| &mut self.outstanding[index].phase) {
+        for (place, proved) in self.proved(receipts).into_iter().enumerate() {
+            match proved.map(|index| &mut self.outstanding[index].phase) {
                 Some(Phase::Leased { until_ms, .. }) => {
                     *until_ms = now_ms.saturating_add(lease_ms).max(*until_ms);
                     done += 1;
@@ -163,22 +162,31 @@ impl State {
         }
     }
 
-    /// The leases that run.
-    fn leases(&self) -> Leases {
-        let lease = |(index, entry): (usize, &Entry)| match entry.phase {
-            Phase::Leased { epoch, number, .. } => Some(((epoch, number), index)),
-            Phase::Delayed { .. } | Phase::Free | Phase::Dead { .. } => None,
-        };
-        let places = self.outstanding.iter().enumerate().filter_map(lease).collect();
-        Leases { mark: self.mark, places }
+    /// Of each receipt the entry whose lease it proves.
+    fn proved(&self, Receipts(texts): Receipts<'_>) -> Vec<Option<usize>> {
+        let lease = |text: &Box<str>| Receipt::parse(text).filter(|receipt| receipt.mark == self.mark);
+        let mut wanted: Vec<_> = texts
+            .iter()
+            .enumerate()
+            .filter_map(|(place, text)| lease(text).map(|of| ((of.epoch, of.number), place)))
+            .collect();
+        wanted.sort_unstable();
+        let mut proved = vec![None; texts.len()];
+        for (index, entry) in self.outstanding.iter().enumerate() {
+            let Phase::Leased { epoch, number, .. } = entry.phase else { continue };
+            let first = wanted.partition_point(|(of, _)| *of < (epoch, number));
+            for (_, place) in wanted[first..].iter().take_while(|(of, _)| *of == (epoch, number)) {
+                proved[*place] = Some(index);
+            }
+        }
+        proved
     }
 
     /// Which entries `receipts` name, each once.
     fn named(&self, receipts: Receipts<'_>) -> Named {
-        let leases = self.leases();
         let mut named = Named { done: 0, stale: Vec::new(), entries: vec![false; self.outstanding.len()] };
-        for (place, text) in receipts.0.iter().enumerate() {
-            match leases.of(text) {
+        for (place, proved) in self.proved(receipts).into_iter().enumerate() {
+            match proved {
                 Some(index) if !named.entries[index] => {
                     named.entries[index] = true;
                     named.done += 1;
@@ -187,20 +195,6 @@ impl State {
             }
         }
         named
-    }
-}
-
-/// Where the entries of leases are, by epoch and number.
-struct Leases {
-    mark: u32,
-    places: HashMap<(u64, u64), usize>,
-}
-
-impl Leases {
-    /// Where the entry is whose lease `text` proves.
-    fn of(&self, text: &str) -> Option<usize> {
-        let receipt = Receipt::parse(text).filter(|receipt| receipt.mark == self.mark)?;
-        self.places.get(&(receipt.epoch, receipt.number)).copied()
     }
 }
 
