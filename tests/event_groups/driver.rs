@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use outrigger::primitives::events::Position;
 use outrigger::primitives::events::groups::{
-    Dead, DelayTime, KeyHash, Lease, LeaseTime, MaxDeliveries, Outcome, Policy, Receipts, State,
+    Dead, DelayTime, KeyHash, Lease, LeaseTime, MaxDeliveries, New, Outcome, Policy, Pull, Receipts, State,
 };
 use proptest::prelude::*;
 use proptest::sample::Index;
+use uuid::Uuid;
 
-use super::model::{self, Group};
+use super::model::{self, Group, Read, tenant_of};
 use super::steps::{Case, Pick, Seen, Step};
 
 /// An event that a consumer has, or nacked, as its answers say.
@@ -30,12 +31,15 @@ struct Side {
     over: BTreeSet<i64>,
     /// Dead, and not buried.
     dead: BTreeSet<i64>,
+    /// Delivered at any time since the last seek.
+    told: BTreeSet<i64>,
     begins_after: i64,
     pulls: usize,
 }
 
 struct Driver<'s> {
     policy: Policy,
+    has_shares: bool,
     max_attempts: u16,
     max_outstanding: usize,
     now: i64,
@@ -49,19 +53,26 @@ struct Driver<'s> {
     seen: &'s mut Seen,
 }
 
+fn policy(max_attempts: u16, max_outstanding: usize, has_shares: bool) -> Policy {
+    let policy = Policy::new(u64::from(max_attempts), max_outstanding as u64).unwrap();
+    if has_shares { policy.with_shares() } else { policy }
+}
+
 /// Runs a case; then everything is consumed.
 pub fn run(case: &Case, seen: &mut Seen) -> Result<(), TestCaseError> {
     let side = |mark| Side {
         row: State::new(Position::START, mark).encode(),
-        model: Group::new(case.max_attempts, case.max_outstanding),
+        model: Group::new(case.max_attempts, case.max_outstanding, case.has_shares),
         held: BTreeMap::new(),
         over: BTreeSet::new(),
         dead: BTreeSet::new(),
+        told: BTreeSet::new(),
         begins_after: 0,
         pulls: 0,
     };
     let mut driver = Driver {
-        policy: Policy::new(u64::from(case.max_attempts), case.max_outstanding as u64).unwrap(),
+        policy: policy(case.max_attempts, case.max_outstanding, case.has_shares),
+        has_shares: case.has_shares,
         max_attempts: case.max_attempts,
         max_outstanding: case.max_outstanding,
         now: 1_800_000_000_000,
@@ -126,7 +137,7 @@ impl Driver<'_> {
     }
 
     fn reload(&mut self, max_attempts: u16, max_outstanding: usize) {
-        self.policy = Policy::new(u64::from(max_attempts), max_outstanding as u64).unwrap();
+        self.policy = policy(max_attempts, max_outstanding, self.has_shares);
         (self.max_attempts, self.max_outstanding) = (max_attempts, max_outstanding);
         self.sides.iter_mut().for_each(|side| side.model.set_policy(max_attempts, max_outstanding));
     }
@@ -162,6 +173,7 @@ impl Driver<'_> {
         prop_assert_eq!(counts, side.model.counts(self.now));
         prop_assert_eq!(state.position().number(), side.model.position);
         prop_assert_eq!(state.outstanding(), side.model.outstanding());
+        prop_assert_eq!(summary.deferred, side.model.deferred.len());
         let dead = |dead: Dead| (dead.position.number(), dead.reason.as_str(), dead.attempts);
         prop_assert_eq!(state.dead().map(dead).collect::<Vec<_>>(), side.model.dead());
         prop_assert_eq!(summary.dead, side.dead.len());
@@ -208,12 +220,6 @@ impl Driver<'_> {
     }
 }
 
-/// How a store reads new events.
-struct Read {
-    chunk: usize,
-    on: bool,
-}
-
 impl Driver<'_> {
     fn pull(
         &mut self,
@@ -230,38 +236,28 @@ impl Driver<'_> {
         let gone: Vec<_> = again.filter(|position| position.number() <= self.gone_through).collect();
         self.seen.redelivered += pull.leases().len();
         pull.forget(&gone);
-        let mut readable = 0;
-        loop {
-            let from = pull.position().number().max(self.gone_through);
-            let new: Vec<_> = self
-                .log
-                .range(from + 1..)
-                .map(|(position, key)| (Position::new(*position), KeyHash::new(*key)))
-                .take(read.chunk.min(pull.wanted()))
-                .collect();
-            pull.take(&new).unwrap();
-            readable += new.len();
-            if new.is_empty() || !read.on {
-                break;
-            }
+        if pull.begins_with_new() {
+            self.take_new(&mut pull, read);
+            self.take_behind(&mut pull, read);
+        } else {
+            self.take_behind(&mut pull, read);
+            self.take_new(&mut pull, read);
         }
+        self.seen.deferred += usize::from(!pull.deferred().is_empty());
         let cut = put_back.filter(|_| !pull.leases().is_empty());
         let cut = cut.map(|cut| pull.leases()[cut.index(pull.leases().len())].position);
         if let Some(first) = cut {
             pull.put_back(first);
-            prop_assert_eq!(pull.wanted(), 0);
+            prop_assert_eq!((pull.wanted(), pull.behind()), (0, None));
             self.seen.put_back += 1;
         }
-        let wanted = pull.wanted();
         let pulled = pull.finish();
         self.sides[index].row = state.encode();
         self.seen.full += usize::from(pulled.full);
         self.seen.forgotten += pulled.forgotten;
         self.seen.delivered += pulled.leases.len();
 
-        // What was read is bounded by what could be used, so without reading on the model is told how much that was.
-        let readable = if read.on && wanted == 0 && cut.is_none() { usize::MAX } else { readable };
-        let mut expected = self.sides[index].model.pull(self.now, max, lease, readable);
+        let mut expected = self.sides[index].model.pull(self.now, max, lease, read);
         if let Some(first) = cut {
             self.sides[index].model.put_back(first.number());
             expected.deliveries.retain(|(position, _)| *position < first.number());
@@ -281,6 +277,47 @@ impl Driver<'_> {
         Ok(pulled.leases)
     }
 
+    fn event(&self, position: i64, key: u64) -> New {
+        let tenant = if self.has_shares { Uuid::from_u128(tenant_of(key).into()) } else { Uuid::nil() };
+        (Position::new(position), KeyHash::new(key), tenant)
+    }
+
+    fn take_new(&self, pull: &mut Pull<'_>, read: Read) {
+        loop {
+            let from = pull.position().number().max(self.gone_through);
+            let left_out = if read.on { pull.deferred() } else { Vec::new() };
+            let new: Vec<_> = self
+                .log
+                .range(from + 1..)
+                .map(|(position, key)| self.event(*position, *key))
+                .filter(|(_, _, tenant)| !left_out.contains(tenant))
+                .take(read.chunk.min(pull.wanted()))
+                .collect();
+            pull.take(&new).unwrap();
+            if new.is_empty() || !read.on {
+                break;
+            }
+        }
+    }
+
+    fn take_behind(&mut self, pull: &mut Pull<'_>, read: Read) {
+        while let Some(behind) = pull.behind() {
+            let from = behind.after.number().max(self.gone_through);
+            let found: Vec<_> = self
+                .log
+                .range(from + 1..=pull.position().number().max(from + 1))
+                .map(|(position, key)| self.event(*position, *key))
+                .filter(|(position, _, tenant)| *tenant == behind.tenant && *position <= pull.position())
+                .map(|(position, key, _)| (position, key))
+                .take(read.chunk.min(behind.max))
+                .collect();
+            let are_all = found.len() < behind.max && found.len() < read.chunk;
+            pull.take_behind(&behind, &found, are_all).unwrap();
+            self.seen.caught_up += usize::from(!found.is_empty());
+            self.seen.caught_up_in_part += usize::from(!are_all);
+        }
+    }
+
     /// What no delivery may break, by what consumers saw alone.
     fn delivered(&mut self, index: usize, leases: &[Lease], lease: i64) -> Result<(), TestCaseError> {
         let side = &mut self.sides[index];
@@ -296,7 +333,15 @@ impl Driver<'_> {
             let key = self.log[&position];
             let held = Held { key, until: self.now + lease, pull: side.pulls, receipt: receipt.clone() };
             side.held.insert(position, held);
+            side.told.insert(position);
             self.receipts.push(receipt);
+        }
+        for Lease { position, .. } in leases {
+            let (position, key) = (position.number(), self.log[&position.number()]);
+            let kept = side.begins_after.max(self.gone_through).min(position - 1);
+            for (earlier, _) in self.log.range(kept + 1..position).filter(|(_, of)| **of == key) {
+                prop_assert!(side.told.contains(earlier), "{position} came before {earlier}");
+            }
         }
         for Lease { position, .. } in leases {
             let key = self.log[&position.number()];
@@ -400,6 +445,7 @@ impl Driver<'_> {
         let side = &mut self.sides[index];
         side.held.clear();
         side.over.clear();
+        side.told.clear();
         side.begins_after = to;
         Ok(())
     }

@@ -57,11 +57,38 @@ pub struct Group {
     pulls: u64,
     max_attempts: u16,
     max_outstanding: usize,
+    has_shares: bool,
+    /// Tenants whose events are passed over, whose turn is next first.
+    pub deferred: Vec<u64>,
+    new_first: bool,
+}
+
+/// Whose the events of a key are, where they are of several tenants.
+pub fn tenant_of(key: u64) -> u64 {
+    key % 3 + 1
+}
+
+/// How a store reads.
+#[derive(Debug, Clone, Copy)]
+pub struct Read {
+    /// So many events at once at the most.
+    pub chunk: usize,
+    /// Whether reading goes on, and leaves out who is deferred.
+    pub on: bool,
 }
 
 impl Group {
-    pub fn new(max_attempts: u16, max_outstanding: usize) -> Self {
-        Self { events: Vec::new(), position: 0, pulls: 0, max_attempts, max_outstanding }
+    pub fn new(max_attempts: u16, max_outstanding: usize, has_shares: bool) -> Self {
+        Self {
+            events: Vec::new(),
+            position: 0,
+            pulls: 0,
+            max_attempts,
+            max_outstanding,
+            has_shares,
+            deferred: Vec::new(),
+            new_first: false,
+        }
     }
 
     pub fn set_policy(&mut self, max_attempts: u16, max_outstanding: usize) {
@@ -166,12 +193,12 @@ impl Group {
         }
     }
 
-    /// At most `readable` new events are read. The receipts are told afterwards.
-    pub fn pull(&mut self, now: i64, max: usize, lease: i64, readable: usize) -> Pulled {
+    /// The receipts are told afterwards.
+    pub fn pull(&mut self, now: i64, max: usize, lease: i64, read: Read) -> Pulled {
         self.pulls += 1;
         let this_pull = self.pulls;
         self.pass_time(now);
-        let leased = |pull| Fate::Leased { until: now + lease, pull, receipt: String::new() };
+        let until = now + lease;
         let mut pulled = Pulled { deliveries: Vec::new(), forgotten: 0, looked_at_new: 0 };
         let mut redelivered = 0;
         for index in 0..self.events.len() {
@@ -184,32 +211,104 @@ impl Group {
                 self.events[index].fate = Fate::Over;
                 pulled.forgotten += 1;
             } else {
-                self.events[index].fate = leased(this_pull);
-                pulled.deliveries.push((self.events[index].position, self.events[index].failures + 1));
+                self.deliver(index, until, &mut pulled);
             }
         }
         if redelivered == max {
             return pulled;
         }
-        for index in 0..self.events.len() {
-            let event = &self.events[index];
-            if event.position <= self.position || event.gone {
-                continue;
+        if self.new_first || self.deferred.is_empty() {
+            self.take_new(max, until, read, &mut pulled);
+            self.take_behind(max, until, read, &mut pulled);
+        } else {
+            self.take_behind(max, until, read, &mut pulled);
+            self.take_new(max, until, read, &mut pulled);
+        }
+        pulled.deliveries.sort_unstable();
+        pulled
+    }
+
+    fn deliver(&mut self, index: usize, until: i64, pulled: &mut Pulled) {
+        let event = &mut self.events[index];
+        event.fate = Fate::Leased { until, pull: self.pulls, receipt: String::new() };
+        pulled.deliveries.push((event.position, event.failures + 1));
+    }
+
+    fn look_at(&mut self, index: usize, until: i64, pulled: &mut Pulled) {
+        pulled.looked_at_new += 1;
+        if self.is_held(index, self.pulls) {
+            self.events[index].fate = Fate::Free;
+        } else {
+            self.deliver(index, until, pulled);
+        }
+    }
+
+    fn room(&self) -> usize {
+        self.max_outstanding.saturating_sub(self.outstanding())
+    }
+
+    /// How many more of a tenant's events may go in: it is to have no more than there is room beside it.
+    fn share(&self, tenant: u64) -> usize {
+        if !self.has_shares {
+            return self.room();
+        }
+        let is_own = |event: &&Event| tenant_of(event.key) == tenant;
+        let own = self.events.iter().filter(is_own);
+        let own = own.filter(|event| !matches!(event.fate, Fate::New | Fate::Over)).count();
+        (0..).take_while(|more| own + more < self.room().saturating_sub(*more)).count()
+    }
+
+    /// New events that are kept, in the order of the log.
+    fn unseen(&self, wanted: impl Fn(&Event) -> bool) -> Vec<usize> {
+        let is_new = |event: &Event| event.fate == Fate::New && !event.gone && wanted(event);
+        (0..self.events.len()).filter(|index| is_new(&self.events[*index])).collect()
+    }
+
+    fn take_new(&mut self, max: usize, until: i64, read: Read, pulled: &mut Pulled) {
+        loop {
+            let wanted = self.room().min(max - pulled.deliveries.len());
+            let left_out = if read.on { self.deferred.clone() } else { Vec::new() };
+            let position = self.position;
+            let mut chunk = self.unseen(|event| {
+                event.position > position && !(self.has_shares && left_out.contains(&tenant_of(event.key)))
+            });
+            chunk.truncate(read.chunk.min(wanted));
+            for index in &chunk {
+                let (position, tenant) = (self.events[*index].position, tenant_of(self.events[*index].key));
+                let is_deferred = self.has_shares && self.deferred.contains(&tenant);
+                if !is_deferred && self.share(tenant) > 0 {
+                    self.look_at(*index, until, pulled);
+                    self.new_first = false;
+                } else if !is_deferred {
+                    self.deferred.push(tenant);
+                }
+                self.position = position;
             }
-            let full = self.outstanding() >= self.max_outstanding;
-            if full || pulled.deliveries.len() == max || pulled.looked_at_new == readable {
+            if chunk.is_empty() || !read.on {
                 break;
             }
-            self.position = event.position;
-            pulled.looked_at_new += 1;
-            if self.is_held(index, this_pull) {
-                self.events[index].fate = Fate::Free;
-            } else {
-                self.events[index].fate = leased(this_pull);
-                pulled.deliveries.push((self.events[index].position, 1));
-            }
         }
-        pulled
+    }
+
+    fn take_behind(&mut self, max: usize, until: i64, read: Read, pulled: &mut Pulled) {
+        for tenant in self.deferred.clone() {
+            let usable = self.room().min(max - pulled.deliveries.len());
+            let wanted = self.share(tenant).min(usable);
+            if wanted == 0 {
+                continue;
+            }
+            let position = self.position;
+            let mut found = self.unseen(|event| event.position <= position && tenant_of(event.key) == tenant);
+            found.truncate(read.chunk.min(wanted));
+            for index in &found {
+                self.look_at(*index, until, pulled);
+            }
+            self.deferred.retain(|deferred| *deferred != tenant);
+            if found.len() == wanted || found.len() == read.chunk {
+                self.deferred.push(tenant);
+            }
+            self.new_first = !self.deferred.is_empty() && (self.new_first || !found.is_empty());
+        }
     }
 
     /// The last pull had no room for its deliveries from this one on.
@@ -291,6 +390,8 @@ impl Group {
             event.failures = 0;
         }
         self.position = position;
+        self.deferred.clear();
+        self.new_first = false;
         true
     }
 }

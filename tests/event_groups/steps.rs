@@ -8,6 +8,8 @@ use proptest::sample::Index;
 pub struct Case {
     pub max_attempts: u16,
     pub max_outstanding: usize,
+    /// Whether the events are of several tenants, each with a share.
+    pub has_shares: bool,
     pub steps: Vec<(Step, bool)>,
 }
 
@@ -89,11 +91,14 @@ fn step() -> impl Strategy<Value = Step> {
 
 pub fn case() -> impl Strategy<Value = Case> {
     let steps = prop::collection::vec((step(), prop::bool::weighted(0.25)), 1..80);
-    (1_u16..5, 2_usize..14, steps).prop_map(|(max_attempts, max_outstanding, steps)| Case {
-        max_attempts,
-        max_outstanding,
-        steps,
-    })
+    (1_u16..5, 2_usize..14, any::<bool>(), steps).prop_map(
+        |(max_attempts, max_outstanding, has_shares, steps)| Case {
+            max_attempts,
+            max_outstanding,
+            has_shares,
+            steps,
+        },
+    )
 }
 
 /// How often what matters happened, over all cases: a test that never gets there proves nothing.
@@ -114,6 +119,11 @@ pub struct Seen {
     pub sought: usize,
     pub buried: usize,
     pub buried_in_part: usize,
+    /// A pull passed over a tenant's events, or had before.
+    pub deferred: usize,
+    /// A pull looked at what was passed over.
+    pub caught_up: usize,
+    pub caught_up_in_part: usize,
 }
 
 impl Seen {
@@ -134,6 +144,9 @@ impl Seen {
             self.sought,
             self.buried,
             self.buried_in_part,
+            self.deferred,
+            self.caught_up,
+            self.caught_up_in_part,
         ];
         assert!(counts.iter().all(|count| *count >= 100), "{self:?}");
     }

@@ -1,6 +1,7 @@
 //! What the log promises, on both stores.
 
 mod groups;
+mod shares;
 
 use std::sync::Arc;
 

@@ -1,6 +1,7 @@
 //! A consumer group on a store: its row locked, the machine run, the row written, in one transaction.
 
 mod redeliver;
+mod taking;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,12 +12,13 @@ use uuid::Uuid;
 use super::audience::{Audience, Subscriber};
 use super::dead_letters::GivenUp;
 use super::groups::{
-    DelayTime, KeyHash, Lease, LeaseTime, MaxDeliveries, OutOfBounds, OutOfOrder, Outcome, Policy, Pull,
-    Receipts, State, StateError,
+    DelayTime, KeyHash, Lease, LeaseTime, MaxDeliveries, OutOfBounds, OutOfOrder, Outcome, Policy, Receipts,
+    State, StateError,
 };
 use super::push::AttemptRow;
-use super::read::{self, Scan};
-use super::turns::{Act, Acted, together};
+use super::queue::NoRoom;
+use super::read;
+use super::turns::{Act, Acted, MAX_WAITING, together};
 use super::{Logged, Position, ReadFrom, Topic, postgres, sqlite};
 use crate::error::ErrorKind;
 use crate::names::Name;
@@ -24,8 +26,6 @@ use crate::store::{Store, StoreError, Tx};
 
 /// What one pull's events have together at the most, but for the first: a reply is built in memory.
 const MAX_BYTES: i64 = 4 * 1024 * 1024;
-/// Steps of the log that one pull looks through at the most, with the group's row locked.
-const STEPS: usize = 4;
 
 /// Which group.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -70,6 +70,15 @@ pub enum GroupError {
     /// A defect: the group's task ended without a word.
     #[error("the group's task ended")]
     Gone,
+    /// As many calls as may wait for the group already.
+    #[error("{MAX_WAITING} calls wait for the group")]
+    LongLine,
+    /// As many calls of the tenant, or as much of its receipts, as may wait for its groups already.
+    #[error("too many calls of the tenant wait for its groups")]
+    ShareTaken,
+    /// Everyone's.
+    #[error("too many calls wait for groups")]
+    Overloaded,
     /// A key has more events than are sent again at once.
     #[error("the key has more than {0} events from then on: name a later time")]
     LongKey(usize),
@@ -88,6 +97,16 @@ impl GroupError {
             Self::LongKey(_) => ErrorKind::Invalid,
             Self::Together(error) => error.kind(),
             Self::Gone => ErrorKind::OutcomeUnknown,
+            Self::LongLine | Self::ShareTaken | Self::Overloaded => ErrorKind::Overloaded,
+        }
+    }
+}
+
+impl From<NoRoom> for GroupError {
+    fn from(error: NoRoom) -> Self {
+        match error {
+            NoRoom::OfTenant => Self::ShareTaken,
+            NoRoom::OfAll => Self::Overloaded,
         }
     }
 }
@@ -146,6 +165,7 @@ impl Group {
     pub fn new(audience: Audience, topic: Arc<Topic>, name: Name) -> Result<Self, OutOfBounds> {
         let rules = topic.groups;
         let policy = Policy::new(u64::from(rules.max_attempts), u64::from(rules.max_outstanding))?;
+        let policy = if matches!(audience, Audience::Fleet(_)) { policy.with_shares() } else { policy };
         let group = audience.group(&name);
         let place = Place { owner: audience.owner(), topic: audience.topic().clone(), group };
         Ok(Self { audience, name, place, topic, policy, begins: Position::START })
@@ -267,7 +287,7 @@ impl Group {
                 pull.put_back(*first);
             }
             events.extend(kept.events.into_iter().map(|event| (event.position, event)));
-            more = self.take_new(tx, &mut pull, row.readable, &mut events).await?;
+            more = self.take(tx, &mut pull, row.readable, &mut events).await?;
             let pulled = pull.finish();
             if !pulled.leases.is_empty() || pulled.forgotten == 0 {
                 break (pulled.leases, pulled.full);
@@ -281,46 +301,6 @@ impl Group {
             state.due_ms().map(|due| u64::try_from(due.saturating_sub(row.now_ms)).unwrap_or_default());
         let (given_up, position) = (GivenUp::default(), state.position());
         Ok(Deliveries { deliveries, due_in_ms, given_up, full, position, more })
-    }
-
-    /// Takes new events into a pull. Whether there is more of the log than it looked through.
-    ///
-    /// A service's topic may be a small part of the log: where many of everyone's events are none of it, the group's place is
-    /// moved past them, though not for every few of them, since that is a write.
-    async fn take_new(
-        &self,
-        tx: &mut Tx<'_>,
-        pull: &mut Pull<'_>,
-        readable: Position,
-        events: &mut HashMap<Position, Logged>,
-    ) -> Result<bool, GroupError> {
-        let (mut looked, mut more, mut steps) = (pull.position(), false, 0);
-        while pull.wanted() > 0 {
-            let scan = Scan {
-                after: looked,
-                max_rows: u32::try_from(pull.wanted()).unwrap_or(u32::MAX),
-                max_bytes: MAX_BYTES,
-                ..Scan::new(&self.audience)
-            };
-            let step = read::step(tx, &scan, readable).await?;
-            let new = read::rows(tx, &scan, step.to).await?;
-            let none_left = new.len() < scan.max_rows as usize;
-            let is_whole = none_left && read::bytes(&new) < MAX_BYTES;
-            let keys: Vec<_> = new.iter().map(|event| (event.position, self.key_hash(event))).collect();
-            pull.take(&keys)?;
-            events.extend(new.into_iter().map(|event| (event.position, event)));
-            looked = if is_whole { pull.position().max(step.next) } else { pull.position() };
-            more = none_left && !(is_whole && step.is_last);
-            steps += usize::from(none_left);
-            if !pull.leases().is_empty() || (none_left && (!is_whole || step.is_last || steps == STEPS)) {
-                break;
-            }
-        }
-        let passed = looked.number().saturating_sub(pull.position().number());
-        if matches!(self.audience, Audience::Fleet(_)) && passed >= read::STEP / 2 {
-            pull.pass(looked);
-        }
-        Ok(more && pull.leases().is_empty())
     }
 
     /// Settles in a transaction that has the row.

@@ -4,16 +4,21 @@
 //! dead in the group's state, and goes with the next one. An event and what says that it is buried commit together: it is a
 //! dead letter once, and those of a key come in their order.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use futures_util::FutureExt as _;
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use super::consumers::{Group, GroupError, Place, load};
 use super::groups::{Dead, State};
 use super::metrics::GivenUpMetrics;
+use super::queue::Lines;
 use super::{Position, is_dead_letters, lane, postgres, sqlite};
 use crate::store::{Store, StoreError, Tx};
 use crate::tasks::Tasks;
@@ -155,62 +160,103 @@ impl Group {
     }
 }
 
-/// Goes on with what calls left dead, group by group in turn and one portion at a time, and counts what was given up. What
-/// fails waits for the group's next call.
+/// Goes on with what calls left dead, one portion at a time: of the tenants in turn, and of each one's groups in turn. It counts
+/// what was given up. What fails waits for the group's next call.
 pub(super) struct Undertaker {
     store: Store,
     metrics: GivenUpMetrics,
     tasks: Tasks,
-    /// Whether a call left something since it was begun last.
-    under_way: Mutex<HashMap<Place, bool>>,
-    turn: Semaphore,
+    agenda: Mutex<Agenda>,
+    /// The next portion is a defect.
+    #[cfg(test)]
+    panics: std::sync::atomic::AtomicBool,
+}
+
+#[derive(Default)]
+struct Agenda {
+    lines: Lines<Group>,
+    /// The groups in a line, and the one at work: whether a call left something since its last portion was begun.
+    under_way: HashMap<Place, bool>,
+    running: bool,
 }
 
 impl Undertaker {
     pub(super) fn new(store: Store, metrics: GivenUpMetrics, tasks: Tasks) -> Arc<Self> {
-        Arc::new(Self { store, metrics, tasks, under_way: Mutex::default(), turn: Semaphore::new(1) })
+        Arc::new(Self {
+            store,
+            metrics,
+            tasks,
+            agenda: Mutex::default(),
+            #[cfg(test)]
+            panics: std::sync::atomic::AtomicBool::default(),
+        })
     }
 
     /// A call of a group gave this up.
     pub(super) fn gave_up(self: &Arc<Self>, group: &Group, given_up: GivenUp) {
         self.metrics.count(given_up);
-        if given_up.goes_on() && self.under_way.lock().insert(group.place.clone(), true).is_none() {
-            let (undertaker, group) = (Arc::clone(self), group.clone());
+        if !given_up.goes_on() {
+            return;
+        }
+        let starts = {
+            let mut agenda = self.agenda.lock();
+            if agenda.under_way.insert(group.place.clone(), true).is_none() {
+                agenda.lines.push(group.place.owner, 0, group.clone());
+            }
+            !std::mem::replace(&mut agenda.running, true)
+        };
+        if starts {
+            let undertaker = Arc::clone(self);
             self.tasks.spawn("dead letters", async move {
-                while undertaker.has_more(&group.place) {
-                    undertaker.go_on(&group).await;
+                while let Some(group) = undertaker.next() {
+                    // A defect is as a failure.
+                    let went = AssertUnwindSafe(undertaker.portion(&group)).catch_unwind().await;
+                    let goes_on = went.unwrap_or_else(|_| {
+                        tracing::error!("a defect: a portion of dead letters panicked");
+                        false
+                    });
+                    undertaker.ended(group, goes_on);
                 }
             });
         }
     }
 
-    fn has_more(&self, place: &Place) -> bool {
-        let mut under_way = self.under_way.lock();
-        let more = under_way.get_mut(place).is_some_and(std::mem::take);
-        if !more {
-            under_way.remove(place);
+    /// Whose portion is next; none where nothing is left, or the process stops.
+    fn next(&self) -> Option<Group> {
+        let mut agenda = self.agenda.lock();
+        let is_stopping = self.tasks.stopping().is_cancelled();
+        let next = if is_stopping { None } else { agenda.lines.take(1, u64::MAX).pop() };
+        match &next {
+            Some(group) => drop(agenda.under_way.insert(group.place.clone(), false)),
+            None => agenda.running = false,
         }
-        more
+        next
     }
 
-    async fn go_on(&self, group: &Group) {
-        loop {
-            let Some(Ok(_turn)) = self.tasks.stopping().run_until_cancelled(self.turn.acquire()).await else {
-                return;
-            };
-            // The group's own policy may be another by now: it says nothing of what is dead.
-            match group.bury(&self.store).await {
-                Ok(given_up) => {
-                    self.metrics.count(given_up);
-                    if !given_up.goes_on() {
-                        return;
-                    }
-                }
-                Err(error) => {
-                    let (topic, group) = (group.audience.topic(), group.name());
-                    tracing::warn!(%topic, %group, %error, "what a group gave up is not among the dead letters yet");
-                    return;
-                }
+    /// A portion went, and whether the group has more of what went well.
+    fn ended(&self, group: Group, goes_on: bool) {
+        let mut agenda = self.agenda.lock();
+        if goes_on || agenda.under_way.get(&group.place).copied().unwrap_or_default() {
+            agenda.lines.push(group.place.owner, 0, group);
+        } else {
+            agenda.under_way.remove(&group.place);
+        }
+    }
+
+    /// Whether there is more, and this went well.
+    async fn portion(&self, group: &Group) -> bool {
+        #[cfg(test)]
+        assert!(!self.panics.swap(false, std::sync::atomic::Ordering::SeqCst), "a test wants a defect");
+        // The group's own policy may be another by now: it says nothing of what is dead.
+        match group.bury(&self.store).await {
+            Ok(given_up) => {
+                self.metrics.count(given_up);
+                given_up.goes_on()
+            }
+            Err(error) => {
+                let (topic, group) = (group.audience.topic(), group.name());
+                tracing::warn!(%topic, %group, %error, "what a group gave up is not among the dead letters yet");
+                false
             }
         }
     }

@@ -17,13 +17,15 @@ use super::append::{Appended, Batch, append, append_all};
 use super::arrivals::Arrivals;
 use super::metrics::EventsMetrics;
 use super::push::Dispatcher;
-use super::queue::{Lines, NoRoom, Place, Room};
+use super::queue::{Bounds, Lines, NoRoom, Place, Room};
 use crate::error::ErrorKind;
 use crate::policy::Permit;
 use crate::store::sqlite::Full;
 use crate::store::{Store, StoreError};
 use crate::tasks::Tasks;
 
+/// Callers that wait at the most, and their events.
+const WAITING: Bounds = Bounds { calls: 8192, bytes: 256 * 1024 * 1024 };
 /// Callers in one transaction at the most.
 const MAX_CALLERS: usize = 256;
 /// Their events together at the most, in bytes; one caller's always go.
@@ -128,7 +130,7 @@ impl Publisher {
         Arc::new(Self {
             store,
             queue: Mutex::default(),
-            room: Room::default(),
+            room: Room::new(WAITING),
             under_way,
             arrivals,
             dispatcher,

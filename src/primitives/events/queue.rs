@@ -7,11 +7,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use uuid::Uuid;
 
-/// Callers that wait at the most; more are refused.
-const MAX_CALLS: usize = 8192;
-/// Their events together at the most, in bytes.
-const MAX_BYTES: u64 = 256 * 1024 * 1024;
-/// Of each of the two, one tenant's part at the most is one in so many; one call of a tenant with no other always fits.
+/// Of each of a room's bounds, one tenant's part at the most is one in so many; one call of a tenant with no other always fits.
 const SHARE: u8 = 4;
 
 /// Lines of what waits, by tenant.
@@ -68,9 +64,19 @@ pub(super) enum NoRoom {
     OfAll,
 }
 
+/// What may wait at the most; more is refused.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    pub(super) calls: usize,
+    /// Of what they carry, together.
+    pub(super) bytes: u64,
+}
+
 /// The room for those that wait.
-#[derive(Default)]
-pub(super) struct Room(Arc<Mutex<Taken>>);
+pub(super) struct Room {
+    bounds: Bounds,
+    taken: Arc<Mutex<Taken>>,
+}
 
 #[derive(Default)]
 struct Taken {
@@ -85,8 +91,8 @@ struct Load {
 }
 
 impl Load {
-    fn has_room(self, bytes: u64, part: u8) -> bool {
-        let (max_calls, max_bytes) = (MAX_CALLS / usize::from(part), MAX_BYTES / u64::from(part));
+    fn has_room(self, bytes: u64, bounds: Bounds, part: u8) -> bool {
+        let (max_calls, max_bytes) = (bounds.calls / usize::from(part), bounds.bytes / u64::from(part));
         self.calls == 0 || (self.calls < max_calls && self.bytes.saturating_add(bytes) <= max_bytes)
     }
 
@@ -109,19 +115,23 @@ pub(super) struct Place {
 }
 
 impl Room {
+    pub(super) fn new(bounds: Bounds) -> Self {
+        Self { bounds, taken: Arc::default() }
+    }
+
     /// Room for a tenant's call of so many bytes.
     pub(super) fn enter(&self, tenant: Uuid, bytes: u64) -> Result<Place, NoRoom> {
-        let mut taken = self.0.lock();
+        let mut taken = self.taken.lock();
         let own = taken.tenants.get(&tenant).copied().unwrap_or_default();
-        if !own.has_room(bytes, SHARE) {
+        if !own.has_room(bytes, self.bounds, SHARE) {
             return Err(NoRoom::OfTenant);
         }
-        if !taken.all.has_room(bytes, 1) {
+        if !taken.all.has_room(bytes, self.bounds, 1) {
             return Err(NoRoom::OfAll);
         }
         taken.all.add(bytes);
         taken.tenants.entry(tenant).or_default().add(bytes);
-        Ok(Place { room: Arc::clone(&self.0), tenant, bytes })
+        Ok(Place { room: Arc::clone(&self.taken), tenant, bytes })
     }
 }
 
@@ -179,7 +189,7 @@ mod tests {
 
     #[test]
     fn a_tenant_has_a_share_of_the_room_and_leaves_nothing_behind() {
-        let room = Room::default();
+        let room = Room::new(Bounds { calls: 8192, bytes: 256 * 1024 * 1024 });
         let fill = |tenant, bytes| std::iter::from_fn(|| room.enter(tenant, bytes).ok()).collect::<Vec<_>>();
         let many = fill(A, 1);
         assert_eq!(many.len(), 2048);
@@ -193,7 +203,7 @@ mod tests {
         let others: Vec<_> = (10..14).map(|tenant| fill(Uuid::from_u128(tenant), 1)).collect();
         assert_eq!(room.enter(A, 1).err(), Some(NoRoom::OfAll));
         drop(others);
-        assert!(room.0.lock().tenants.is_empty());
-        assert_eq!(room.0.lock().all, Load::default());
+        assert!(room.taken.lock().tenants.is_empty());
+        assert_eq!(room.taken.lock().all, Load::default());
     }
 }

@@ -1,5 +1,7 @@
 //! Out of the log: a topic's events, in order, of one tenant or of several.
 
+use uuid::Uuid;
+
 use super::audience::Sees;
 use super::{Audience, Logged, Position, ReadFrom, postgres, sqlite};
 use crate::names::Name;
@@ -24,6 +26,8 @@ pub struct Scan {
     pub after_ms: i64,
     /// Only events of these types; of all where it is empty.
     pub kinds: Vec<String>,
+    /// No events of these tenants.
+    pub(super) without: Vec<Uuid>,
     /// At most so many events.
     pub max_rows: u32,
     /// And no event behind so many bytes of others.
@@ -75,6 +79,7 @@ impl Scan {
             after: Position::START,
             after_ms: 0,
             kinds: Vec::new(),
+            without: Vec::new(),
             max_rows: 500,
             max_bytes: 1024 * 1024,
         }

@@ -9,13 +9,16 @@
 mod tests;
 
 use std::collections::{HashMap, VecDeque};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use futures_util::FutureExt as _;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::consumers::Place;
 use super::groups::{LeaseTime, MaxDeliveries, Outcome};
+use super::queue::{self, Bounds, Room};
 use super::{Audience, Deliveries, GivenUp, Group, GroupError, Settle};
 use crate::store::{Store, Tx};
 use crate::tasks::Tasks;
@@ -24,6 +27,12 @@ use crate::tasks::Tasks;
 const MAX_CALLS: usize = 64;
 /// Pulls among them: each may bring 4 MiB.
 const MAX_PULLS: usize = 4;
+/// Calls that wait for one group at the most; more are refused.
+pub(super) const MAX_WAITING: usize = 256;
+/// Calls of all groups at the most, those of a transaction with them, and their receipts.
+const WAITING: Bounds = Bounds { calls: 8192, bytes: 64 * 1024 * 1024 };
+/// What a receipt takes beside its text.
+const RECEIPT_BYTES: usize = 32;
 
 /// What a call asks of its group.
 pub(super) enum Act {
@@ -44,6 +53,8 @@ struct Waiting {
     group: Group,
     act: Act,
     answer: oneshot::Sender<Answer>,
+    /// Kept until it is answered: what it carries is here though its caller stopped waiting.
+    place: queue::Place,
 }
 
 /// The groups that calls of this process wait for.
@@ -52,11 +63,22 @@ pub(super) struct Turns {
     tasks: Tasks,
     /// A group is here while a task works for it.
     lines: Mutex<HashMap<Place, VecDeque<Waiting>>>,
+    room: Room,
+    /// The next transaction is a defect.
+    #[cfg(test)]
+    panics: std::sync::atomic::AtomicBool,
 }
 
 impl Turns {
     pub(super) fn new(store: Store, tasks: Tasks) -> Arc<Self> {
-        Arc::new(Self { store, tasks, lines: Mutex::default() })
+        Arc::new(Self {
+            store,
+            tasks,
+            lines: Mutex::default(),
+            room: Room::new(WAITING),
+            #[cfg(test)]
+            panics: std::sync::atomic::AtomicBool::default(),
+        })
     }
 
     /// As [`Group::pull`].
@@ -68,6 +90,7 @@ impl Turns {
     ) -> Result<Deliveries, GroupError> {
         // What a service may see can differ from one call to the next: its calls share no transaction.
         if !matches!(group.audience, Audience::Tenant(_)) {
+            let _place = self.room.enter(group.place.owner, 0)?;
             return group.pull(&self.store, max, lease).await;
         }
         let (Acted::Pulled(pulled), left) = self.turn(group, Act::Pull(max, lease)).await? else {
@@ -84,6 +107,7 @@ impl Turns {
         what: Settle,
     ) -> Result<(Outcome, GivenUp), GroupError> {
         if !matches!(group.audience, Audience::Tenant(_)) {
+            let _place = self.room.enter(group.place.owner, bytes(&receipts))?;
             return group.settle(&self.store, receipts, what).await;
         }
         let (Acted::Settled(outcome), left) = self.turn(group, Act::Settle(receipts, what)).await? else {
@@ -93,19 +117,34 @@ impl Turns {
     }
 
     async fn turn(self: &Arc<Self>, group: &Group, act: Act) -> Answer {
+        let bytes = match &act {
+            Act::Pull(..) => 0,
+            Act::Settle(receipts, _) => bytes(receipts),
+        };
+        let place = self.room.enter(group.place.owner, bytes)?;
         let (answer, answered) = oneshot::channel();
-        let waiting = Waiting { group: group.clone(), act, answer };
+        let waiting = Waiting { group: group.clone(), act, answer, place };
         let is_first = {
             let mut lines = self.lines.lock();
             let is_first = !lines.contains_key(&group.place);
-            lines.entry(group.place.clone()).or_default().push_back(waiting);
+            let line = lines.entry(group.place.clone()).or_default();
+            if line.len() >= MAX_WAITING {
+                line.retain(|waiting| !waiting.answer.is_closed());
+            }
+            if line.len() >= MAX_WAITING {
+                return Err(GroupError::LongLine);
+            }
+            line.push_back(waiting);
             is_first
         };
         if is_first {
             let (turns, place) = (Arc::clone(self), group.place.clone());
             self.tasks.spawn("group", async move {
                 while let Some(turn) = turns.next(&place) {
-                    turns.run(turn).await;
+                    // A defect is its transaction's alone: those calls get no answer, and who waits is served.
+                    if AssertUnwindSafe(turns.run(turn)).catch_unwind().await.is_err() {
+                        tracing::error!("a defect: a transaction of a consumer group panicked");
+                    }
                 }
             });
         }
@@ -139,8 +178,12 @@ impl Turns {
     }
 
     async fn run(&self, turn: Vec<Waiting>) {
-        let (calls, answers): (Vec<_>, Vec<_>) =
-            turn.into_iter().map(|waiting| ((waiting.group, waiting.act), waiting.answer)).unzip();
+        #[cfg(test)]
+        assert!(!self.panics.swap(false, std::sync::atomic::Ordering::SeqCst), "a test wants a defect");
+        let (calls, answers): (Vec<_>, Vec<_>) = turn
+            .into_iter()
+            .map(|waiting| ((waiting.group, waiting.act), (waiting.answer, waiting.place)))
+            .unzip();
         let acted = match together(&self.store, calls).await {
             Ok((acted, left)) => {
                 // One of them sees to what is dead.
@@ -152,13 +195,18 @@ impl Turns {
                 answers.iter().map(|_| Err(GroupError::Together(Arc::clone(&error)))).collect()
             }
         };
-        for (answer, acted) in answers.into_iter().zip(acted) {
+        for ((answer, _place), acted) in answers.into_iter().zip(acted) {
             if answer.send(acted).is_err() {
                 // What was leased to it is delivered again when the lease is over.
                 tracing::debug!("a consumer left before its answer");
             }
         }
     }
+}
+
+/// What receipts take while they wait.
+fn bytes(receipts: &[Box<str>]) -> u64 {
+    receipts.iter().map(|text| (text.len() + RECEIPT_BYTES) as u64).sum()
 }
 
 /// Does what calls of one group ask, in one transaction; what came of each, and how many events are dead.

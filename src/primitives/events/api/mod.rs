@@ -15,7 +15,7 @@ use super::broker_limits::BrokerLimits;
 use super::dead_letters::Undertaker;
 use super::metrics::EventsMetrics;
 use super::publish::{PublishError, Publisher};
-use super::turns::Turns;
+use super::turns::{MAX_WAITING, Turns};
 use super::{Audience, CONSUME, CursorKey, EventsPolicy, GroupError, PUBLISH, READ, Topic};
 use crate::error::ErrorKind;
 use crate::http::{Call, Problem, Route, handler};
@@ -171,6 +171,20 @@ fn group_problem(error: &GroupError) -> Problem {
                      uses go when the events that they looked at do"
             );
             Problem::new(error.kind(), detail)
+        }
+        GroupError::LongLine => {
+            let detail = format!(
+                "{MAX_WAITING} calls wait for this group in this process: nothing was done; come back, and name many receipts \
+                     in a call"
+            );
+            Problem::new(error.kind(), detail)
+        }
+        GroupError::ShareTaken => Problem::new(
+            error.kind(),
+            "too many calls of this tenant wait for its groups, or too many receipts: nothing was done; come back",
+        ),
+        GroupError::Overloaded => {
+            Problem::new(error.kind(), "too many calls wait for consumer groups: nothing was done; come back")
         }
         GroupError::LongKey(_) => Problem::new(error.kind(), error.to_string()),
         GroupError::Gone => {

@@ -2,6 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
+use uuid::Uuid;
+
 use super::state::{Entry, Phase, State};
 use super::{Dead, DeadReason, DelayTime, KeyHash, LeaseTime, Outcome, Policy, Receipt, Receipts};
 use crate::primitives::events::Position;
@@ -56,8 +58,8 @@ impl State {
     ) -> Outcome {
         self.settle(now_ms, policy);
         let (mut done, mut stale) = (0, Vec::new());
-        for (place, text) in receipts.0.iter().enumerate() {
-            match self.leased(text).map(|index| &mut self.outstanding[index].phase) {
+        for (place, proved) in self.proved(receipts).into_iter().enumerate() {
+            match proved.map(|index| &mut self.outstanding[index].phase) {
                 Some(Phase::Leased { until_ms, .. }) => {
                     *until_ms = now_ms.saturating_add(lease_ms).max(*until_ms);
                     done += 1;
@@ -77,6 +79,8 @@ impl State {
             return false;
         }
         self.outstanding.clear();
+        self.deferred.clear();
+        self.new_first = false;
         self.position = position;
         true
     }
@@ -109,7 +113,8 @@ impl State {
             entry.phase = Phase::Free;
         }
         for position in positions.iter().copied().filter(|position| *position <= self.position) {
-            let new = Entry { position, key, failures: 0, phase: Phase::Free };
+            // Of a group of one tenant.
+            let new = Entry { position, key, tenant: Uuid::nil(), failures: 0, phase: Phase::Free };
             match self.outstanding.binary_search_by_key(&position, |entry| entry.position) {
                 Ok(index) => self.outstanding[index] = new,
                 Err(index) => self.outstanding.insert(index, new),
@@ -157,21 +162,31 @@ impl State {
         }
     }
 
-    /// Where the entry is whose lease `text` proves.
-    fn leased(&self, text: &str) -> Option<usize> {
-        let receipt = Receipt::parse(text).filter(|receipt| receipt.mark == self.mark)?;
-        let index = self.outstanding.binary_search_by_key(&receipt.position, |entry| entry.position).ok()?;
-        match self.outstanding[index].phase {
-            Phase::Leased { epoch, .. } if epoch == receipt.epoch => Some(index),
-            Phase::Leased { .. } | Phase::Delayed { .. } | Phase::Free | Phase::Dead { .. } => None,
+    /// Of each receipt the entry whose lease it proves.
+    fn proved(&self, Receipts(texts): Receipts<'_>) -> Vec<Option<usize>> {
+        let lease = |text: &Box<str>| Receipt::parse(text).filter(|receipt| receipt.mark == self.mark);
+        let mut wanted: Vec<_> = texts
+            .iter()
+            .enumerate()
+            .filter_map(|(place, text)| lease(text).map(|of| ((of.epoch, of.number), place)))
+            .collect();
+        wanted.sort_unstable();
+        let mut proved = vec![None; texts.len()];
+        for (index, entry) in self.outstanding.iter().enumerate() {
+            let Phase::Leased { epoch, number, .. } = entry.phase else { continue };
+            let first = wanted.partition_point(|(of, _)| *of < (epoch, number));
+            for (_, place) in wanted[first..].iter().take_while(|(of, _)| *of == (epoch, number)) {
+                proved[*place] = Some(index);
+            }
         }
+        proved
     }
 
     /// Which entries `receipts` name, each once.
     fn named(&self, receipts: Receipts<'_>) -> Named {
         let mut named = Named { done: 0, stale: Vec::new(), entries: vec![false; self.outstanding.len()] };
-        for (place, text) in receipts.0.iter().enumerate() {
-            match self.leased(text) {
+        for (place, proved) in self.proved(receipts).into_iter().enumerate() {
+            match proved {
                 Some(index) if !named.entries[index] => {
                     named.entries[index] = true;
                     named.done += 1;
@@ -225,7 +240,8 @@ mod tests {
         fn pull(&mut self, new: &[(i64, u64)]) -> Vec<(i64, u16, Box<str>)> {
             let ask = (MaxDeliveries::new(100).unwrap(), LeaseTime::new(10_000).unwrap());
             let mut pull = self.state.pull(self.now_ms, Self::policy(), ask.0, ask.1);
-            let event = |&(position, key): &(i64, u64)| (Position::new(position), KeyHash::new(key));
+            let event =
+                |&(position, key): &(i64, u64)| (Position::new(position), KeyHash::new(key), Uuid::nil());
             pull.take(&new.iter().map(event).collect::<Vec<_>>()).unwrap();
             let leases = pull.finish().leases;
             let told = |lease: super::super::Lease| {

@@ -15,6 +15,8 @@
 //! 3. While the topic had as many events as were wanted and [`Pull::wanted`] is not 0, the store may read on.
 //!    A pull that leased nothing must do so, or begin again after it forgot something: else its caller waits for
 //!    events that are there.
+//! 4. Where tenants have shares, the store reads what [`Pull::behind`] says, for [`Pull::take_behind`], after the new events,
+//!    or before them unless [`Pull::begins_with_new`].
 //!
 //! # What it promises
 //!
@@ -48,6 +50,19 @@
 //! traffic, holds the group up once `max_outstanding` of its events wait: until that event is dead, after its attempts
 //! and their delays. SQS FIFO queues have the same bound for the same reason (they look at the first 120,000 messages).
 //! [`Pulled::full`] and [`Summary::most_of_one_key`] show it.
+//!
+//! # Shares
+//!
+//! In a group of several tenants' events ([`Policy::with_shares`]) no tenant has more outstanding than there is room left: alone
+//! half of the bound, beside another that has half a quarter, and so on, so that there is room for one that comes. (Choudhury and
+//! Hahne's dynamic thresholds, 1998, for packets of queues that share a memory.) A tenant that has its share when an event of its
+//! is looked at is *deferred*: the group remembers from where on, and its position goes on. While the tenant is deferred its new
+//! events are passed over; as it has less than its share again, those that were passed over are looked for by its own index
+//! ([`Pull::behind`]) up to the group's position, in their order, until there are none: then it is deferred no more. So of a tenant's
+//! events none is looked at before an earlier one, and the order of keys holds. New events and those that were passed over take
+//! turns to be the first, and so do the deferred tenants.
+//!
+//! [`MAX_DEFERRED`] tenants are deferred at once; an event of one more, and the log after it, waits.
 
 mod machine;
 mod pull;
@@ -55,7 +70,7 @@ mod receipt;
 mod state;
 mod summary;
 
-pub use pull::{OutOfOrder, Pull};
+pub use pull::{Behind, New, OutOfOrder, Pull};
 pub use receipt::Receipt;
 pub use state::{State, StateError};
 pub use summary::Summary;
@@ -77,6 +92,9 @@ pub const MAX_DELAY_MS: u64 = 12 * 3_600_000;
 pub const MAX_ATTEMPTS: u64 = 1000;
 /// Outstanding events that a policy can give a group; its row has about 15 bytes for each, 30 at the most.
 pub const MAX_OUTSTANDING: u64 = 10_000;
+
+/// Tenants that a group passes over at once.
+pub const MAX_DEFERRED: usize = 256;
 
 /// A number that a caller or a policy gave is out of its bounds. The text says what would be right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -139,6 +157,7 @@ fn bounded<T: TryFrom<u64>>(
 pub struct Policy {
     max_attempts: u16,
     max_outstanding: usize,
+    has_shares: bool,
 }
 
 impl Policy {
@@ -147,7 +166,14 @@ impl Policy {
         Ok(Self {
             max_attempts: bounded(max_attempts, 1..=MAX_ATTEMPTS, OutOfBounds::Attempts)?,
             max_outstanding: bounded(max_outstanding, 1..=MAX_OUTSTANDING, OutOfBounds::Outstanding)?,
+            has_shares: false,
         })
+    }
+
+    /// The same for a group of several tenants' events, in which each has a share.
+    #[must_use]
+    pub fn with_shares(self) -> Self {
+        Self { has_shares: true, ..self }
     }
 }
 
@@ -254,11 +280,12 @@ impl DeadReason {
 pub struct Pulled {
     /// What it delivers, in the order of positions.
     pub leases: Vec<Lease>,
-    /// How many new events were looked at: leased, or put behind an earlier one of their key.
+    /// How many new events were looked at, those that were passed over before among them: leased, or put behind an earlier one
+    /// of their key.
     pub looked_at_new: usize,
     /// How many outstanding events were given up, since they are not kept any more.
     pub forgotten: usize,
-    /// Whether the group is at its bound, so that no new event is looked at.
+    /// Whether the group is at its bound, of what is outstanding or of deferred tenants, so that no new event is looked at.
     pub full: bool,
 }
 

@@ -1,33 +1,49 @@
 //! What a group has, and its form in the group's row.
 //!
-//! # The bytes of version 1
+//! # The bytes of version 2
 //!
 //! A varint is LEB128: seven bits a byte, the lowest first, the top bit set on every byte but the last. A zigzag varint
 //! is the varint of `(n << 1) ^ (n >> 63)`. `last` starts at 0.
 //!
 //! | part | form |
 //! |---|---|
-//! | version | 1 byte, 1 |
+//! | version | 1 byte, 2 |
 //! | mark | 4 bytes, big-endian |
 //! | epoch of the group | varint |
 //! | position of the group | zigzag varint |
+//! | number of tenants | varint; 0 in a group of one tenant, whose events' tenant is not kept |
+//! | each tenant | 16 bytes |
+//! | number of deferred tenants | varint |
+//! | each of them, whose turn is next first: | |
+//! | tenant | varint: 0 none, else its place above, from 1 |
+//! | position | varint: how far it is behind the group's |
+//! | whose turn it is | 1 byte: 1 new events, 0 a deferred tenant; only where there is one |
 //! | number of entries | varint |
 //! | each entry, by position: | |
-//! | tag | 1 byte: bits 0 and 1 the phase (0 free, 1 leased, 2 delayed, 3 dead), bit 2 "the key of the entry before", bit 3 "has failed", with phase 3 always, bit 4 "died of a nack", only with phase 3; the others are 0 |
+//! | tag | 1 byte: bits 0 and 1 the phase (0 free, 1 leased, 2 delayed, 3 dead), bit 2 "the key of the entry before", bit 3 "has failed", with phase 3 always, bit 4 "died of a nack", only with phase 3, bit 5 "of another tenant than the entry before"; the others are 0 |
 //! | position | varint; of the first entry how far it is behind the group's, of the others behind the entry before |
 //! | key's hash | 8 bytes, big-endian; not there with bit 2 |
+//! | tenant | varint, as above; only with bit 5 (none is before the first entry) |
 //! | failures | varint, 1 to 65,535; only with bit 3 |
 //! | until | leased and delayed: zigzag varint, milliseconds, less the last entry's that has one (0 for the first) |
 //! | epoch of the lease | leased: varint, the group's epoch less this one |
+//! | number of the lease | leased: varint, which of those of its pull it is |
 //!
 //! Nothing follows the last entry. What waits behind one key takes 2 to 4 bytes an entry.
 
-use super::{DeadReason, KeyHash};
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+
+use uuid::Uuid;
+
+use super::{DeadReason, KeyHash, MAX_DEFERRED};
 use crate::error::ErrorKind;
 use crate::primitives::events::Position;
 
 /// The only version that is written.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const PHASE: u8 = 0b11;
 const FREE: u8 = 0;
 const LEASED: u8 = 1;
@@ -36,6 +52,8 @@ const DEAD: u8 = 3;
 const SAME_KEY: u8 = 0b100;
 const HAS_FAILED: u8 = 0b1000;
 const DIED_OF_NACK: u8 = 0b1_0000;
+const OTHER_TENANT: u8 = 0b10_0000;
+const TENANT_BYTES: usize = 16;
 /// A tag and a position, each of one byte at least.
 const MIN_ENTRY_BYTES: usize = 2;
 
@@ -50,6 +68,18 @@ pub struct State {
     pub(super) position: Position,
     /// By position, none after the group's own.
     pub(super) outstanding: Vec<Entry>,
+    /// Tenants whose events were passed over, whose turn is next first.
+    pub(super) deferred: Vec<Deferred>,
+    /// Whether the next pull begins with new events, and not with those that were passed over.
+    pub(super) new_first: bool,
+}
+
+/// A tenant that had its share when an event of its was looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Deferred {
+    pub(super) tenant: Uuid,
+    /// All that it has after this position and up to the group's own was passed over.
+    pub(super) position: Position,
 }
 
 /// An event that was looked at and is not done.
@@ -57,6 +87,8 @@ pub struct State {
 pub(super) struct Entry {
     pub(super) position: Position,
     pub(super) key: KeyHash,
+    /// Whose it is; nil in a group of one tenant.
+    pub(super) tenant: Uuid,
     /// How often its own lease expired or was nacked.
     pub(super) failures: u16,
     pub(super) phase: Phase,
@@ -69,7 +101,7 @@ pub(super) enum Phase {
     /// is not kept.
     Free,
     /// A consumer has it.
-    Leased { until_ms: i64, epoch: u64 },
+    Leased { until_ms: i64, epoch: u64, number: u64 },
     /// It was nacked.
     Delayed { until_ms: i64 },
     /// It had its last failure, and is not among the dead letters yet. Nothing waits for it.
@@ -79,7 +111,7 @@ pub(super) enum Phase {
 /// Bytes that are no group's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum StateError {
-    /// Written by a later release.
+    /// Written by another release.
     #[error("the group's state is of version {0}; this release reads version {VERSION}")]
     Version(u8),
     /// It ends too early.
@@ -106,7 +138,7 @@ impl State {
     /// that was removed, hardly have: a random one.
     #[must_use]
     pub fn new(position: Position, mark: u32) -> Self {
-        Self { mark, epoch: 0, position, outstanding: Vec::new() }
+        Self { mark, epoch: 0, position, outstanding: Vec::new(), deferred: Vec::new(), new_first: false }
     }
 
     /// The last event that was looked at.
@@ -129,12 +161,13 @@ impl State {
         bytes.extend_from_slice(&self.mark.to_be_bytes());
         put(&mut bytes, self.epoch);
         put(&mut bytes, zigzag(self.position.number()));
+        let tenants = self.encode_tenants(&mut bytes);
         put(&mut bytes, self.outstanding.len() as u64);
         let (mut before, mut last_until) = (None::<&Entry>, 0);
         for entry in &self.outstanding {
-            let (phase, until, epoch) = match entry.phase {
+            let (phase, until, lease) = match entry.phase {
                 Phase::Free => (FREE, None, None),
-                Phase::Leased { until_ms, epoch } => (LEASED, Some(until_ms), Some(epoch)),
+                Phase::Leased { until_ms, epoch, number } => (LEASED, Some(until_ms), Some((epoch, number))),
                 Phase::Delayed { until_ms } => (DELAYED, Some(until_ms), None),
                 Phase::Dead { reason: DeadReason::Expired } => (DEAD, None, None),
                 Phase::Dead { reason: DeadReason::Nacked } => (DEAD | DIED_OF_NACK, None, None),
@@ -142,11 +175,16 @@ impl State {
             let same_key = before.is_some_and(|before| before.key == entry.key);
             let same_bit = if same_key { SAME_KEY } else { 0 };
             let failed_bit = if entry.failures > 0 { HAS_FAILED } else { 0 };
-            bytes.push(phase | same_bit | failed_bit);
+            let is_of_other = before.map_or(Uuid::nil(), |before| before.tenant) != entry.tenant;
+            let other_bit = if is_of_other { OTHER_TENANT } else { 0 };
+            bytes.push(phase | same_bit | failed_bit | other_bit);
             let from = before.map_or(self.position, |before| before.position);
             put(&mut bytes, from.number().abs_diff(entry.position.number()));
             if !same_key {
                 bytes.extend_from_slice(&entry.key.0.to_be_bytes());
+            }
+            if is_of_other {
+                put(&mut bytes, tenants.get(&entry.tenant).copied().unwrap_or(0));
             }
             if entry.failures > 0 {
                 put(&mut bytes, u64::from(entry.failures));
@@ -155,12 +193,37 @@ impl State {
                 put(&mut bytes, zigzag(until_ms.wrapping_sub(last_until)));
                 last_until = until_ms;
             }
-            if let Some(epoch) = epoch {
+            if let Some((epoch, number)) = lease {
                 put(&mut bytes, self.epoch - epoch);
+                put(&mut bytes, number);
             }
             before = Some(entry);
         }
         bytes
+    }
+
+    /// The tenants, each once, and those that are deferred. Which number each has.
+    fn encode_tenants(&self, bytes: &mut Vec<u8>) -> HashMap<Uuid, u64> {
+        let (mut numbers, mut tenants) = (HashMap::from([(Uuid::nil(), 0)]), Vec::new());
+        let deferred = self.deferred.iter().map(|deferred| deferred.tenant);
+        for tenant in deferred.chain(self.outstanding.iter().map(|entry| entry.tenant)) {
+            let next = numbers.len() as u64;
+            numbers.entry(tenant).or_insert_with(|| {
+                tenants.push(tenant);
+                next
+            });
+        }
+        put(bytes, tenants.len() as u64);
+        tenants.iter().for_each(|tenant| bytes.extend_from_slice(tenant.as_bytes()));
+        put(bytes, self.deferred.len() as u64);
+        for deferred in &self.deferred {
+            put(bytes, numbers.get(&deferred.tenant).copied().unwrap_or(0));
+            put(bytes, self.position.number().abs_diff(deferred.position.number()));
+        }
+        if !self.deferred.is_empty() {
+            bytes.push(u8::from(self.new_first));
+        }
+        numbers
     }
 
     /// Reads what [`Self::encode`] wrote. Any bytes are safe to give.
@@ -173,25 +236,54 @@ impl State {
         let mark = u32::from_be_bytes(rest.array()?);
         let epoch = rest.varint()?;
         let position = Position::new(unzigzag(rest.varint()?));
-        let count = usize::try_from(rest.varint()?)
-            .ok()
-            .filter(|count| *count <= rest.0.len() / MIN_ENTRY_BYTES)
-            .ok_or(StateError::Short)?;
-        let mut state = Self { mark, epoch, position, outstanding: Vec::with_capacity(count) };
+        let mut state = Self { epoch, ..Self::new(position, mark) };
+        let mut tenants = vec![Uuid::nil()];
+        for _ in 0..rest.count(TENANT_BYTES)? {
+            tenants.push(Uuid::from_bytes(rest.array()?));
+        }
+        state.decode_deferred(&mut rest, &tenants)?;
+        let count = rest.count(MIN_ENTRY_BYTES)?;
+        state.outstanding.reserve(count);
         let mut last_until = 0;
         for _ in 0..count {
-            let entry = state.decode_entry(&mut rest, &mut last_until)?;
+            let entry = state.decode_entry(&mut rest, &tenants, &mut last_until)?;
             state.outstanding.push(entry);
         }
         if rest.0.is_empty() { Ok(state) } else { Err(StateError::Trailing) }
     }
 
+    fn decode_deferred(&mut self, rest: &mut Bytes<'_>, tenants: &[Uuid]) -> Result<(), StateError> {
+        let count = rest.count(MIN_ENTRY_BYTES)?;
+        if count > MAX_DEFERRED {
+            return Err(StateError::Wrong("number of deferred tenants"));
+        }
+        for _ in 0..count {
+            let tenant = rest.tenant(tenants)?;
+            let position = self.position.number().checked_sub_unsigned(rest.varint()?);
+            let position = position.map(Position::new).ok_or(StateError::Wrong("deferred position"))?;
+            self.deferred.push(Deferred { tenant, position });
+        }
+        if count > 0 {
+            self.new_first = match rest.byte()? {
+                0 => false,
+                1 => true,
+                _ => return Err(StateError::Wrong("turn")),
+            };
+        }
+        Ok(())
+    }
+
     /// The entry after those that there are.
-    fn decode_entry(&self, rest: &mut Bytes<'_>, last_until: &mut i64) -> Result<Entry, StateError> {
+    fn decode_entry(
+        &self,
+        rest: &mut Bytes<'_>,
+        tenants: &[Uuid],
+        last_until: &mut i64,
+    ) -> Result<Entry, StateError> {
         let before = self.outstanding.last();
         let tag = rest.byte()?;
         let is_dead = tag & PHASE == DEAD;
-        let known = PHASE | SAME_KEY | HAS_FAILED | if is_dead { DIED_OF_NACK } else { 0 };
+        let known = PHASE | SAME_KEY | HAS_FAILED | OTHER_TENANT | if is_dead { DIED_OF_NACK } else { 0 };
         if tag & !known != 0 || is_dead && tag & HAS_FAILED == 0 {
             return Err(StateError::Wrong("tag"));
         }
@@ -210,6 +302,11 @@ impl State {
             None if tag & SAME_KEY != 0 => return Err(StateError::Wrong("key")),
             _ => KeyHash(u64::from_be_bytes(rest.array()?)),
         };
+        let tenant = match before {
+            _ if tag & OTHER_TENANT != 0 => rest.tenant(tenants)?,
+            Some(before) => before.tenant,
+            None => Uuid::nil(),
+        };
         let failures = if tag & HAS_FAILED == 0 {
             0
         } else {
@@ -227,13 +324,13 @@ impl State {
             LEASED => {
                 let until_ms = until_ms()?;
                 let epoch = self.epoch.checked_sub(rest.varint()?).ok_or(StateError::Wrong("epoch"))?;
-                Phase::Leased { until_ms, epoch }
+                Phase::Leased { until_ms, epoch, number: rest.varint()? }
             }
             DELAYED => Phase::Delayed { until_ms: until_ms()? },
             _ if tag & DIED_OF_NACK == 0 => Phase::Dead { reason: DeadReason::Expired },
             _ => Phase::Dead { reason: DeadReason::Nacked },
         };
-        Ok(Entry { position, key, failures, phase })
+        Ok(Entry { position, key, tenant, failures, phase })
     }
 }
 
@@ -271,6 +368,17 @@ impl Bytes<'_> {
         Ok(*first)
     }
 
+    /// How many things follow, of so many bytes each at the least.
+    fn count(&mut self, min_bytes: usize) -> Result<usize, StateError> {
+        let count = usize::try_from(self.varint()?).ok();
+        count.filter(|count| *count <= self.0.len() / min_bytes).ok_or(StateError::Short)
+    }
+
+    fn tenant(&mut self, tenants: &[Uuid]) -> Result<Uuid, StateError> {
+        let number = usize::try_from(self.varint()?).ok();
+        number.and_then(|number| tenants.get(number)).copied().ok_or(StateError::Wrong("tenant"))
+    }
+
     fn varint(&mut self) -> Result<u64, StateError> {
         let mut number = 0;
         for shift in (0..64).step_by(7) {
@@ -285,132 +393,5 @@ impl Bytes<'_> {
             }
         }
         Err(StateError::Wrong("number"))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const EXAMPLE: &[u8] = &[
-        1, 0, 0, 0, 7, // version, mark
-        9, // epoch
-        0xd8, 0x04, // position 300
-        4,    // entries
-        0b1001, 0x64, 1, 2, 3, 4, 5, 6, 7, 8, 2, 0x80, 0x01, 0, // 200, 2 failures, until 64, epoch 9
-        0b0101, 1, 0, 0, // 201, same key, until 64, epoch 9
-        0b0100, 0x09, // 210, same key, free
-        0b0010, 0x5a, 0, 0, 0, 0, 0, 0, 0, 5, 0x20, // 300, delayed until 80
-    ];
-
-    fn example() -> State {
-        let key = KeyHash(0x0102_0304_0506_0708);
-        let entry = |position, key, failures, phase| Entry {
-            position: Position::new(position),
-            key,
-            failures,
-            phase,
-        };
-        State {
-            mark: 7,
-            epoch: 9,
-            position: Position::new(300),
-            outstanding: vec![
-                entry(200, key, 2, Phase::Leased { until_ms: 64, epoch: 9 }),
-                entry(201, key, 0, Phase::Leased { until_ms: 64, epoch: 9 }),
-                entry(210, key, 0, Phase::Free),
-                entry(300, KeyHash(5), 0, Phase::Delayed { until_ms: 80 }),
-            ],
-        }
-    }
-
-    #[test]
-    fn the_form_is_as_documented() {
-        assert_eq!(example().encode(), EXAMPLE);
-        assert_eq!(State::decode(EXAMPLE), Ok(example()));
-    }
-
-    #[test]
-    fn what_is_no_state_is_told() {
-        for length in 0..EXAMPLE.len() {
-            assert_eq!(State::decode(&EXAMPLE[..length]), Err(StateError::Short), "{length} bytes");
-        }
-        let changed = |at: usize, byte: u8| {
-            let mut bytes = EXAMPLE.to_vec();
-            bytes[at] = byte;
-            State::decode(&bytes).unwrap_err().to_string()
-        };
-        assert_eq!(changed(0, 2), "the group's state is of version 2; this release reads version 1");
-        assert_eq!(changed(9, 0b1_1001), "the group's state has a wrong tag");
-        assert_eq!(changed(9, 0b10_1001), "the group's state has a wrong tag");
-        assert_eq!(changed(9, 0b0011), "the group's state has a wrong tag");
-        assert_eq!(changed(9, 0b1101), "the group's state has a wrong key");
-        assert_eq!(changed(10, 0), "the group's state has a wrong position");
-        assert_eq!(changed(19, 0), "the group's state has a wrong number of failures");
-        assert_eq!(changed(22, 10), "the group's state has a wrong epoch");
-        assert_eq!(changed(24, 0), "the group's state has a wrong position");
-        let trailing = [EXAMPLE, &[0]].concat();
-        assert_eq!(State::decode(&trailing), Err(StateError::Trailing));
-        let many = [&EXAMPLE[..8], &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1]].concat();
-        assert_eq!(State::decode(&many), Err(StateError::Short));
-        let over = [&EXAMPLE[..8], &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2]].concat();
-        assert_eq!(State::decode(&over), Err(StateError::Wrong("number")));
-    }
-
-    fn entries() -> impl Strategy<Value = Vec<(i64, u64, u16, u8, i64, u64)>> {
-        let position = prop_oneof![any::<i64>(), 0_i64..300];
-        prop::collection::vec((position, 0_u64..3, any::<u16>(), 0_u8..5, any::<i64>(), any::<u64>()), 0..12)
-    }
-
-    proptest! {
-        #[test]
-        fn a_state_is_read_as_it_was_written(
-            mark: u32, epoch: u64, ahead in prop_oneof![Just(0), 0_i64..i64::MAX], entries in entries(),
-        ) {
-            let mut outstanding: Vec<_> = entries
-                .into_iter()
-                .map(|(position, key, failures, phase, until_ms, leased)| Entry {
-                    position: Position::new(position),
-                    key: KeyHash(key),
-                    failures: if phase > DELAYED { failures.max(1) } else { failures },
-                    phase: match phase {
-                        FREE => Phase::Free,
-                        LEASED => Phase::Leased { until_ms, epoch: leased % epoch.max(1) },
-                        DELAYED => Phase::Delayed { until_ms },
-                        DEAD => Phase::Dead { reason: DeadReason::Expired },
-                        _ => Phase::Dead { reason: DeadReason::Nacked },
-                    },
-                })
-                .collect();
-            outstanding.sort_by_key(|entry| entry.position);
-            outstanding.dedup_by_key(|entry| entry.position);
-            let last = outstanding.last().map_or(0, |entry| entry.position.number());
-            let state = State { mark, epoch, position: Position::new(last.saturating_add(ahead)), outstanding };
-            prop_assert_eq!(State::decode(&state.encode()), Ok(state));
-        }
-
-        #[test]
-        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..80), known: bool) {
-            let mut bytes = bytes;
-            if known && let Some(first) = bytes.first_mut() {
-                *first = VERSION;
-            }
-            if let Ok(state) = State::decode(&bytes) {
-                prop_assert!(state.outstanding.is_sorted_by(|a, b| a.position < b.position));
-                prop_assert_eq!(State::decode(&state.encode()), Ok(state));
-            }
-        }
-
-        #[test]
-        fn no_change_of_a_state_makes_it_panic(at in 0..EXAMPLE.len(), byte: u8, cut in 0..EXAMPLE.len()) {
-            let mut bytes = EXAMPLE.to_vec();
-            bytes[at] = byte;
-            bytes.truncate(bytes.len() - cut);
-            if let Ok(state) = State::decode(&bytes) {
-                prop_assert_eq!(State::decode(&state.encode()), Ok(state));
-            }
-        }
     }
 }

@@ -23,6 +23,8 @@ pub struct Summary {
     pub most_of_one_key: usize,
     /// The first of them: how far behind the group is with what it began.
     pub oldest: Option<Position>,
+    /// Tenants whose events were passed over.
+    pub deferred: usize,
 }
 
 impl State {
@@ -31,8 +33,9 @@ impl State {
     pub fn summary(&self, now_ms: i64) -> Summary {
         let mut settled = self.clone();
         // Nobody dies of being counted.
-        settled.settle(now_ms, Policy { max_attempts: u16::MAX, max_outstanding: 0 });
-        let mut summary = Summary { dead: settled.dead().count(), ..Summary::default() };
+        settled.settle(now_ms, Policy { max_attempts: u16::MAX, max_outstanding: 0, has_shares: false });
+        let (dead, deferred) = (settled.dead().count(), self.deferred.len());
+        let mut summary = Summary { dead, deferred, ..Summary::default() };
         settled.bury(settled.position);
         summary.oldest = settled.outstanding.first().map(|entry| entry.position);
         let (mut held, mut of_key) = (HashSet::new(), HashMap::new());
@@ -57,6 +60,8 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::super::{KeyHash, LeaseTime, MaxDeliveries};
     use super::*;
 
@@ -65,7 +70,7 @@ mod tests {
         let policy = Policy::new(5, 100).unwrap();
         let mut state = State::new(Position::START, 1);
         let one_second = LeaseTime::new(1000).unwrap();
-        let event = |position, key| (Position::new(position), KeyHash::new(key));
+        let event = |position, key| (Position::new(position), KeyHash::new(key), Uuid::nil());
         let mut pull = state.pull(0, policy, MaxDeliveries::new(2).unwrap(), one_second);
         pull.take(&[event(3, 1), event(5, 1)]).unwrap();
         assert_eq!(pull.finish().leases.len(), 2);

@@ -22,7 +22,7 @@ macro_rules! page {
                          - octet_length(attributes) - coalesce(octet_length(data), 0) AS before \
                  FROM events WHERE ", $whose, " AND topic = $2 AND id > $3 AND id <= $4 \
                      AND accepted_at >= to_timestamp($5::double precision / 1000) - interval '1 hour' \
-                     AND ($6::text[] IS NULL OR type = ANY ($6)) \
+                     AND ($6::text[] IS NULL OR type = ANY ($6)) AND ($9::uuid[] IS NULL OR tenant_id <> ALL ($9)) \
                  ORDER BY id LIMIT $7) page \
              WHERE before < $8 ORDER BY id"
         )
@@ -118,12 +118,13 @@ pub(in super::super) async fn page(
     limit: Position,
 ) -> Result<Vec<Logged>, StoreError> {
     let kinds = (!scan.kinds.is_empty()).then_some(&scan.kinds);
+    let without = (!scan.without.is_empty()).then_some(&scan.without);
     let (after, limit) = (scan.after.number(), limit.number());
     let (rows, bytes) = (i64::from(scan.max_rows), scan.max_bytes);
     #[allow(clippy::cast_precision_loss, reason = "milliseconds since 1970 are far below 2^53")]
     let after_ms = scan.after_ms as f64;
     let (topic, whose) = (scan.topic.as_str(), Whose::of(&scan.sees));
-    let parameters: [Parameter<'_>; 8] = [
+    let parameters: [Parameter<'_>; 9] = [
         whose.parameter(),
         (&topic, Type::TEXT),
         (&after, Type::INT8),
@@ -132,6 +133,7 @@ pub(in super::super) async fn page(
         (&kinds, Type::TEXT_ARRAY),
         (&rows, Type::INT8),
         (&bytes, Type::INT8),
+        (&without, Type::UUID_ARRAY),
     ];
     let rows = tx.query(whose.of_statements(&PAGE), &parameters).await?;
     rows.iter().map(logged).collect()

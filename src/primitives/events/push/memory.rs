@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use super::*;
 use crate::names::Name;
 use crate::primitives::events::groups::{
-    DelayTime, KeyHash, LeaseTime, MaxDeliveries, Outcome as Done, Policy, Receipts, State, StateError,
+    DelayTime, KeyHash, LeaseTime, MaxDeliveries, New, Outcome as Done, Policy, Receipts, State, StateError,
 };
 use crate::primitives::events::{Data, Position};
 
@@ -207,8 +207,8 @@ impl Deliveries for Memory {
     }
 }
 
-fn keyed(event: &Logged) -> (Position, KeyHash) {
+fn keyed(event: &Logged) -> New {
     let hash =
         event.key.bytes().fold(7_u64, |hash, byte| hash.wrapping_mul(31).wrapping_add(u64::from(byte)));
-    (event.position, KeyHash::new(hash))
+    (event.position, KeyHash::new(hash), Uuid::nil())
 }

@@ -79,7 +79,8 @@ pub(in super::super) fn page(
             }
             let kind = row.get_ref(3)?.as_str()?;
             let is_wanted = scan.kinds.is_empty() || scan.kinds.iter().any(|wanted| wanted == kind);
-            if !is_wanted || !scan.sees.covers(&tenant(row, 7)?) {
+            let whose = tenant(row, 7)?;
+            if !is_wanted || !scan.sees.covers(&whose) || scan.without.contains(&whose) {
                 continue;
             }
             let event = logged(row)?;

@@ -1,4 +1,7 @@
+mod waiting;
+
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -124,4 +127,24 @@ async fn calls_that_wait_for_a_group_hold_one_connection_and_who_left_is_leased_
     // What is left was leased to nobody.
     let rest = turns.pull(&group, MaxDeliveries::new(1000).unwrap(), lease).await.unwrap();
     assert_eq!(rest.deliveries.len(), EVENTS - told - first.deliveries.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_defect_is_its_transaction_s_alone_and_the_group_goes_on() {
+    let (stores, callers) = (Stores::new(4).await, Callers::new(TOPICS));
+    let (max, lease) = few();
+    for (name, store) in stores.both() {
+        publish(store, &callers).await;
+        let (turns, group) = (Turns::new(store.clone(), Tasks::default()), group(&callers).await);
+        turns.panics.store(true, Ordering::SeqCst);
+        let calls = join_all((0..CALLERS).map(|_| turns.pull(&group, max, lease)));
+        let ended = tokio::time::timeout(Duration::from_secs(10), calls).await.expect(name);
+        let gone = ended.iter().filter(|call| matches!(call, Err(GroupError::Gone))).count();
+        assert!((1..=MAX_PULLS).contains(&gone), "{name}: {gone} were of the transaction");
+        let told: usize = ended.iter().flatten().map(|pulled| pulled.deliveries.len()).sum();
+        assert_eq!(told, 2 * (CALLERS - gone), "{name}: who waited is served");
+        until_it_is_forgotten(&turns).await;
+        let later = tokio::time::timeout(Duration::from_secs(10), turns.pull(&group, max, lease)).await;
+        assert_eq!(later.expect(name).unwrap().deliveries.len(), 2, "{name}");
+    }
 }
