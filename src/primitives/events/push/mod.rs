@@ -30,6 +30,7 @@ mod agenda;
 mod circuit;
 mod dispatcher;
 mod endpoint;
+mod look;
 #[cfg(test)]
 mod memory;
 mod metrics;
@@ -71,6 +72,15 @@ pub struct Line {
     pub subscription: Arc<Subscription>,
     /// Whose they are.
     pub tenant: Uuid,
+}
+
+/// What a look found.
+#[derive(Debug, Default)]
+pub struct Pending {
+    /// Lines that may have something to send.
+    pub lines: Vec<Line>,
+    /// Whether there is more to be looked at now.
+    pub more: bool,
 }
 
 /// An event that is leased for sending.
@@ -204,10 +214,11 @@ impl Outcome {
 /// Each [`Line`] is a consumer group with the subscription's `max_attempts`; every call is one transaction of it.
 #[async_trait]
 pub trait Deliveries: Send + Sync {
-    /// The lines of these subscriptions that may have something to send: events after the group's position, or held
-    /// ones that may be sent again. One too many costs a pull that finds nothing, and one too few waits for the next
-    /// look, so the answer need not be exact. It is asked once a look for all subscriptions together.
-    async fn pending(&self, subscriptions: &[Arc<Subscription>]) -> Result<Vec<Line>, GroupError>;
+    /// The lines of these subscriptions that may have something to send. For a subscription that was not among those of the
+    /// last call (it is the same where it is the same `Arc`), those of all the tenants that have events; then those of whom
+    /// something came since. It is asked once a look for all subscriptions together, those whose circuit is open among
+    /// them, and the answer is not given again; one too many costs a pull that finds nothing.
+    async fn pending(&self, subscriptions: &[Arc<Subscription>]) -> Result<Pending, GroupError>;
 
     /// Leases up to `max` events of a line for `lease_ms`.
     async fn pull(&self, line: &Line, max: usize, lease_ms: u64) -> Result<Pulled, GroupError>;
