@@ -18,9 +18,10 @@
 //!   every attempt, so that a receiver can tell.
 //! - The events of a key are sent one after another, in their order. A failed one holds back those of its key until it
 //!   is delivered or, after `max_attempts`, dead.
-//! - Waits between attempts double, with full jitter; five failures in a row open the endpoint's circuit, and while it
-//!   is open nothing is pulled for it, so that events keep their attempts. A pause that an answer asks for is the
-//!   tenant's whose event it was, and counts as a failure of the endpoint's once until that tenant's next success.
+//! - Waits between attempts double, with full jitter. Five failures in a row of one tenant's events open that tenant's
+//!   circuit, and those of five tenants the endpoint's; while one is open nothing is pulled for it, so that events keep
+//!   their attempts. A pause that an answer asks for is the tenant's whose event it was.
+//! - A tenant whose events the endpoint fails on, or hangs on, keeps no other's waiting while the endpoint takes theirs.
 //! - An endpoint that is slow or down holds only its own places. Requests that go on at once are bounded in two pools:
 //!   one for endpoints that answer within a second, one for the others; a request that takes longer moves to the
 //!   second. So the slow ones wait for each other, and nobody waits for them.
@@ -34,7 +35,6 @@ mod look;
 #[cfg(test)]
 mod memory;
 mod metrics;
-mod pauses;
 mod places;
 mod policy;
 mod replay;
@@ -42,6 +42,7 @@ mod running;
 mod send;
 pub mod signature;
 mod store;
+mod tenants;
 #[cfg(test)]
 mod tests;
 
