@@ -27,6 +27,8 @@ pub struct Timing {
     /// How often [`Deliveries::pending`] is asked, once for all subscriptions: what another process accepted waits for this
     /// at the most. An idle subscription costs nothing else.
     pub look: Duration,
+    /// The same after a look that found something.
+    pub look_again: Duration,
     /// The requests that go on at once, in each of the two pools.
     pub places: usize,
     /// How long before secrets are read again.
@@ -40,6 +42,7 @@ impl Default for Timing {
     fn default() -> Self {
         Self {
             look: Duration::from_secs(2),
+            look_again: Duration::from_secs(2),
             places: 512,
             secrets: Duration::from_secs(5),
             lease_grace: Duration::from_secs(10),
@@ -173,7 +176,8 @@ impl Dispatcher {
 
     /// Asks once which lines have something, and tells their endpoints. How long to wait before the next time.
     async fn look(&self) -> Duration {
-        let (endpoints, look) = (self.endpoints.load_full(), self.shared.timing.look);
+        let Timing { look, look_again, .. } = self.shared.timing;
+        let endpoints = self.endpoints.load_full();
         if endpoints.by_name.is_empty() {
             return look;
         }
@@ -182,12 +186,17 @@ impl Dispatcher {
             endpoints.by_name.values().map(|running| Arc::clone(&running.subscription)).collect();
         match self.shared.deliveries.pending(&subscriptions).await {
             Ok(pending) => {
+                let pause = match (pending.more, pending.lines.is_empty()) {
+                    (true, _) => Duration::ZERO,
+                    (false, false) => look_again.min(look),
+                    (false, true) => look,
+                };
                 for line in pending.lines {
                     if let Some(running) = endpoints.by_name.get(&line.subscription.name) {
                         running.inbox.stir(line.tenant);
                     }
                 }
-                if pending.more { Duration::ZERO } else { look }
+                pause
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot look for events to push");
