@@ -14,7 +14,7 @@ use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
 use super::audience::{Audience, Sees};
-use super::read::readable;
+use super::read::{STEP, readable};
 use super::{Position, postgres};
 use crate::names::Name;
 use crate::store::{Reach, Store, StoreError, Tx};
@@ -250,8 +250,10 @@ impl Arrivals {
                     let came = match before.filter(|before| *before <= newest) {
                         None => None,
                         Some(before) if before == newest => Some(Vec::new()),
+                        // After an hour without the database it is dearer to ask whose it all is than to wake everyone.
+                        Some(before) if newest.number() - before.number() > STEP => None,
                         Some(before) => {
-                            Some(postgres::tenants_with_events(tx, &topics, Some(before), newest).await?)
+                            Some(postgres::tenants_with_events(tx, &topics, before, newest).await?)
                         }
                     };
                     Ok(Seen { readable, newest, came })

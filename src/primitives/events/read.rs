@@ -151,7 +151,7 @@ pub(super) struct Span {
     pub(super) last: Position,
 }
 
-async fn span(tx: &mut Tx<'_>, after: Position, to: Position) -> Result<Option<Span>, StoreError> {
+pub(super) async fn span(tx: &mut Tx<'_>, after: Position, to: Position) -> Result<Option<Span>, StoreError> {
     match tx {
         Tx::Postgres(tx) => postgres::span(tx, after, to).await,
         Tx::Sqlite(tx) => sqlite::span(tx, after, to),

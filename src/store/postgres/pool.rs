@@ -8,6 +8,7 @@ use deadpool_postgres::{
 };
 use futures_util::future::BoxFuture;
 use tokio::sync::{Notify, watch};
+use tokio_postgres::Row;
 
 use super::classify::{Failure, PgError, words};
 use super::connect::{Connector, StartError};
@@ -15,7 +16,7 @@ use super::left::Way;
 use super::metrics::PostgresMetrics;
 use super::schema::{self, Identity, Standing};
 use super::shares::{Place, Share, Shares};
-use super::tx::{PgTx, Tenants};
+use super::tx::{ANSWER, PgTx, Tenants};
 use crate::config::{PostgresConfig, PostgresRole};
 use crate::tasks::Tasks;
 use crate::telemetry::BackendHealth;
@@ -170,10 +171,7 @@ impl Postgres {
         loop {
             let (ended, failure) = self.run_once(share, tenants, &work).await;
             if let Some(failure) = failure {
-                self.way.metrics.failed(failure);
-                if failure == Failure::Unavailable {
-                    self.trouble.notify_one();
-                }
+                self.failed(failure);
                 if failure == Failure::Again && attempt < ATTEMPTS {
                     attempt += 1;
                     continue;
@@ -224,6 +222,34 @@ impl Postgres {
                 }
                 failed(error)
             }
+        }
+    }
+
+    /// Asks one statement that reaches nobody's rows, in a transaction of its own and one round trip.
+    pub(crate) async fn ask(&self, statement: &'static str) -> Result<Vec<Row>, PgError> {
+        self.identity().await?;
+        let asked = self.ask_once(statement).await;
+        if let Err(error) = &asked {
+            self.failed(error.failure());
+        }
+        asked
+    }
+
+    async fn ask_once(&self, statement: &'static str) -> Result<Vec<Row>, PgError> {
+        let connection = self.connection().await?;
+        let _place = Place::new(Shares::nobody(), &self.way.metrics.in_use);
+        let Ok(rows) = tokio::time::timeout(ANSWER, connection.query_typed(statement, &[])).await else {
+            drop(Object::take(connection));
+            self.close_all();
+            return Err(PgError::Silent(Failure::Unavailable));
+        };
+        rows.map_err(PgError::of_statement)
+    }
+
+    fn failed(&self, failure: Failure) {
+        self.way.metrics.failed(failure);
+        if failure == Failure::Unavailable {
+            self.trouble.notify_one();
         }
     }
 

@@ -35,7 +35,7 @@ const SET_READS: &str = "SELECT set_config('app.reads_for', $1, true)";
 const SET_WRITES: &str = "SELECT set_config('app.writes_for', $1, true)";
 /// The server's own bounds do not help where it hangs or its machine is gone: without an answer after this time the
 /// connection is given up. Longer than they are, so that a server that works says itself what was too slow.
-const ANSWER: Duration = Duration::from_secs(12);
+pub(super) const ANSWER: Duration = Duration::from_secs(12);
 /// A statement that takes longer is logged.
 const SLOW: Duration = Duration::from_secs(1);
 

@@ -8,7 +8,7 @@
 
 use crate::primitives::events::Position;
 use crate::store::StoreError;
-use crate::store::postgres::{PgError, PgTx, Statement};
+use crate::store::postgres::{PgError, PgTx, Postgres, Statement};
 
 /// First: what was drawn later is for later.
 const LAST: &str = "SELECT last_value FROM events_id_seq";
@@ -32,7 +32,14 @@ pub(in super::super) async fn readable(tx: &mut PgTx) -> Result<Position, StoreE
     of_steps(&found)
 }
 
-/// The same of the rows of [`STEPS`].
+/// The last number that was drawn, by one statement of its own: while it is what it was, nothing came.
+pub(in super::super) async fn last_value(store: &Postgres) -> Result<Position, StoreError> {
+    let rows = store.ask(LAST).await?;
+    let last = rows.first().ok_or(PgError::Ended)?.try_get(0).map_err(PgError::of_row)?;
+    Ok(Position::new(last))
+}
+
+/// [`readable`] of the rows of [`STEPS`].
 pub(super) fn of_steps(found: &[Vec<tokio_postgres::Row>]) -> Result<Position, StoreError> {
     let [last, floors] = found else { return Err(PgError::Ended.into()) };
     let last: i64 = last.first().ok_or(PgError::Ended)?.try_get(0).map_err(PgError::of_row)?;

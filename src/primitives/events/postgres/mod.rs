@@ -23,8 +23,10 @@ pub(super) use groups::{
     count as count_groups, create as create_group, drop_idle as drop_idle_groups, load as load_group,
     store as store_group,
 };
-pub(super) use head::readable;
+pub(super) use head::{last_value, readable};
 pub(super) use limits::broker_limits;
 pub(super) use partitions::{days_ahead, keep_partitions};
-pub(super) use push::{begin_subscription, keep_attempts, of_key, replayed, replays, tenants_with_events};
+pub(super) use push::{
+    begin_subscription, keep_attempts, of_key, replayed, replays, tenants_with_events, topics_of_tenants,
+};
 pub(super) use read::{at, first_after, horizon, newest, newest_of_all, page, span};

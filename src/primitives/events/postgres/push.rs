@@ -16,14 +16,15 @@ const KEEP: &str = "INSERT INTO event_attempts \
      FROM unnest($2::bigint[], $3::text[], $4::text[], $5::text[], $6::integer[], $7::text[], $8::smallint[], \
          $9::integer[], $10::bigint[]) \
          AS tried (at_ms, subscription, event_id, message_id, attempt, outcome, status, duration_ms, next_ms)";
-/// A step from tenant to tenant along the index, for what was there before this process.
-const ALL: &str = "WITH RECURSIVE tenants AS ( \
-         (SELECT tenant_id FROM events ORDER BY tenant_id LIMIT 1) \
+/// A step from topic to topic of each tenant along the index, for what was there before this process.
+const ALL: &str = "WITH RECURSIVE lines AS ( \
+         (SELECT tenant_id, topic, 1 AS number FROM events WHERE (tenant_id, topic) > ($1, $2) ORDER BY tenant_id, topic LIMIT 1) \
          UNION ALL \
-         SELECT (SELECT tenant_id FROM events WHERE tenant_id > tenants.tenant_id ORDER BY tenant_id LIMIT 1) \
-         FROM tenants WHERE tenants.tenant_id IS NOT NULL) \
-     SELECT topic, tenant_id FROM tenants CROSS JOIN unnest($1::text[]) topic \
-     WHERE EXISTS (SELECT FROM events WHERE events.tenant_id = tenants.tenant_id AND events.topic = topic)";
+         SELECT next.tenant_id, next.topic, lines.number + 1 FROM lines CROSS JOIN LATERAL ( \
+             SELECT tenant_id, topic FROM events WHERE (tenant_id, topic) > (lines.tenant_id, lines.topic) \
+             ORDER BY tenant_id, topic LIMIT 1) next \
+         WHERE lines.number < $3) \
+     SELECT topic, tenant_id FROM lines ORDER BY number";
 const NEW: &str =
     "SELECT DISTINCT topic, tenant_id FROM events WHERE id > $2 AND id <= $3 AND topic = ANY ($1)";
 
@@ -115,21 +116,30 @@ pub(in super::super) async fn keep_attempts(
     Ok(())
 }
 
-/// The tenants that have events in these topics: of all that are kept, or of those after a position and up to another.
+/// The tenants that have events in these topics after a position and up to another: that many rows are looked at.
 pub(in super::super) async fn tenants_with_events(
     tx: &mut PgTx,
     topics: &[String],
-    after: Option<Position>,
+    after: Position,
     to: Position,
 ) -> Result<Vec<(String, Uuid)>, StoreError> {
-    let rows = match after {
-        None => tx.query(ALL, &[(&topics, Type::TEXT_ARRAY)]).await?,
-        Some(after) => {
-            let parameters: [Parameter<'_>; 3] =
-                [(&topics, Type::TEXT_ARRAY), (&after.number(), Type::INT8), (&to.number(), Type::INT8)];
-            tx.query(NEW, &parameters).await?
-        }
-    };
+    let parameters: [Parameter<'_>; 3] =
+        [(&topics, Type::TEXT_ARRAY), (&after.number(), Type::INT8), (&to.number(), Type::INT8)];
+    lines(&tx.query(NEW, &parameters).await?)
+}
+
+/// The topics of tenants that have events, whatever they are, after one of them and in the order of the index.
+pub(in super::super) async fn topics_of_tenants(
+    tx: &mut PgTx,
+    (tenant, topic): (Uuid, &str),
+    limit: usize,
+) -> Result<Vec<(String, Uuid)>, StoreError> {
+    let limit = i32::try_from(limit).unwrap_or(i32::MAX);
+    let parameters: [Parameter<'_>; 3] = [(&tenant, Type::UUID), (&topic, Type::TEXT), (&limit, Type::INT4)];
+    lines(&tx.query(ALL, &parameters).await?)
+}
+
+fn lines(rows: &[tokio_postgres::Row]) -> Result<Vec<(String, Uuid)>, StoreError> {
     let read = |row: &tokio_postgres::Row| Ok((row.try_get(0)?, row.try_get(1)?));
     Ok(rows.iter().map(read).collect::<Result<_, _>>().map_err(PgError::of_row)?)
 }

@@ -9,7 +9,7 @@ const MAX_OPEN_MS: u64 = 300_000;
 /// How long a tenant's events rest whose endpoint is gone (410), or says so by `Retry-After`, at the most: 1 hour.
 pub(super) const MAX_PAUSE_MS: u64 = 3_600_000;
 
-/// The circuit of one endpoint.
+/// The circuit of an endpoint, or of one tenant's events there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Circuit {
     state: State,
@@ -17,6 +17,8 @@ pub(super) struct Circuit {
     failures: u32,
     /// Since the last success.
     openings: u32,
+    /// When it opened last.
+    opened_ms: u64,
     /// Whether the last attempt was a success.
     is_steady: bool,
 }
@@ -37,7 +39,7 @@ pub(super) enum State {
 
 impl Default for Circuit {
     fn default() -> Self {
-        Self { state: State::Closed, failures: 0, openings: 0, is_steady: false }
+        Self { state: State::Closed, failures: 0, openings: 0, opened_ms: 0, is_steady: false }
     }
 }
 
@@ -54,6 +56,18 @@ impl Circuit {
     #[must_use]
     pub(super) fn is_steady(&self) -> bool {
         self.is_steady
+    }
+
+    /// When a tenant whose own events did not fail may be tried though the circuit is open: those that fail may be
+    /// all that were tried.
+    #[must_use]
+    pub(super) fn other_trial_ms(&self) -> u64 {
+        self.opened_ms.saturating_add(FIRST_OPEN_MS)
+    }
+
+    /// Lets one attempt through before its time.
+    pub(super) fn half_open(&mut self) {
+        self.state = State::HalfOpen;
     }
 
     /// An attempt was answered with success. One that began before the circuit opened does not close it.
@@ -75,6 +89,7 @@ impl Circuit {
         let open_ms = grown(FIRST_OPEN_MS, self.openings, MAX_OPEN_MS);
         let open_ms = open_ms / 2 + part(open_ms / 2, chance);
         self.openings = self.openings.saturating_add(1);
+        self.opened_ms = now_ms;
         self.state = State::Open { until_ms: now_ms.saturating_add(open_ms) };
     }
 }
@@ -161,6 +176,7 @@ mod tests {
         for _ in 0..9 {
             let State::Open { until_ms } = circuit.state(now_ms) else { panic!("it is open") };
             lengths.push(until_ms - now_ms);
+            assert_eq!(circuit.other_trial_ms(), now_ms + 5000, "as after the first time");
             now_ms = until_ms;
             assert_eq!(circuit.state(now_ms), State::HalfOpen);
             circuit.failed(now_ms, 0.0);

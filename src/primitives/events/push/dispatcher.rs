@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -18,15 +18,17 @@ use crate::names::Name;
 use crate::pools::upstream::{SetupError, Upstreams};
 use crate::tasks::Tasks;
 
-/// Tenants of one subscription that are remembered to have something; more of them are found by the next look.
-const MAX_STIRRED: usize = 10_000;
+/// After a look that failed, at least.
+const AFTER_FAILURE: Duration = Duration::from_secs(2);
 
 /// How often, how long and how many.
 #[derive(Debug, Clone, Copy)]
 pub struct Timing {
-    /// How often [`Deliveries::pending`] is asked, once for all subscriptions: what another sidecar accepted, and what
-    /// no arrival told, waits for this at the most. An idle subscription costs nothing else.
+    /// How often [`Deliveries::pending`] is asked, once for all subscriptions: what another process accepted waits for this
+    /// at the most. An idle subscription costs nothing else.
     pub look: Duration,
+    /// The same after a look that found something.
+    pub look_again: Duration,
     /// The requests that go on at once, in each of the two pools.
     pub places: usize,
     /// How long before secrets are read again.
@@ -40,6 +42,7 @@ impl Default for Timing {
     fn default() -> Self {
         Self {
             look: Duration::from_secs(2),
+            look_again: Duration::from_secs(2),
             places: 512,
             secrets: Duration::from_secs(5),
             lease_grace: Duration::from_secs(10),
@@ -60,17 +63,13 @@ pub(super) struct Shared {
 pub(super) struct Inbox {
     stirred: Mutex<HashSet<Uuid>>,
     pub(super) told: Notify,
-    /// Whether its circuit is open: then nobody need look for it.
+    /// Whether its circuit is open: a pull that waited for a place is not made then.
     pub(super) rests: AtomicBool,
 }
 
 impl Inbox {
     fn stir(&self, tenant: Uuid) {
-        let mut stirred = self.stirred.lock();
-        if stirred.len() < MAX_STIRRED {
-            stirred.insert(tenant);
-        }
-        drop(stirred);
+        self.stirred.lock().insert(tenant);
         self.told.notify_one();
     }
 
@@ -125,9 +124,9 @@ impl Dispatcher {
         };
         let (looking, stopping) = (dispatcher.clone(), tasks.stopping().clone());
         tasks.spawn("push look", async move {
-            while stopping.run_until_cancelled(tokio::time::sleep(looking.shared.timing.look)).await.is_some()
-            {
-                looking.look().await;
+            let mut pause = looking.shared.timing.look;
+            while stopping.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
+                pause = looking.look().await;
             }
         });
         Ok(dispatcher)
@@ -175,23 +174,34 @@ impl Dispatcher {
         }
     }
 
-    /// Asks once which lines have something, and tells their endpoints.
-    async fn look(&self) {
+    /// Asks once which lines have something, and tells their endpoints. How long to wait before the next time.
+    async fn look(&self) -> Duration {
+        let Timing { look, look_again, .. } = self.shared.timing;
         let endpoints = self.endpoints.load_full();
-        let awake = endpoints.by_name.values().filter(|running| !running.inbox.rests.load(Ordering::Relaxed));
-        let subscriptions: Vec<_> = awake.map(|running| Arc::clone(&running.subscription)).collect();
-        if subscriptions.is_empty() {
-            return;
+        if endpoints.by_name.is_empty() {
+            return look;
         }
+        // Those whose circuit is open are told too: their endpoint keeps it in mind, and nobody has to catch up.
+        let subscriptions: Vec<_> =
+            endpoints.by_name.values().map(|running| Arc::clone(&running.subscription)).collect();
         match self.shared.deliveries.pending(&subscriptions).await {
-            Ok(lines) => {
-                for line in lines {
+            Ok(pending) => {
+                let pause = match (pending.more, pending.lines.is_empty()) {
+                    (true, _) => Duration::ZERO,
+                    (false, false) => look_again.min(look),
+                    (false, true) => look,
+                };
+                for line in pending.lines {
                     if let Some(running) = endpoints.by_name.get(&line.subscription.name) {
                         running.inbox.stir(line.tenant);
                     }
                 }
+                pause
             }
-            Err(error) => tracing::warn!(%error, "cannot look for events to push"),
+            Err(error) => {
+                tracing::warn!(%error, "cannot look for events to push");
+                look.max(AFTER_FAILURE)
+            }
         }
     }
 

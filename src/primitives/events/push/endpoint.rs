@@ -1,5 +1,7 @@
 //! One subscription's endpoint: what is pulled, sent and settled for it, in one task that sleeps while there is nothing.
 
+mod turn;
+
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,10 +17,10 @@ use super::agenda::Agenda;
 use super::circuit::{Circuit, State};
 use super::dispatcher::{Inbox, Shared};
 use super::metrics::Counted;
-use super::pauses::Pauses;
 use super::places::{PROMPT, Place};
 use super::send::{Sent, event_id, send};
 use super::signature::{Signer, SignerError};
+use super::tenants::Tenants;
 use super::{Attempt, Leased, Line, Outcome, Pulled, Settled, Subscription, Verdict};
 use crate::clock::{monotonic_ms, since_1970_ms};
 use crate::pools::upstream::Upstream;
@@ -66,11 +68,9 @@ pub(super) struct Endpoint {
     upstream: Upstream,
     inbox: Arc<Inbox>,
     circuit: Circuit,
-    pauses: Pauses,
-    /// Whether its last attempt took no longer than [`PROMPT`].
+    tenants: Tenants,
+    /// Whether the last event that it answered took no longer than [`PROMPT`].
     is_prompt: bool,
-    /// Requests that go on or may begin, by the pulls that go on.
-    busy: usize,
     agenda: Agenda,
     unsettled: BTreeMap<Uuid, Vec<Settled>>,
     settling: HashSet<Uuid>,
@@ -79,8 +79,8 @@ pub(super) struct Endpoint {
     read_again_ms: u64,
     is_reading: bool,
     failed_pulls: u32,
-    /// While its circuit is open.
-    open: Option<Counted>,
+    /// While nothing is sent since attempts failed, and until when.
+    open: Option<(Counted, u64)>,
     steps: FuturesUnordered<BoxFuture<'static, Step>>,
 }
 
@@ -97,9 +97,8 @@ impl Endpoint {
             upstream,
             inbox,
             circuit: Circuit::default(),
-            pauses: Pauses::default(),
+            tenants: Tenants::default(),
             is_prompt: true,
-            busy: 0,
             agenda: Agenda::default(),
             unsettled: BTreeMap::new(),
             settling: HashSet::new(),
@@ -145,42 +144,6 @@ impl Endpoint {
         }
     }
 
-    /// When something is to be done though nothing ends and nothing arrives.
-    fn wake_ms(&mut self, now_ms: u64) -> Option<u64> {
-        match self.circuit.state(now_ms) {
-            State::Open { until_ms } => Some(until_ms),
-            State::Closed | State::HalfOpen if self.signer.is_none() && self.agenda.ready() > 0 => {
-                Some(self.read_again_ms)
-            }
-            State::Closed | State::HalfOpen => self.agenda.next_ms(),
-        }
-    }
-
-    /// Begins as many pulls as there is room for.
-    fn fill(&mut self, now_ms: u64) {
-        let state = self.circuit.state(now_ms);
-        let rests = matches!(state, State::Open { .. });
-        self.inbox.rests.store(rests, Ordering::Relaxed);
-        if rests != self.open.is_some() {
-            self.open = rests.then(|| Counted::new(&self.shared.metrics.circuits_open));
-        }
-        let allowed = match state {
-            State::Open { .. } => 0,
-            State::Closed if self.circuit.is_steady() => self.subscription.concurrency,
-            State::Closed | State::HalfOpen => 1,
-        };
-        while self.busy < allowed && self.agenda.ready() > 0 && self.has_signer(now_ms) {
-            let wanted = (allowed - self.busy).div_ceil(self.agenda.ready());
-            let Some(tenant) = self.agenda.pop() else { return };
-            if let Some(until_ms) = self.pauses.until_ms(tenant, now_ms) {
-                self.agenda.later(tenant, until_ms);
-                continue;
-            }
-            self.busy += wanted;
-            self.pull(tenant, wanted);
-        }
-    }
-
     /// Whether the secrets were read lately; else they are read first.
     fn has_signer(&mut self, now_ms: u64) -> bool {
         if now_ms >= self.read_again_ms && !self.is_reading {
@@ -198,7 +161,8 @@ impl Endpoint {
 
     fn pull(&self, tenant: Uuid, wanted: usize) {
         let (shared, inbox) = (Arc::clone(&self.shared), Arc::clone(&self.inbox));
-        let (line, is_prompt, lease_ms) = (self.line(tenant), self.is_prompt, self.lease_ms());
+        let is_prompt = self.tenants.is_slow(tenant).map_or(self.is_prompt, |is_slow| !is_slow);
+        let (line, lease_ms) = (self.line(tenant), self.lease_ms());
         self.steps.push(Box::pin(async move {
             let places = shared.places.take(is_prompt, wanted).await;
             let result = match places.len() {
@@ -224,7 +188,7 @@ impl Endpoint {
         match step {
             Step::Read(result) => self.read(now_ms, result),
             Step::Pulled { tenant, wanted, places, result } => {
-                self.busy -= wanted;
+                self.tenants.give(tenant, wanted);
                 match result {
                     None => self.agenda.now(tenant),
                     Some(Ok(pulled)) => {
@@ -244,7 +208,7 @@ impl Endpoint {
                 self.attempted(now_ms, chain, &leased, sent)
             }
             Step::Attempted { chain, sent: None } => {
-                self.busy -= 1;
+                self.tenants.give(chain.tenant, 1);
                 self.agenda.now(chain.tenant);
             }
             Step::Settled { tenant } => {
@@ -293,7 +257,7 @@ impl Endpoint {
         for events in keys.into_values() {
             // A pull brings no more events than it was given places.
             let Some(place) = places.pop() else { return };
-            self.busy += 1;
+            self.tenants.take(tenant, 1);
             self.attempt(Chain { tenant, events, leased_until, place });
         }
     }
@@ -331,22 +295,26 @@ impl Endpoint {
 
     fn attempted(&mut self, now_ms: u64, chain: Chain, leased: &Leased, sent: Sent) {
         self.shared.metrics.attempted(sent.outcome, sent.duration);
-        self.is_prompt = sent.duration <= PROMPT;
-        let tenant = chain.tenant;
+        let (tenant, is_slow) = (chain.tenant, sent.duration > PROMPT);
+        if matches!(sent.outcome, Outcome::Delivered | Outcome::Rejected) {
+            // It is there: what another tenant's events ran into is theirs.
+            self.is_prompt = !is_slow;
+            self.circuit.succeeded();
+            self.tenants.succeeded(tenant, now_ms, is_slow);
+        }
         let verdict = if sent.outcome == Outcome::Delivered {
             let accepted_ms = u64::try_from(leased.event.accepted_ms).unwrap_or(0);
             self.shared.metrics.delivered(Duration::from_millis(since_1970_ms().saturating_sub(accepted_ms)));
-            self.circuit.succeeded();
-            self.pauses.succeeded(tenant, now_ms);
             Verdict::Done
         } else {
-            // One tenant's events keep nobody else's waiting: an endpoint that refuses an event is there, and one that asks
-            // for a pause asks this tenant. Of all it asks once it asked as many tenants as failures open its circuit.
-            let is_first = sent.pause_ms.is_none_or(|pause_ms| self.pauses.begin(tenant, now_ms, pause_ms));
-            if sent.outcome == Outcome::Rejected {
-                self.circuit.succeeded();
-            } else if is_first {
-                self.circuit.failed(now_ms, fastrand::f64());
+            if sent.outcome != Outcome::Rejected {
+                let chance = fastrand::f64();
+                let is_first = self.tenants.failed(tenant, now_ms, sent.pause_ms, is_slow, chance);
+                // One tenant's failures keep nobody else's events waiting: they count once, until an event of it is taken. A
+                // trial counts in any case, since nobody was left who would tell more.
+                if is_first || self.circuit.state(now_ms) == State::HalfOpen {
+                    self.circuit.failed(now_ms, fastrand::f64());
+                }
             }
             let wait_ms = self.subscription.backoff.wait_ms(leased.attempt, fastrand::f64());
             Verdict::Again { delay_ms: wait_ms.max(sent.pause_ms.unwrap_or(0)).min(MAX_DELAY_MS) }
@@ -359,7 +327,7 @@ impl Endpoint {
         if verdict == Verdict::Done && !chain.events.is_empty() {
             self.attempt(chain);
         } else {
-            self.busy -= 1;
+            self.tenants.give(tenant, 1);
         }
     }
 

@@ -123,7 +123,7 @@ fn policy(line: &Line) -> Result<Policy, GroupError> {
 
 #[async_trait]
 impl Deliveries for Memory {
-    async fn pending(&self, subscriptions: &[Arc<Subscription>]) -> Result<Vec<Line>, GroupError> {
+    async fn pending(&self, subscriptions: &[Arc<Subscription>]) -> Result<Pending, GroupError> {
         let mut kept = self.kept.lock();
         kept.looks += 1;
         kept.asked = subscriptions.len();
@@ -143,7 +143,7 @@ impl Deliveries for Memory {
                 }
             }
         }
-        Ok(lines)
+        Ok(Pending { lines, more: false })
     }
 
     async fn pull(&self, line: &Line, max: usize, lease_ms: u64) -> Result<Pulled, GroupError> {

@@ -18,9 +18,10 @@
 //!   every attempt, so that a receiver can tell.
 //! - The events of a key are sent one after another, in their order. A failed one holds back those of its key until it
 //!   is delivered or, after `max_attempts`, dead.
-//! - Waits between attempts double, with full jitter; five failures in a row open the endpoint's circuit, and while it
-//!   is open nothing is pulled for it, so that events keep their attempts. A pause that an answer asks for is the
-//!   tenant's whose event it was, and counts as a failure of the endpoint's once until that tenant's next success.
+//! - Waits between attempts double, with full jitter. Five failures in a row of one tenant's events open that tenant's
+//!   circuit, and those of five tenants the endpoint's; while one is open nothing is pulled for it, so that events keep
+//!   their attempts. A pause that an answer asks for is the tenant's whose event it was.
+//! - A tenant whose events the endpoint fails on, or hangs on, keeps no other's waiting while the endpoint takes theirs.
 //! - An endpoint that is slow or down holds only its own places. Requests that go on at once are bounded in two pools:
 //!   one for endpoints that answer within a second, one for the others; a request that takes longer moves to the
 //!   second. So the slow ones wait for each other, and nobody waits for them.
@@ -30,10 +31,10 @@ mod agenda;
 mod circuit;
 mod dispatcher;
 mod endpoint;
+mod look;
 #[cfg(test)]
 mod memory;
 mod metrics;
-mod pauses;
 mod places;
 mod policy;
 mod replay;
@@ -41,6 +42,7 @@ mod running;
 mod send;
 pub mod signature;
 mod store;
+mod tenants;
 #[cfg(test)]
 mod tests;
 
@@ -71,6 +73,15 @@ pub struct Line {
     pub subscription: Arc<Subscription>,
     /// Whose they are.
     pub tenant: Uuid,
+}
+
+/// What a look found.
+#[derive(Debug, Default)]
+pub struct Pending {
+    /// Lines that may have something to send.
+    pub lines: Vec<Line>,
+    /// Whether there is more to be looked at now.
+    pub more: bool,
 }
 
 /// An event that is leased for sending.
@@ -204,10 +215,11 @@ impl Outcome {
 /// Each [`Line`] is a consumer group with the subscription's `max_attempts`; every call is one transaction of it.
 #[async_trait]
 pub trait Deliveries: Send + Sync {
-    /// The lines of these subscriptions that may have something to send: events after the group's position, or held
-    /// ones that may be sent again. One too many costs a pull that finds nothing, and one too few waits for the next
-    /// look, so the answer need not be exact. It is asked once a look for all subscriptions together.
-    async fn pending(&self, subscriptions: &[Arc<Subscription>]) -> Result<Vec<Line>, GroupError>;
+    /// The lines of these subscriptions that may have something to send. For a subscription that was not among those of the
+    /// last call (it is the same where it is the same `Arc`), those of all the tenants that have events; then those of whom
+    /// something came since. It is asked once a look for all subscriptions together, those whose circuit is open among
+    /// them, and the answer is not given again; one too many costs a pull that finds nothing.
+    async fn pending(&self, subscriptions: &[Arc<Subscription>]) -> Result<Pending, GroupError>;
 
     /// Leases up to `max` events of a line for `lease_ms`.
     async fn pull(&self, line: &Line, max: usize, lease_ms: u64) -> Result<Pulled, GroupError>;

@@ -19,10 +19,9 @@ pub async fn replay(
     from_ms: i64,
 ) -> Result<usize, GroupError> {
     let deliveries = StoreDeliveries::new(store.clone(), policies, None);
-    let topics = BTreeSet::from([subscription.topic.clone()]);
     let mut tenants: BTreeSet<Uuid> = match tenant {
         Some(tenant) => [tenant].into(),
-        None => deliveries.tenants(&topics).await?.into_iter().map(|(_, tenant)| tenant).collect(),
+        None => deliveries.tenants(&subscription.topic).await?,
     };
     tenants.retain(|tenant| subscription.tenants.includes(*tenant));
     for tenant in &tenants {

@@ -12,6 +12,11 @@ use crate::tasks::Tasks;
 
 /// How often the policies are looked at.
 const EVERY: Duration = Duration::from_millis(500);
+/// How often processes of the role `push`, which are few and accept nothing themselves, look for what came. Sidecars, which
+/// are many and are told what they accept, look as [`Timing::default`] says.
+const LOOK_OF_PUSH: Duration = Duration::from_millis(200);
+/// The same while events of its topics come.
+const LOOK_AGAIN_OF_PUSH: Duration = Duration::from_millis(50);
 
 /// Starts a dispatcher, and keeps it at what policy says: an application's own port is its sidecar's, a URL is for
 /// processes of the role `push`.
@@ -22,7 +27,11 @@ pub(in super::super) fn start(
     metrics: PushMetrics,
     tasks: &Tasks,
 ) -> Result<Dispatcher, SetupError> {
-    let dispatcher = Dispatcher::start(Arc::new(deliveries), metrics, Timing::default(), tasks)?;
+    let mut timing = Timing::default();
+    if roles.contains(&Role::Push) {
+        (timing.look, timing.look_again) = (LOOK_OF_PUSH, LOOK_AGAIN_OF_PUSH);
+    }
+    let dispatcher = Dispatcher::start(Arc::new(deliveries), metrics, timing, tasks)?;
     let (kept, stopping) = (dispatcher.clone(), tasks.stopping().clone());
     tasks.spawn("push subscriptions", async move {
         let mut generation = None;

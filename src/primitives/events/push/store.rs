@@ -7,7 +7,8 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use uuid::Uuid;
 
-use super::{Attempt, Deliveries, Leased, Line, Pulled, Settled, Subscription, Verdict};
+use super::look::{Looks, Steps, newest_event};
+use super::{Attempt, Deliveries, Leased, Line, Pending, Pulled, Settled, Subscription, Verdict};
 use crate::names::Name;
 use crate::policy::PolicySource;
 use crate::primitives::events::audience::Subscriber;
@@ -41,12 +42,9 @@ pub(in super::super) struct StoreDeliveries {
     store: Store,
     policies: PolicySource,
     undertaker: Option<Arc<Undertaker>>,
-    /// Up to where each topic was looked through for tenants.
-    seen: Mutex<HashMap<Name, Position>>,
+    looks: Looks,
     /// Where each subscription began.
     began: Mutex<HashMap<Name, Position>>,
-    /// How often each was replayed by command, as far as was seen.
-    replays: Mutex<HashMap<String, i64>>,
 }
 
 impl StoreDeliveries {
@@ -55,14 +53,22 @@ impl StoreDeliveries {
         policies: PolicySource,
         undertaker: Option<Arc<Undertaker>>,
     ) -> Self {
-        Self {
-            store,
-            policies,
-            undertaker,
-            seen: Mutex::default(),
-            began: Mutex::default(),
-            replays: Mutex::default(),
-        }
+        Self::in_steps(store, policies, undertaker, Steps::default())
+    }
+
+    pub(super) fn in_steps(
+        store: Store,
+        policies: PolicySource,
+        undertaker: Option<Arc<Undertaker>>,
+        steps: Steps,
+    ) -> Self {
+        let looks = Looks::new(store.clone(), steps);
+        Self { store, policies, undertaker, looks, began: Mutex::default() }
+    }
+
+    /// The tenants that have events of a topic.
+    pub(super) async fn tenants(&self, topic: &Name) -> Result<BTreeSet<Uuid>, StoreError> {
+        self.looks.tenants(topic).await
     }
 
     pub(super) async fn group(&self, line: &Line) -> Result<Group, GroupError> {
@@ -100,7 +106,8 @@ impl StoreDeliveries {
             .run(Reach::everyone(), 0, move |tx| {
                 let name = name.clone();
                 Box::pin(async move {
-                    let here = newest_event(tx).await?;
+                    let readable = readable(tx).await?;
+                    let here = newest_event(tx, readable).await?;
                     match tx {
                         Tx::Postgres(tx) => postgres::begin_subscription(tx, name.as_str(), here).await,
                         Tx::Sqlite(tx) => sqlite::begin_subscription(tx, name.as_str(), here),
@@ -112,82 +119,16 @@ impl StoreDeliveries {
         self.began.lock().insert(subscription.name.clone(), began);
         Ok(began)
     }
-
-    /// The tenants with events in these topics: at first all, then those of what came since the last look.
-    pub(super) async fn tenants(&self, topics: &BTreeSet<Name>) -> Result<Vec<(Box<str>, Uuid)>, StoreError> {
-        let (mut fresh, mut known) = (Vec::new(), Vec::new());
-        let mut after = Position::new(i64::MAX);
-        {
-            let seen = self.seen.lock();
-            for topic in topics {
-                match seen.get(topic) {
-                    None => fresh.push(topic.to_string()),
-                    Some(position) => {
-                        after = after.min(*position);
-                        known.push(topic.to_string());
-                    }
-                }
-            }
-        }
-        let asked = Arc::new((fresh, known, after));
-        let found: Result<_, StoreError> = self
-            .store
-            .read(Reach::everyone(), move |tx| {
-                let asked = Arc::clone(&asked);
-                Box::pin(async move {
-                    let (fresh, known, after) = &*asked;
-                    let to = newest_event(tx).await?;
-                    let mut found = Vec::new();
-                    for (topics, after) in [(fresh, None), (known, Some(*after))] {
-                        if topics.is_empty() || after.is_some_and(|after| after >= to) {
-                            continue;
-                        }
-                        found.extend(match tx {
-                            Tx::Postgres(tx) => postgres::tenants_with_events(tx, topics, after, to).await?,
-                            Tx::Sqlite(tx) => sqlite::tenants_with_events(tx, topics, after, to)?,
-                        });
-                    }
-                    let replays = match tx {
-                        Tx::Postgres(tx) => postgres::replays(tx).await?,
-                        Tx::Sqlite(_) => Vec::new(),
-                    };
-                    Ok((to, found, replays))
-                })
-            })
-            .await;
-        let (to, found, replays) = found?;
-        let mut seen = self.seen.lock();
-        for topic in topics {
-            seen.insert(topic.clone(), to);
-        }
-        let replays: HashMap<_, _> = replays.into_iter().collect();
-        if std::mem::replace(&mut *self.replays.lock(), replays.clone()) != replays {
-            // All of them are looked at again, with the next look.
-            seen.clear();
-        }
-        Ok(found.into_iter().map(|(topic, tenant)| (topic.into_boxed_str(), tenant)).collect())
-    }
 }
 
 #[async_trait]
 impl Deliveries for StoreDeliveries {
-    async fn pending(&self, subscriptions: &[Arc<Subscription>]) -> Result<Vec<Line>, GroupError> {
+    async fn pending(&self, subscriptions: &[Arc<Subscription>]) -> Result<Pending, GroupError> {
         for subscription in subscriptions {
             // Before any event that it should have.
             self.begins(subscription).await?;
         }
-        let topics: BTreeSet<Name> =
-            subscriptions.iter().map(|subscription| subscription.topic.clone()).collect();
-        let mut lines = Vec::new();
-        for (topic, tenant) in self.tenants(&topics).await? {
-            let concerned = subscriptions.iter().filter(|subscription| {
-                subscription.topic.as_str() == &*topic && subscription.tenants.includes(tenant)
-            });
-            lines.extend(
-                concerned.map(|subscription| Line { subscription: Arc::clone(subscription), tenant }),
-            );
-        }
-        Ok(lines)
+        Ok(self.looks.look(subscriptions).await?)
     }
 
     async fn pull(&self, line: &Line, max: usize, lease_ms: u64) -> Result<Pulled, GroupError> {
@@ -226,15 +167,6 @@ impl Deliveries for StoreDeliveries {
         let given_up = group.settle_each(&self.store, each.into(), attempts.collect()).await?;
         self.gave_up(&group, given_up);
         Ok(())
-    }
-}
-
-/// The place of the newest event of everyone's that may be read.
-async fn newest_event(tx: &mut Tx<'_>) -> Result<Position, StoreError> {
-    let limit = readable(tx).await?;
-    match tx {
-        Tx::Postgres(tx) => postgres::newest_of_all(tx, limit).await,
-        Tx::Sqlite(_) => Ok(limit),
     }
 }
 

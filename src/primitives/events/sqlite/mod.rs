@@ -14,5 +14,5 @@ pub(super) use groups::{
     store as store_group,
 };
 pub(super) use old::drop_old;
-pub(super) use push::{begin_subscription, keep_attempts, tenants_with_events};
+pub(super) use push::{begin_subscription, keep_attempts, tenants_with_events, topics_of_tenants};
 pub(super) use read::{at, first_after, horizon, page, readable, span};

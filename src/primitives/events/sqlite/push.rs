@@ -1,5 +1,6 @@
 //! What subscriptions keep, and whose events there are.
 
+use rusqlite::{OptionalExtension as _, Row};
 use uuid::Uuid;
 
 use crate::primitives::events::Position;
@@ -12,7 +13,10 @@ const BEGUN: &str = "SELECT position FROM event_subscriptions WHERE name = ?1";
 const KEEP: &str = "INSERT INTO event_attempts \
      (tenant, at_ms, subscription, event_id, message_id, attempt, outcome, status, duration_ms, next_at_ms) \
      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
-const TENANTS: &str = "SELECT DISTINCT tenant FROM events WHERE topic = ?1 AND id > ?2 AND id <= ?3";
+/// Those rows and no others: not by an index, which has all of a tenant's.
+const NEW: &str = "SELECT DISTINCT topic, tenant FROM events NOT INDEXED WHERE id > ?1 AND id <= ?2";
+const NEXT: &str =
+    "SELECT topic, tenant FROM events WHERE (tenant, topic) > (?1, ?2) ORDER BY tenant, topic LIMIT 1";
 
 /// Where a subscription began; here, where nobody has begun it.
 pub(in super::super) fn begin_subscription(
@@ -54,25 +58,42 @@ pub(in super::super) fn keep_attempts(
     Ok(())
 }
 
-/// The tenants that have events in these topics: of all that are kept, or of those after a position and up to another.
+/// The tenants that have events in these topics after a position and up to another: that many rows are looked at.
 pub(in super::super) fn tenants_with_events(
     tx: &mut SqliteTx<'_>,
     topics: &[String],
-    after: Option<Position>,
+    after: Position,
     to: Position,
 ) -> Result<Vec<(String, Uuid)>, StoreError> {
-    let after = after.unwrap_or(Position::START);
+    let mut found: Vec<(String, Uuid)> = tx.run(|connection| {
+        let mut statement = connection.prepare_cached(NEW)?;
+        statement.query_map((after.number(), to.number()), line)?.collect()
+    })?;
+    found.retain(|(topic, _)| topics.contains(topic));
+    Ok(found)
+}
+
+/// The topics of tenants that have events, whatever they are, after one of them and in the order of the index.
+pub(in super::super) fn topics_of_tenants(
+    tx: &mut SqliteTx<'_>,
+    (mut tenant, topic): (Uuid, &str),
+    limit: usize,
+) -> Result<Vec<(String, Uuid)>, StoreError> {
+    let mut topic = topic.to_owned();
     let found = tx.run(|connection| {
-        let mut statement = connection.prepare_cached(TENANTS)?;
+        let mut statement = connection.prepare_cached(NEXT)?;
         let mut found = Vec::new();
-        for topic in topics {
-            let rows =
-                statement.query_map((topic, after.number(), to.number()), |row| row.get::<_, [u8; 16]>(0))?;
-            for tenant in rows {
-                found.push((topic.clone(), Uuid::from_bytes(tenant?)));
-            }
+        while found.len() < limit
+            && let Some(next) = statement.query_row((tenant.as_bytes(), &topic), line).optional()?
+        {
+            (topic, tenant) = next.clone();
+            found.push(next);
         }
         Ok(found)
     });
     Ok(found?)
+}
+
+fn line(row: &Row<'_>) -> rusqlite::Result<(String, Uuid)> {
+    Ok((row.get(0)?, Uuid::from_bytes(row.get(1)?)))
 }

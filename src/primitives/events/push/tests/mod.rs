@@ -3,6 +3,7 @@
 mod crowd;
 mod hostile;
 mod receiver;
+mod store;
 
 use std::path::PathBuf;
 use std::sync::Arc;

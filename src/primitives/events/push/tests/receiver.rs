@@ -170,7 +170,7 @@ impl Drop for GoingOn {
 }
 
 /// `/status/N`, `/slow/MS`, `/never`, `/hang/TIMES`, `/close`, `/handled-then-close/TIMES`, `/fail/TIMES`, `/throttle/SECONDS`,
-/// `/throttle-hot/SECONDS` (events whose data is `hot`), `/redirect?URL`, `/endless`; 204 for any other. More steps after these tell subscriptions apart.
+/// `/throttle-hot/SECONDS`, `/fail-hot/`, `/hang-hot/` (events whose data is `hot`), `/redirect?URL`, `/endless`; 204 for any other. More steps after these tell subscriptions apart.
 async fn answer(request: Request<Incoming>, state: Arc<State>) -> Answer {
     let at = Instant::now();
     let (head, body) = request.into_parts();
@@ -178,7 +178,7 @@ async fn answer(request: Request<Incoming>, state: Arc<State>) -> Answer {
     let path = head.uri.path().to_owned();
     let _going_on = GoingOn::new(&state, &path);
     let received = Received { method: head.method, path: path.clone(), headers: head.headers, body, at };
-    let is_hot = path.starts_with("/throttle-hot/") && received.data() == "hot";
+    let is_hot = path.contains("-hot/") && received.data() == "hot";
     state.received.lock().push(received);
     let count = {
         let mut counts = state.counts.lock();
@@ -205,6 +205,8 @@ async fn answer(request: Request<Incoming>, state: Arc<State>) -> Answer {
         "fail" if count <= number => status(500),
         "throttle" if count == 1 => status(429).header("retry-after", number.to_string()),
         "throttle-hot" if is_hot => status(429).header("retry-after", number.to_string()),
+        "fail-hot" if is_hot => status(500),
+        "hang-hot" if is_hot => std::future::pending().await,
         "redirect" => status(307).header("location", head.uri.query().unwrap()),
         "endless" => {
             let piece = Bytes::from_static(&[b'x'; 4096]);
