@@ -15,8 +15,9 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::consumers::Place;
-use super::groups::{LeaseTime, MaxDeliveries, Outcome};
+use super::groups::{LeaseTime, MaxDeliveries, Outcome, State};
 use super::{Audience, Deliveries, GivenUp, Group, GroupError, Settle};
+use crate::store::sqlite::Adds;
 use crate::store::{Store, Tx};
 use crate::tasks::Tasks;
 
@@ -25,10 +26,23 @@ const MAX_CALLS: usize = 64;
 /// Pulls among them: each may bring 4 MiB.
 const MAX_PULLS: usize = 4;
 
+/// Of a group that is made, in bytes.
+pub(super) const ROW_BYTES: u64 = 512;
+
 /// What a call asks of its group.
 pub(super) enum Act {
     Pull(MaxDeliveries, LeaseTime),
     Settle(Arc<[Box<str>]>, Settle),
+}
+
+impl Act {
+    /// What it adds to the group's state at the most, in bytes.
+    fn state_bytes(&self) -> u64 {
+        match self {
+            Self::Pull(max, _) => State::MAX_ENTRY_BYTES * max.count() + ROW_BYTES,
+            Self::Settle(..) => 0,
+        }
+    }
 }
 
 /// What came of it.
@@ -167,9 +181,12 @@ pub(super) async fn together(
     calls: Vec<(Group, Act)>,
 ) -> Result<(Vec<Acted>, usize), GroupError> {
     let Some((group, _)) = calls.first() else { return Ok((Vec::new(), 0)) };
+    let adds = calls.iter().map(|(_, act)| act.state_bytes()).sum::<u64>();
+    // Nothing where nobody pulls: what settles must get through.
+    let adds = if adds > 0 { Adds::State(adds) } else { Adds::Nothing };
     let (group, calls) = (group.clone(), Arc::new(calls));
     group
-        .run(store, 0, move |group, tx| {
+        .run(store, adds, move |group, tx| {
             let calls = Arc::clone(&calls);
             Box::pin(async move { all_in(&group, tx, &calls).await })
         })
