@@ -42,11 +42,12 @@ async fn write(
 }
 
 /// Holds the writer until the sender is dropped; returns once it is held.
-async fn hold(store: &Arc<Sqlite>) -> std::sync::mpsc::Sender<()> {
-    let (release, held) = std::sync::mpsc::channel::<()>();
+async fn hold(store: &Arc<Sqlite>) -> (std::sync::mpsc::SyncSender<()>, JoinSet<()>) {
+    let (release, held) = std::sync::mpsc::sync_channel::<()>(0);
     let (says, said) = oneshot::channel();
     let store = Arc::clone(store);
-    tokio::spawn(async move {
+    let mut holder = JoinSet::new();
+    holder.spawn(async move {
         let holding = store.write(move |_| {
             says.send(()).unwrap();
             held.recv().unwrap_err();
@@ -55,7 +56,7 @@ async fn hold(store: &Arc<Sqlite>) -> std::sync::mpsc::Sender<()> {
         holding.await.unwrap();
     });
     said.await.unwrap();
-    release
+    (release, holder)
 }
 
 /// Spawns what waits, in this order.
@@ -77,7 +78,7 @@ async fn queue(set: &mut JoinSet<Ended>, job: impl Future<Output = Ended> + Send
 async fn a_write_goes_before_the_second_of_another_tenant_s_and_who_left_is_passed_over_unless_promised() {
     let directory = tempfile::tempdir().unwrap();
     let (store, order) = (open(directory.path()), Arc::new(Lock::new(Vec::new())));
-    let held = hold(&store).await;
+    let (held, holder) = hold(&store).await;
     let job = |owner: Uuid, is_promised: bool, k: usize| {
         let (store, order) = (Arc::clone(&store), Arc::clone(&order));
         async move { write(&store, owner, is_promised, k, order).await }
@@ -93,6 +94,7 @@ async fn a_write_goes_before_the_second_of_another_tenant_s_and_who_left_is_pass
     queue(&mut stay, job(B, false, 200)).await;
     left.shutdown().await;
     drop(held);
+    holder.join_all().await;
     assert!(stay.join_all().await.iter().all(Result::is_ok));
     let order = order.lock().clone();
     assert_eq!(order[..3], [100, 200, 101], "A's promised one, B's, A's next: {order:?}");
@@ -105,7 +107,7 @@ async fn a_write_goes_before_the_second_of_another_tenant_s_and_who_left_is_pass
 async fn a_tenant_has_a_part_of_what_waits() {
     let directory = tempfile::tempdir().unwrap();
     let (store, order) = (open(directory.path()), Arc::new(Lock::new(Vec::new())));
-    let held = hold(&store).await;
+    let (held, holder) = hold(&store).await;
     let job = |owner: Uuid, k: usize| {
         let (store, order) = (Arc::clone(&store), Arc::clone(&order));
         async move { write(&store, owner, false, k, order).await }
@@ -119,6 +121,7 @@ async fn a_tenant_has_a_part_of_what_waits() {
     assert_eq!(refused.kind(), ErrorKind::Overloaded);
     queue(&mut stay, job(B, MAX_JOBS + 1)).await;
     drop(held);
+    holder.join_all().await;
     let ended = stay.join_all().await;
     assert!(ended.len() == MAX_JOBS / SHARE + 1 && ended.iter().all(Result::is_ok));
     job(A, MAX_JOBS).await.unwrap();
@@ -132,7 +135,10 @@ async fn reads_whose_callers_left_are_not_run_and_another_tenant_s_comes_soon() 
         let (store, ran) = (Arc::clone(&store), Arc::clone(&ran));
         let work = move |_: SqliteTx<'_>| {
             ran.fetch_add(1, SeqCst);
-            std::thread::sleep(Duration::from_millis(20));
+            let until = Instant::now() + Duration::from_millis(20);
+            while Instant::now() < until {
+                std::hint::spin_loop();
+            }
             Ok::<_, SqliteError>(())
         };
         async move { store.look(Some(owner), work).await }

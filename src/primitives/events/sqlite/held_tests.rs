@@ -53,6 +53,15 @@ async fn publish(store: &Store, callers: &Callers, tenant: u128, ids: std::ops::
     appended.unwrap();
 }
 
+/// When what was of this millisecond, and of the next, is over.
+async fn a_little_later() {
+    let now_ms = super::read::now_ms();
+    let mut ticks = tokio::time::interval(Duration::from_millis(1));
+    while super::read::now_ms() < now_ms + 3 {
+        ticks.tick().await;
+    }
+}
+
 async fn drop_all(store: &Store) {
     loop {
         let more: Result<bool, StoreError> = store
@@ -78,7 +87,7 @@ async fn what_is_counted_is_what_the_rows_are_after_all_that_is_done_with_them()
     let (store, callers) = (Store::Sqlite(Arc::clone(&sqlite)), Callers::new(TOPICS));
     for tenant in [1, 2] {
         publish(&store, &callers, tenant, 0..600).await;
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        a_little_later().await;
         // Their time is over, and they are written over.
         publish(&store, &callers, tenant, 300..700).await;
     }
@@ -109,7 +118,7 @@ async fn what_is_counted_is_what_the_rows_are_after_all_that_is_done_with_them()
     group.settle_each(&store, Arc::from([]), Arc::from([tried])).await.unwrap();
     counted(&sqlite, "attempts").await;
 
-    tokio::time::sleep(Duration::from_millis(5)).await;
+    a_little_later().await;
     drop_all(&store).await;
     assert_eq!(counted(&sqlite, "retention").await, 1, "the group is left");
     let dropped: Result<usize, StoreError> = store
