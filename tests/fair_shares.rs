@@ -38,12 +38,13 @@ fn post(sidecar: &Sidecar, bearer: &str, path: &str, media_type: &str, body: &st
     sidecar.client().send("POST", path, &headers, body.as_bytes())
 }
 
-/// Publishes so many small events to the topic `sla`.
+/// Publishes so many thousand events of 1 KB to the topic `sla`.
 fn fill_sla(sidecar: &Sidecar, bearer: &str, thousands: usize) {
+    let data = "x".repeat(1000);
     for call in 0..thousands {
         let of = |at: usize| {
             format!(
-                "{{\"specversion\":\"1.0\",\"id\":\"{call}-{at}\",\"source\":\"s\",\"type\":\"made\",\"data\":{at}}}"
+                "{{\"specversion\":\"1.0\",\"id\":\"{call}-{at}\",\"source\":\"s\",\"type\":\"made\",\"data\":\"{data}\"}}"
             )
         };
         let events: Vec<String> = (0..1000).map(of).collect();
@@ -80,8 +81,8 @@ impl Attack<'_> {
             }
         };
         std::thread::scope(|scope| {
-            let attackers: Vec<_> = (0..8).map(|_| scope.spawn(attacker)).collect();
-            wait_until("a thousand calls", Duration::from_secs(60), || calls.load(Relaxed) > 1000);
+            let attackers: Vec<_> = (0..32).map(|_| scope.spawn(attacker)).collect();
+            wait_until("many calls", Duration::from_secs(60), || calls.load(Relaxed) > 3000);
             let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(others));
             over_with.store(true, Relaxed);
             for attacker in attackers {
