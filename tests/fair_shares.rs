@@ -109,8 +109,10 @@ fn p99(mut call: impl FnMut()) -> Duration {
     took[98]
 }
 
-/// What a call of another tenant may take beside an attack, on a machine that others use too.
-const BESIDE: Duration = Duration::from_secs(1);
+/// What a read, and what publishing, pulling and settling together, of another tenant may take beside an attack on a machine that
+/// others use too; without turns it was 550 ms, and more than 10 s.
+const READ_BESIDE: Duration = Duration::from_millis(300);
+const WORK_BESIDE: Duration = Duration::from_secs(1);
 
 fn put(sidecar: &Sidecar, bearer: &str, key: &str) -> Reply {
     let (path, value) = (format!("/v1/cache/profiles/{key}"), vec![b'x'; VALUE_BYTES]);
@@ -315,7 +317,7 @@ fn reads_that_nobody_waits_for_leave_another_tenant_its_reads_of_the_embedded_st
     let mut worst = Duration::ZERO;
     let calls = attack.beside(|| worst = p99(read));
     println!("reads beside {calls} that nobody waited for: P99 {worst:?}");
-    assert!(worst < BESIDE, "{worst:?}");
+    assert!(worst < READ_BESIDE, "{worst:?}");
 }
 
 #[test]
@@ -348,7 +350,7 @@ fn groups_that_seek_and_leave_let_another_tenant_publish_pull_and_ack_on_the_emb
     let mut worst = Duration::ZERO;
     let calls = attack.beside(|| worst = p99(work));
     println!("publish, pull and ack beside {calls} seeks that nobody waited for: P99 {worst:?}");
-    assert!(worst < BESIDE * 3, "{worst:?}");
+    assert!(worst < WORK_BESIDE, "{worst:?}");
 }
 
 #[test]
