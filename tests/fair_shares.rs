@@ -398,7 +398,7 @@ fn limited(directory: &std::path::Path, limit: &str) -> std::path::PathBuf {
     std::fs::create_dir(&policies).unwrap();
     let shipped = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("policies");
     std::fs::copy(shipped.join("access.yaml"), policies.join("access.yaml")).unwrap();
-    let events = format!("kind: events\nlimits:\n  tiers:\n    free: {{{limit}}}\ntopics:\n  leads: {{}}\n");
+    let events = format!("kind: events\nlimits:\n  tiers:\n    free: {{{limit}}}\ntopics:\n  leads: {{max_batch: 1}}\n");
     std::fs::write(policies.join("events.yaml"), events).unwrap();
     let config = embedded_config(directory, "store: embedded\nevents: {}\n");
     let text = std::fs::read_to_string(&config).unwrap();
@@ -420,11 +420,11 @@ fn limited(directory: &std::path::Path, limit: &str) -> std::path::PathBuf {
 #[test]
 fn a_tenant_that_publishes_faster_than_its_tier_may_is_told_which_bound_and_when_and_the_others_are_not() {
     for (limit, size, bound) in [
-        ("events_per_second: 10, bytes_per_second: 100000000, burst_seconds: 10", 10, "10 events a second"),
+        ("events_per_second: 1, bytes_per_second: 100000000, burst_seconds: 10", 10, "1 events a second"),
         (
-            "events_per_second: 10000, bytes_per_second: 1200000, burst_seconds: 10",
-            200_000,
-            "1200000 bytes a second",
+            "events_per_second: 10000, bytes_per_second: 175000, burst_seconds: 60",
+            250_000,
+            "175000 bytes a second",
         ),
     ] {
         let directory = tempfile::tempdir().unwrap();
