@@ -10,6 +10,7 @@ pub mod clock;
 pub mod config;
 pub mod digest;
 pub mod error;
+pub mod fairness;
 pub mod http;
 pub mod identity;
 pub mod leases;

@@ -13,6 +13,12 @@ CREATE TABLE leases (
     until_ms INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
+-- What each tenant's rows take, in bytes: written with them, so that a tenant's part of the file can be held to.
+CREATE TABLE tenant_bytes (
+    tenant BLOB PRIMARY KEY,
+    bytes INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE events (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     accepted_ms INTEGER NOT NULL,

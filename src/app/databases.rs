@@ -10,7 +10,7 @@ use super::StartError;
 use crate::config::{PostgresConfig, ProxyConfig, Role, StoreChoice};
 use crate::primitives;
 use crate::store::postgres::{self, ConnectAs, Postgres, PostgresMetrics};
-use crate::store::sqlite::{Durability, Full, Migrations, Sqlite};
+use crate::store::sqlite::{Bound, Durability, Full, Migrations, Sqlite};
 use crate::store::{self, Store};
 use crate::tasks::Tasks;
 use crate::telemetry::{BackendHealth, BackendState, HealthBoard, MetricError, Registry};
@@ -58,7 +58,8 @@ impl Opener<'_> {
     pub(super) fn cache(&self) -> Result<Option<Arc<Sqlite>>, StartError> {
         let Some(directory) = self.config.data_dir.as_deref() else { return Ok(None) };
         let migrations: Vec<_> = primitives::ALL.iter().map(|row| (row.name, row.migrations)).collect();
-        self.open(&CACHE, directory, self.config.limits.cache_db_bytes, &migrations).map(Some)
+        let bound = Bound::of(self.config.limits.cache_db_bytes);
+        self.open(&CACHE, directory, bound, &migrations).map(Some)
     }
 
     /// The store, where one is chosen.
@@ -70,7 +71,9 @@ impl Opener<'_> {
                 let directory = self.config.data_dir.as_deref();
                 let directory = directory
                     .ok_or_else(|| data("store", "`store: embedded` needs `data_dir`".to_owned()))?;
-                let bound = self.config.limits.durable_db_bytes;
+                let limits = &self.config.limits;
+                let bound =
+                    Bound::of(limits.durable_db_bytes).with_tenant_percent(limits.durable_db_tenant_percent);
                 self.open(&DURABLE, directory, bound, store::DURABLE).map(|open| Some(Store::Sqlite(open)))
             }
             Some(StoreChoice::Postgres) => {
@@ -112,14 +115,14 @@ impl Opener<'_> {
         &self,
         kind: &'static Kind,
         directory: &Path,
-        max_bytes: u64,
+        bound: Bound,
         migrations: &[Migrations],
     ) -> Result<Arc<Sqlite>, StartError> {
         let path = directory.join(kind.file);
         let data = |reason: String| StartError::Data { path: path.display().to_string(), reason };
         let made = std::fs::DirBuilder::new().recursive(true).mode(0o750).create(directory);
         made.map_err(|error| data(error.to_string()))?;
-        let opened = Sqlite::open(&path, kind.durability, max_bytes, migrations)
+        let opened = Sqlite::open(&path, kind.durability, bound, migrations)
             .map_err(|error| data(error.to_string()))?;
         let report = Report::new(kind, self.board.add(kind.file, false), self.metrics, directory)?;
         let (mut full, stopping) = (opened.full(), self.tasks.stopping().clone());
@@ -171,7 +174,7 @@ impl Report {
                     self.directory
                 ),
             ),
-            Some(Full::Database) => self.health.set(
+            Some(Full::Database | Full::Share) => self.health.set(
                 BackendState::Degraded,
                 format!(
                     "full: `{}` is reached, and what would add to it is refused with 503; raise it, {}",

@@ -209,6 +209,10 @@ pub struct Limits {
     /// what is kept ends.
     #[schemars(range(min = 16_777_216, max = 1_099_511_627_776_u64))]
     pub durable_db_bytes: u64,
+    /// Of these how many in a hundred the events and groups of one tenant take at the most; then what it would add is 429 until
+    /// what it keeps ends, and the others have the rest.
+    #[schemars(range(min = 1, max = 100))]
+    pub durable_db_tenant_percent: u8,
 }
 
 impl Default for Limits {
@@ -229,6 +233,7 @@ impl Default for Limits {
             drain_timeout_ms: 20_000,
             cache_db_bytes: 4 * 1024 * 1024 * 1024,
             durable_db_bytes: 16 * 1024 * 1024 * 1024,
+            durable_db_tenant_percent: 50,
         }
     }
 }

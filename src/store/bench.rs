@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::postgres::bench::{Bench, bench};
-use super::sqlite::{Durability, Sqlite};
+use super::sqlite::{Bound, Durability, Sqlite};
 use super::{DURABLE, Store};
 
 /// Both stores, and what lives as long.
@@ -19,7 +19,9 @@ impl Stores {
     pub(crate) async fn new(connections: usize) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("durable.db");
-        let sqlite = Sqlite::open(&path, Durability::Full, 1 << 30, DURABLE).unwrap();
+        let sqlite =
+            Sqlite::open(&path, Durability::Full, Bound::of(1 << 30).with_tenant_percent(50), DURABLE)
+                .unwrap();
         let database = bench(connections).await;
         let postgres = Store::Postgres(Arc::clone(&database.postgres));
         Self { sqlite: Store::Sqlite(sqlite), postgres, _database: database, _directory: directory }

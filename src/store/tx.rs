@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use super::postgres::{Failure, PgError, PgTx, Postgres, Tenants};
-use super::sqlite::{Full, Sqlite, SqliteError, SqliteTx};
+use super::sqlite::{Adds, Full, Sqlite, SqliteError, SqliteTx};
 use uuid::Uuid;
 
 use crate::error::ErrorKind;
@@ -111,6 +111,16 @@ impl StoreError {
         }
     }
 
+    /// Whether its tenant has too much under way, and the others have room.
+    #[must_use]
+    pub fn is_share_taken(&self) -> bool {
+        match self {
+            Self::Postgres(error) => matches!(error, PgError::ShareTaken),
+            Self::Sqlite(error) => matches!(error, SqliteError::ShareTaken),
+            Self::Corrupt(_) => false,
+        }
+    }
+
     /// What the embedded store has no room in, where that is why.
     #[must_use]
     pub fn full(&self) -> Option<Full> {
@@ -122,10 +132,21 @@ impl StoreError {
 }
 
 impl Store {
-    /// Runs `work` in a transaction within this reach and commits it; it adds about so many bytes.
+    /// Runs `work` in a transaction within this reach and commits it; it adds an entry of about so many bytes.
     /// On PostgreSQL it is run again where nothing was written and it can succeed now, so it does
     /// nothing but what its transaction does. On SQLite nothing in it waits for anything else.
+    /// Who stops waiting undoes it, unless it was begun in SQLite, or committed.
     pub async fn run<T, E, F>(&self, reach: impl Into<Reach>, bytes: u64, work: F) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+        F: for<'t> Fn(&'t mut Tx<'_>) -> Work<'t, T, E> + Send + Sync + 'static,
+    {
+        self.run_adding(reach, Adds::entry(bytes), work).await
+    }
+
+    /// [`Store::run`] of what adds something else than an entry.
+    pub async fn run_adding<T, E, F>(&self, reach: impl Into<Reach>, adds: Adds, work: F) -> Result<T, E>
     where
         T: Send + 'static,
         E: From<StoreError> + Send + 'static,
@@ -133,10 +154,20 @@ impl Store {
     {
         match self {
             Self::Postgres(postgres) => on_postgres(postgres, reach.into().0, work).await,
-            Self::Sqlite(sqlite) => {
-                let ended = sqlite.transact(bytes, move |transaction| at_once(transaction, work)).await;
-                ended.map_err(|Raised(error)| error)
-            }
+            Self::Sqlite(sqlite) => on_sqlite(sqlite, reach.into(), (adds, false), work).await,
+        }
+    }
+
+    /// [`Store::run`] of what SQLite does though its caller stops waiting. On PostgreSQL whoever promises that must wait.
+    pub async fn run_promised<T, E, F>(&self, reach: impl Into<Reach>, bytes: u64, work: F) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+        F: for<'t> Fn(&'t mut Tx<'_>) -> Work<'t, T, E> + Send + Sync + 'static,
+    {
+        match self {
+            Self::Postgres(postgres) => on_postgres(postgres, reach.into().0, work).await,
+            Self::Sqlite(sqlite) => on_sqlite(sqlite, reach.into(), (Adds::entry(bytes), true), work).await,
         }
     }
 
@@ -145,7 +176,10 @@ impl Store {
         match self {
             Self::Postgres(postgres) => Ok(postgres.identity().await?.cursor_key.clone()),
             Self::Sqlite(sqlite) => {
-                Ok(sqlite.read(|c| c.query_row("SELECT cursor_key FROM store", [], |row| row.get(0))).await?)
+                // It is this file's for ever: a look for each read would wait in a line that is nobody's.
+                let read =
+                    || sqlite.read(|c| c.query_row("SELECT cursor_key FROM store", [], |row| row.get(0)));
+                Ok(sqlite.cursor_key.get_or_try_init(read).await?.clone())
             }
         }
     }
@@ -160,7 +194,8 @@ impl Store {
         match self {
             Self::Postgres(postgres) => on_postgres(postgres, reach.into().0, work).await,
             Self::Sqlite(sqlite) => {
-                let ended = sqlite.look(move |transaction| at_once(transaction, work)).await;
+                let owner = reach.into().0.counted();
+                let ended = sqlite.look(owner, move |transaction| at_once(transaction, work)).await;
                 ended.map_err(|Raised(error)| error)
             }
         }
@@ -194,6 +229,17 @@ where
         Poll::Ready(ended) => ended.map_err(Raised),
         Poll::Pending => Err(SqliteError::Waited.into()),
     }
+}
+
+async fn on_sqlite<T, E, F>(sqlite: &Sqlite, reach: Reach, terms: (Adds, bool), work: F) -> Result<T, E>
+where
+    T: Send + 'static,
+    E: From<StoreError> + Send + 'static,
+    F: for<'t> Fn(&'t mut Tx<'_>) -> Work<'t, T, E> + Send + Sync + 'static,
+{
+    let owner = reach.0.counted();
+    let ended = sqlite.transact(owner, terms, move |transaction| at_once(transaction, work)).await;
+    ended.map_err(|Raised(error)| error)
 }
 
 async fn on_postgres<T, E, F>(postgres: &Postgres, tenants: Tenants, work: F) -> Result<T, E>

@@ -333,13 +333,14 @@ mod tests {
 
     use super::super::conformance;
     use super::*;
-    use crate::store::sqlite::Durability;
+    use crate::store::sqlite::{Bound, Durability};
     use crate::telemetry::Registry;
 
     fn open(directory: &Path) -> Arc<EmbeddedCache> {
         let metrics = CacheMetrics::new(&Registry::default()).unwrap();
         let path = directory.join("cache.db");
-        let database = Sqlite::open(&path, Durability::Normal, 1 << 30, &[("cache", MIGRATIONS)]).unwrap();
+        let database =
+            Sqlite::open(&path, Durability::Normal, Bound::of(1 << 30), &[("cache", MIGRATIONS)]).unwrap();
         let l1 = Arc::new(L1::new(8 << 20, &metrics));
         EmbeddedCache::start(database, l1, metrics, &Tasks::default())
     }

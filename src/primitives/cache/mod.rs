@@ -93,7 +93,7 @@ pub enum CacheError {
     /// The store has no room for it; nothing was done.
     #[error("{}", match .0 {
         Full::Disk => "the disk under the cache is full: nothing is stored until it has room again; reads and deletes go on, and values that end or are deleted make room",
-        Full::Database => "the cache's store has reached `limits.cache_db_bytes`: values that end or are deleted make room",
+        Full::Database | Full::Share => "the cache's store has reached `limits.cache_db_bytes`: values that end or are deleted make room",
     })]
     Full(Full),
     /// The store does not answer; nothing was done.
@@ -128,7 +128,7 @@ impl From<SqliteError> for CacheError {
             return Self::Full(full);
         }
         match error {
-            SqliteError::Overloaded => Self::Overloaded,
+            SqliteError::Overloaded | SqliteError::ShareTaken => Self::Overloaded,
             SqliteError::Full(_) | SqliteError::Gone | SqliteError::Sqlite(_) | SqliteError::Waited => {
                 tracing::warn!(%error, "the cache's store refused a job");
                 Self::Unavailable

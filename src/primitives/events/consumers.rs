@@ -16,12 +16,13 @@ use super::groups::{
     State, StateError,
 };
 use super::push::AttemptRow;
-use super::queue::NoRoom;
 use super::read;
-use super::turns::{Act, Acted, MAX_WAITING, together};
+use super::turns::{Act, Acted, MAX_WAITING, ROW_BYTES, together};
 use super::{Logged, Position, ReadFrom, Topic, postgres, sqlite};
 use crate::error::ErrorKind;
+use crate::fairness::NoRoom;
 use crate::names::Name;
+use crate::store::sqlite::Adds;
 use crate::store::{Store, StoreError, Tx};
 
 /// What one pull's events have together at the most, but for the first: a reply is built in memory.
@@ -215,7 +216,7 @@ impl Group {
         settled: Arc<[(Box<str>, Settle)]>,
         attempts: Arc<[AttemptRow]>,
     ) -> Result<GivenUp, GroupError> {
-        let settling = self.run(store, 0, move |group, tx| {
+        let settling = self.run(store, Adds::Nothing, move |group, tx| {
             let (settled, attempts) = (Arc::clone(&settled), Arc::clone(&attempts));
             Box::pin(async move {
                 let (mut state, row) = group.load(tx).await?;
@@ -238,10 +239,16 @@ impl Group {
     /// Moves the group: what comes after the place is delivered next, whatever was before. What is dead goes to the dead
     /// letters first.
     pub async fn seek(&self, store: &Store, to: ReadFrom) -> Result<GivenUp, GroupError> {
+        // A look at the log by times may be long: it is nobody's wait but the caller's.
+        let to = match to {
+            ReadFrom::Latest => None,
+            _ => Some(read::place(store, &self.audience, to).await?),
+        };
         let mut given_up = GivenUp::default();
         loop {
-            let sought =
-                self.run(store, 0, move |group, tx| Box::pin(async move { group.seek_in(tx, to).await }));
+            let sought = self.run(store, Adds::State(ROW_BYTES), move |group, tx| {
+                Box::pin(async move { group.seek_in(tx, to).await })
+            });
             if sought.await? {
                 return Ok(given_up);
             }
@@ -249,7 +256,7 @@ impl Group {
         }
     }
 
-    pub(super) async fn run<T, F>(&self, store: &Store, bytes: u64, work: F) -> Result<T, GroupError>
+    pub(super) async fn run<T, F>(&self, store: &Store, adds: Adds, work: F) -> Result<T, GroupError>
     where
         T: Send + 'static,
         F: for<'t> Fn(Self, &'t mut Tx<'_>) -> futures_util::future::BoxFuture<'t, Result<T, GroupError>>
@@ -258,7 +265,7 @@ impl Group {
             + 'static,
     {
         let group = self.clone();
-        store.run(&self.audience, bytes, move |tx| work(group.clone(), tx)).await
+        store.run_adding(&self.audience, adds, move |tx| work(group.clone(), tx)).await
     }
 
     /// Leases in a transaction that has the row.
@@ -319,15 +326,13 @@ impl Group {
         })
     }
 
-    /// Whether it was moved; else something is dead.
-    async fn seek_in(self, tx: &mut Tx<'_>, to: ReadFrom) -> Result<bool, GroupError> {
+    /// Whether it was moved, to the newest event where no place is given; else something is dead.
+    async fn seek_in(self, tx: &mut Tx<'_>, to: Option<Position>) -> Result<bool, GroupError> {
         let (mut state, row) = self.load(tx).await?;
         let (sees, topic) = (self.audience.sees(), self.place.topic.as_str());
         let position = match to {
-            ReadFrom::Earliest => Position::START,
-            ReadFrom::Latest => read::newest(tx, &sees, topic, row.readable).await?,
-            ReadFrom::Cursor(cursor) => cursor.position,
-            ReadFrom::Time(time_ms) => read::place_of_time(tx, &sees, topic, time_ms).await?,
+            Some(position) => position,
+            None => read::newest(tx, &sees, topic, row.readable).await?,
         };
         let is_moved = state.seek(row.now_ms, self.policy, position);
         let after = state.encode();

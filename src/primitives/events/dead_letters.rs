@@ -18,8 +18,9 @@ use uuid::Uuid;
 use super::consumers::{Group, GroupError, Place, load};
 use super::groups::{Dead, State};
 use super::metrics::GivenUpMetrics;
-use super::queue::Lines;
 use super::{Position, is_dead_letters, lane, postgres, sqlite};
+use crate::fairness::Lines;
+use crate::store::sqlite::Adds;
 use crate::store::{Store, StoreError, Tx};
 use crate::tasks::Tasks;
 
@@ -73,9 +74,9 @@ impl GivenUp {
 impl Group {
     /// Takes a portion of what is dead to the dead letters.
     pub async fn bury(&self, store: &Store) -> Result<GivenUp, GroupError> {
-        let bytes = MAX_BYTES.unsigned_abs();
+        let adds = Adds::Entry(MAX_BYTES.unsigned_abs());
         let given_up =
-            self.run(store, bytes, |group, tx| Box::pin(async move { group.bury_in(tx).await })).await?;
+            self.run(store, adds, |group, tx| Box::pin(async move { group.bury_in(tx).await })).await?;
         if given_up.ended > 0 {
             let (topic, group, count) = (self.audience.topic(), self.name(), given_up.ended);
             tracing::warn!(%topic, %group, count, "a group gave up dead letters: they stay where they are");

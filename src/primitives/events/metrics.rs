@@ -20,6 +20,7 @@ pub(super) struct EventsMetrics {
     unknown: IntCounter,
     defects: IntCounter,
     pub(super) share_taken: IntCounter,
+    pub(super) rate_limited: IntCounter,
     pub(super) callers_per_transaction: Histogram,
     pub(super) accept_seconds: Histogram,
     pub(super) delivery_age_seconds: Histogram,
@@ -70,7 +71,7 @@ impl EventsMetrics {
         )?;
         let failures = registry.counters(
             "outrigger_events_publish_failures_total",
-            "Calls whose events were not accepted, or may have been; `tenant_share`: their tenant had too many waiting.",
+            "Calls whose events were not accepted, or may have been; `tenant_share`: their tenant had too many waiting, or its part of the embedded store was full; `rate_limited`: it published faster than it may.",
             &["meaning"],
         )?;
         let deliveries = registry.counters(
@@ -86,6 +87,7 @@ impl EventsMetrics {
             unknown: failures.with_label_values(&["unknown"]),
             defects: failures.with_label_values(&["internal"]),
             share_taken: failures.with_label_values(&["tenant_share"]),
+            rate_limited: failures.with_label_values(&["rate_limited"]),
             callers_per_transaction: registry.histogram(
                 "outrigger_events_callers_per_transaction",
                 "How many publishers share a transaction of PostgreSQL.",

@@ -29,12 +29,13 @@ mod fingerprint;
 pub mod groups;
 mod housekeeping;
 mod lane;
+mod limits;
 mod metrics;
 mod policy;
 mod postgres;
 mod publish;
 pub mod push;
-mod queue;
+mod rates;
 mod read;
 pub mod relay;
 mod sqlite;
@@ -50,6 +51,7 @@ pub use dead_letters::GivenUp;
 pub use event::{Data, Event, Logged, Position};
 pub use fingerprint::dedupe_key;
 pub use lane::lane;
+pub use limits::{LimitsDocument, RateDocument, TiersDocument};
 pub use policy::{
     DEAD_LETTERS, EventsDocument, EventsPolicy, Groups, GroupsDocument, KIND, Topic, TopicDocument,
 };
@@ -156,6 +158,7 @@ fn build(section: Value, resources: &Resources) -> Result<Vec<Route>, BuildError
     Ok(api::routes(api::Api {
         store,
         publisher,
+        rates: rates::Rates::new(),
         arrivals,
         turns,
         undertaker,

@@ -8,11 +8,12 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::limits::{Limits, LimitsDocument, Rate};
 use super::push::{self, Subscription, SubscriptionDocument};
 use super::relay::RESERVED_TOPIC;
 use crate::config::{Findings, pointer_step};
 use crate::names::{MAX_NAME_BYTES, Name};
-use crate::policy::{Kind, Policies};
+use crate::policy::{Kind, Permit, Policies};
 
 /// What follows a topic's name in that of its dead letters.
 pub const DEAD_LETTERS: &str = ".dlq";
@@ -30,6 +31,9 @@ pub struct EventsDocument {
     /// The subscriptions, by name: events of a topic are sent to an endpoint.
     #[serde(default)]
     pub push: BTreeMap<String, SubscriptionDocument>,
+    /// How fast each tenant may publish; without it as fast as it can.
+    #[serde(default)]
+    pub limits: Option<LimitsDocument>,
 }
 
 /// One topic.
@@ -160,6 +164,7 @@ pub struct Groups {
 pub struct EventsPolicy {
     topics: BTreeMap<Name, Arc<Topic>>,
     subscriptions: Vec<Arc<Subscription>>,
+    limits: Option<Limits>,
 }
 
 impl EventsPolicy {
@@ -174,6 +179,11 @@ impl EventsPolicy {
     pub fn topic_of_dead_letters(&self, name: &Name) -> Option<&Arc<Topic>> {
         let topic = Name::parse(name.as_str().strip_suffix(DEAD_LETTERS)?).ok()?;
         self.topics.get(&topic)
+    }
+
+    /// How fast the permit's tenant may publish; none where there is no limit.
+    pub(super) fn rate(&self, permit: &Permit) -> Option<&Arc<Rate>> {
+        self.limits.as_ref().map(|limits| limits.of(permit))
     }
 
     /// Every topic, by name.
@@ -226,7 +236,9 @@ fn read(document: &EventsDocument, findings: &mut Findings) -> EventsPolicy {
             Err((message, expected)) => findings.add(pointer, message, expected),
         }
     }
-    let mut policy = EventsPolicy { topics, subscriptions: Vec::new() };
+    let max_batch = document.topics.values().map(|topic| topic.max_batch as u64).max().unwrap_or(1);
+    let limits = document.limits.as_ref().and_then(|limits| Limits::new(limits, max_batch, findings));
+    let mut policy = EventsPolicy { topics, subscriptions: Vec::new(), limits };
     let is_topic = |name: &Name| policy.topic(name).or_else(|| policy.topic_of_dead_letters(name)).is_some();
     policy.subscriptions = push::subscriptions(&document.push, is_topic, findings);
     policy
@@ -337,6 +349,30 @@ mod tests {
             ["/topics/Voice", "/topics/a_b", "/topics/cursors", "/topics/leads.dlq", &long, "/topics/x_dlq"]
         );
         assert!(policies.get::<EventsPolicy>().is_none());
+    }
+
+    #[test]
+    fn limits_that_have_no_room_for_a_call_or_name_no_tenant_are_found_with_their_place() {
+        let topics = serde_json::json!({"t": {"max_batch": 1000}});
+        let rate = |events: u64, bytes: u64, seconds: u64| serde_json::json!({"events_per_second": events, "bytes_per_second": bytes, "burst_seconds": seconds});
+        let limits = serde_json::json!({
+            "tiers": {"free": rate(100, 10_485_760, 9), "pro": rate(1000, 1, 1), "enterprise": rate(1000, 1_073_741_823, 60)},
+            "tenants": {"A": rate(1000, 10_485_760, 1)},
+        });
+        let (mut findings, mut policies) = (Findings::default(), Policies::default());
+        load(serde_json::json!({"topics": topics, "limits": limits}), &mut findings, &mut policies);
+        let places: Vec<_> = findings.iter().map(|finding| finding.pointer.clone()).collect();
+        assert_eq!(
+            places,
+            ["/limits/tiers/free", "/limits/tiers/pro", "/limits/tiers/enterprise", "/limits/tenants/A"]
+        );
+        let limits = serde_json::json!({"tiers": {"free": rate(100, 1_048_576, 10)}});
+        load(
+            serde_json::json!({"topics": topics, "limits": limits}),
+            &mut Findings::default(),
+            &mut policies,
+        );
+        assert!(policies.get::<EventsPolicy>().unwrap().limits.is_some());
     }
 
     #[test]

@@ -17,19 +17,19 @@ use super::append::{Appended, Batch, append, append_all};
 use super::arrivals::Arrivals;
 use super::metrics::EventsMetrics;
 use super::push::Dispatcher;
-use super::queue::{Bounds, Lines, NoRoom, Place, Room};
 use crate::error::ErrorKind;
+use crate::fairness::{Bounds, Lines, NoRoom, Place, Room};
 use crate::policy::Permit;
 use crate::store::sqlite::Full;
 use crate::store::{Store, StoreError};
 use crate::tasks::Tasks;
 
-/// Callers that wait at the most, and their events.
-const WAITING: Bounds = Bounds { calls: 8192, bytes: 256 * 1024 * 1024 };
 /// Callers in one transaction at the most.
 const MAX_CALLERS: usize = 256;
 /// Their events together at the most, in bytes; one caller's always go.
 const MAX_BYTES: u64 = 4 * 1024 * 1024;
+/// Callers that wait, and their events.
+const ROOM: Bounds = Bounds { calls: 8192, bytes: 256 * 1024 * 1024, share: 4 };
 /// Transactions under way at the most, of which one writes and the others commit.
 const MAX_UNDER_WAY: usize = 4;
 
@@ -71,6 +71,9 @@ impl PublishError {
 
 impl From<StoreError> for PublishError {
     fn from(error: StoreError) -> Self {
+        if error.is_share_taken() {
+            return Self::ShareTaken;
+        }
         Self::Store { kind: error.kind(), full: error.full(), text: error.to_string().into() }
     }
 }
@@ -130,7 +133,7 @@ impl Publisher {
         Arc::new(Self {
             store,
             queue: Mutex::default(),
-            room: Room::new(WAITING),
+            room: Room::new(ROOM),
             under_way,
             arrivals,
             dispatcher,
@@ -154,7 +157,9 @@ impl Publisher {
                 self.metrics.published(appended);
                 self.dispatcher.arrival(&topic, tenant);
             }
-            Err(PublishError::ShareTaken) => self.metrics.share_taken.inc(),
+            Err(PublishError::ShareTaken | PublishError::Store { full: Some(Full::Share), .. }) => {
+                self.metrics.share_taken.inc();
+            }
             Err(error) => self.metrics.failed(error.kind()),
         }
         ended
@@ -166,7 +171,7 @@ impl Publisher {
         let (bytes, batch) = (place.bytes(), Arc::new((batch, place)));
         let appended: Result<Appended, StoreError> = self
             .store
-            .run(&permit, bytes, move |tx| {
+            .run_promised(&permit, bytes, move |tx| {
                 let batch = Arc::clone(&batch);
                 Box::pin(async move { append(tx, &batch.0).await })
             })

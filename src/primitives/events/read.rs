@@ -219,14 +219,7 @@ pub async fn place(store: &Store, audience: &Audience, from: ReadFrom) -> Result
                 })
                 .await
         }
-        ReadFrom::Time(time_ms) => {
-            store
-                .read(audience, move |tx| {
-                    let (sees, topic) = (sees.clone(), topic.clone());
-                    Box::pin(async move { place_of_time(tx, &sees, topic.as_str(), time_ms).await })
-                })
-                .await
-        }
+        ReadFrom::Time(time_ms) => place_of_time(store, audience, time_ms).await,
     }
 }
 
@@ -258,22 +251,42 @@ pub(super) struct Topic<'t> {
 
 /// The last place before every event that was accepted at `time_ms` or later: halved towards it by position, since
 /// times are nearly in the order of positions, and then looked for among its neighbours. For a fleet it is halved by the
-/// events of the whole log, and the neighbours are looked through in steps.
-pub(super) async fn place_of_time(
-    tx: &mut Tx<'_>,
-    sees: &Sees,
-    topic: &str,
-    time_ms: i64,
-) -> Result<Position, StoreError> {
+/// events of the whole log. The neighbours are looked through in steps, a transaction each: others go between.
+async fn place_of_time(store: &Store, audience: &Audience, time_ms: i64) -> Result<Position, StoreError> {
+    let scan = Scan::new(audience);
+    let halving = scan.clone();
+    let halved: Result<_, StoreError> = store
+        .read(audience, move |tx| {
+            let scan = halving.clone();
+            Box::pin(async move { halved(tx, &scan, time_ms).await })
+        })
+        .await;
+    let (mut after, end) = halved?;
+    loop {
+        let scan = Scan { after, ..scan.clone() };
+        let looked: Result<_, StoreError> = store
+            .read(audience, move |tx| {
+                let scan = scan.clone();
+                Box::pin(async move { look_for_time(tx, &scan, end, time_ms).await })
+            })
+            .await;
+        match looked? {
+            Looked::Found(place) => return Ok(place),
+            Looked::On(next) => after = next,
+        }
+    }
+}
+
+/// A place before every event of that time or later, though not the last such, and the end of what can be read.
+async fn halved(tx: &mut Tx<'_>, scan: &Scan, time_ms: i64) -> Result<(Position, Position), StoreError> {
     let end = readable(tx).await?;
-    let end = newest(tx, sees, topic, end).await?;
-    let topic = Topic { sees, name: topic };
-    let is_one = matches!(sees, Sees::One(_));
+    let end = newest(tx, &scan.sees, scan.topic.as_str(), end).await?;
+    let topic = Topic { sees: &scan.sees, name: scan.topic.as_str() };
     let (mut low, mut high) = (Position::START.number(), end.number());
     let near_ms = time_ms.saturating_sub(SLACK_MS);
     while low < high {
         let middle = low + (high - low) / 2;
-        let found = if is_one {
+        let found = if matches!(scan.sees, Sees::One(_)) {
             first_after(tx, &topic, Position::new(middle), end, 0).await?
         } else {
             span(tx, Position::new(middle), end).await?.map(|span| (span.first, span.first_ms))
@@ -284,21 +297,43 @@ pub(super) async fn place_of_time(
             Some(_) | None => high = middle,
         }
     }
-    if is_one {
-        let found = first_after(tx, &topic, Position::new(low), end, time_ms).await?;
-        return Ok(found.map_or(end, |(found, _)| Position::new(found.number() - 1)));
-    }
-    loop {
-        let from = Position::new(low);
-        let Some(ahead) = span(tx, from, end).await? else { return Ok(end) };
+    Ok((Position::new(low), end))
+}
+
+/// What a step of a look for a time found.
+enum Looked {
+    /// The place.
+    Found(Position),
+    /// Nothing: it goes on after this.
+    On(Position),
+}
+
+/// Looks for the first event of that time or later among the next of a scan.
+async fn look_for_time(
+    tx: &mut Tx<'_>,
+    scan: &Scan,
+    end: Position,
+    time_ms: i64,
+) -> Result<Looked, StoreError> {
+    let topic = Topic { sees: &scan.sees, name: scan.topic.as_str() };
+    let (to, is_last) = if matches!(scan.sees, Sees::One(_)) {
+        let horizon = match tx {
+            Tx::Postgres(tx) => postgres::horizon(tx, scan, end, STEP).await?,
+            Tx::Sqlite(tx) => sqlite::horizon(tx, scan, end, STEP)?,
+        };
+        let Some((to, _, rows)) = horizon else { return Ok(Looked::Found(end)) };
+        (to, rows < STEP)
+    } else {
+        let Some(ahead) = span(tx, scan.after, end).await? else { return Ok(Looked::Found(end)) };
         // Its neighbours are behind: no event of that time or later was passed.
         if ahead.first_ms >= time_ms.saturating_add(SLACK_MS) {
-            return Ok(from);
+            return Ok(Looked::Found(scan.after));
         }
-        let to = ahead.last.min(Position::new(ahead.first.number().saturating_add(STEP - 1)));
-        if let Some((found, _)) = first_after(tx, &topic, from, to, time_ms).await? {
-            return Ok(Position::new(found.number() - 1));
-        }
-        low = to.number();
-    }
+        (ahead.last.min(Position::new(ahead.first.number().saturating_add(STEP - 1))), false)
+    };
+    Ok(match first_after(tx, &topic, scan.after, to, time_ms).await? {
+        Some((found, _)) => Looked::Found(Position::new(found.number() - 1)),
+        None if is_last => Looked::Found(end),
+        None => Looked::On(to),
+    })
 }

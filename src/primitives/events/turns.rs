@@ -17,9 +17,10 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::consumers::Place;
-use super::groups::{LeaseTime, MaxDeliveries, Outcome};
-use super::queue::{self, Bounds, Room};
+use super::groups::{LeaseTime, MaxDeliveries, Outcome, State};
 use super::{Audience, Deliveries, GivenUp, Group, GroupError, Settle};
+use crate::fairness::{self, Bounds, Room};
+use crate::store::sqlite::Adds;
 use crate::store::{Store, Tx};
 use crate::tasks::Tasks;
 
@@ -30,14 +31,27 @@ const MAX_PULLS: usize = 4;
 /// Calls that wait for one group at the most; more are refused.
 pub(super) const MAX_WAITING: usize = 256;
 /// Calls of all groups at the most, those of a transaction with them, and their receipts.
-const WAITING: Bounds = Bounds { calls: 8192, bytes: 64 * 1024 * 1024 };
+const WAITING: Bounds = Bounds { calls: 8192, bytes: 64 * 1024 * 1024, share: 4 };
 /// What a receipt takes beside its text.
 const RECEIPT_BYTES: usize = 32;
+
+/// Of a group that is made, in bytes.
+pub(super) const ROW_BYTES: u64 = 512;
 
 /// What a call asks of its group.
 pub(super) enum Act {
     Pull(MaxDeliveries, LeaseTime),
     Settle(Arc<[Box<str>]>, Settle),
+}
+
+impl Act {
+    /// What it adds to the group's state at the most, in bytes.
+    fn state_bytes(&self) -> u64 {
+        match self {
+            Self::Pull(max, _) => State::MAX_ENTRY_BYTES * max.count() + ROW_BYTES,
+            Self::Settle(..) => 0,
+        }
+    }
 }
 
 /// What came of it.
@@ -54,7 +68,7 @@ struct Waiting {
     act: Act,
     answer: oneshot::Sender<Answer>,
     /// Kept until it is answered: what it carries is here though its caller stopped waiting.
-    place: queue::Place,
+    place: fairness::Place,
 }
 
 /// The groups that calls of this process wait for.
@@ -215,9 +229,12 @@ pub(super) async fn together(
     calls: Vec<(Group, Act)>,
 ) -> Result<(Vec<Acted>, usize), GroupError> {
     let Some((group, _)) = calls.first() else { return Ok((Vec::new(), 0)) };
+    let adds = calls.iter().map(|(_, act)| act.state_bytes()).sum::<u64>();
+    // Nothing where nobody pulls: what settles must get through.
+    let adds = if adds > 0 { Adds::State(adds) } else { Adds::Nothing };
     let (group, calls) = (group.clone(), Arc::new(calls));
     group
-        .run(store, 0, move |group, tx| {
+        .run(store, adds, move |group, tx| {
             let calls = Arc::clone(&calls);
             Box::pin(async move { all_in(&group, tx, &calls).await })
         })

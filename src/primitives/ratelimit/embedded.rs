@@ -203,11 +203,12 @@ fn rows_not_full(connection: &Connection, now_us: i64, most: i64) -> rusqlite::R
 mod tests {
     use super::super::conformance;
     use super::*;
-    use crate::store::sqlite::Durability;
+    use crate::store::sqlite::{Bound, Durability};
 
     fn open(directory: &std::path::Path) -> Arc<Sqlite> {
         let migrations = [("ratelimit", MIGRATIONS)];
-        Sqlite::open(&directory.join("cache.db"), Durability::Normal, 1 << 30, &migrations).unwrap()
+        Sqlite::open(&directory.join("cache.db"), Durability::Normal, Bound::of(1 << 30), &migrations)
+            .unwrap()
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,7 +4,7 @@
 //! and are taken from, or none is. Admitted in any time `t`, for each bucket and whatever the number of
 //! sidecars: at most `burst + rate x t`, to the token, but for answers that say `degraded`.
 //!
-//! What a check means ([`policy`], [`ask`]), how it is counted ([`gcra`]) and how it is answered (`api`) know
+//! What a check means ([`policy`], [`ask`]), how it is counted ([`crate::fairness::gcra`]) and how it is answered (`api`) know
 //! nothing of where tokens come from; a [`TokenSource`] knows nothing of HTTP. A source that leases tokens in
 //! advance fits between them.
 
@@ -16,15 +16,14 @@ mod config;
 mod conformance;
 mod embedded;
 mod fallback;
-mod gcra;
 mod memory;
 mod metrics;
 mod policy;
 mod redis;
 mod wire;
 
+pub use crate::fairness::gcra::{Quota, QuotaError, Standing, Tat};
 pub use ask::{Ask, Asks, Bucket};
-pub use gcra::{Quota, QuotaError, Standing, Tat};
 pub use policy::{Limit, OnBackendFailure, RateLimits, Rule};
 
 use std::future::Future;

@@ -9,8 +9,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::gcra::{Quota, greatest_common_divisor};
 use crate::config::{Findings, pointer_step};
+use crate::fairness::gcra::{Quota, greatest_common_divisor};
 use crate::names::Name;
 use crate::policy::{Permit, Policies};
 

@@ -72,8 +72,8 @@ impl Tenants {
         if tenants.is_empty() { Self::None } else { Self::Batch(tenants) }
     }
 
-    /// Whose share of the connections it takes.
-    pub(super) fn counted(&self) -> Option<Uuid> {
+    /// Whose share of the store it takes.
+    pub(in crate::store) fn counted(&self) -> Option<Uuid> {
         match self {
             Self::One(tenant) => Some(*tenant),
             // Of nobody it is this process's own look at the log.

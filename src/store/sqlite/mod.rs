@@ -1,11 +1,18 @@
 //! SQLite: one writer thread with group commit, readers beside it.
 //!
-//! A write is a closure that runs in a savepoint of its own. Everything queued, up to [`BATCH`] callers,
+//! A write is a closure that runs in a savepoint of its own. Everything queued, up to 256 callers,
 //! shares one transaction and so one fsync; a caller gets its reply after that commit. One caller's error
 //! or panic rolls back its own savepoint alone. Measured: 64 callers 55k rows/s with synchronous FULL.
+//! Tenants take turns, and each has a part of what may wait and of what may be kept.
 
+mod held;
+mod queue;
 mod reserve;
+#[cfg(test)]
+mod share_tests;
 mod space;
+#[cfg(test)]
+mod tests;
 mod threads;
 mod tx;
 
@@ -16,19 +23,17 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{OnceCell, oneshot, watch};
+use uuid::Uuid;
 
+use self::held::Held;
 use self::reserve::Reserve;
-pub use self::space::Full;
 use self::space::Space;
+pub use self::space::{Adds, Full};
 use crate::error::ErrorKind;
-use threads::{Done, Job, Worker};
+use threads::{Done, Job, Order, Worker};
 pub use tx::SqliteTx;
 
-/// Callers that share one transaction at the most.
-const BATCH: usize = 256;
-/// Jobs that wait for a thread at the most; more are refused.
-const QUEUE: usize = 4096;
 /// Reader connections, each with a thread.
 const READERS: usize = 2;
 
@@ -39,6 +44,27 @@ pub enum Durability {
     Full,
     /// A commit survives the process; power loss may take the last ones, and leaves the file whole.
     Normal,
+}
+
+/// How large a database becomes.
+#[derive(Debug, Clone, Copy)]
+pub struct Bound {
+    max_bytes: u64,
+    tenant_bytes: Option<u64>,
+}
+
+impl Bound {
+    /// About so many bytes over all tenants.
+    #[must_use]
+    pub fn of(max_bytes: u64) -> Self {
+        Self { max_bytes, tenant_bytes: None }
+    }
+
+    /// Of these one tenant's entries have so many in a hundred at the most. Its tables have `tenant_bytes`.
+    #[must_use]
+    pub fn with_tenant_percent(self, percent: u8) -> Self {
+        Self { tenant_bytes: Some(self.max_bytes / 100 * u64::from(percent)), ..self }
+    }
 }
 
 /// The owner of some tables (a primitive's name), and the SQL that makes them, step by step; a step that was
@@ -83,6 +109,9 @@ pub enum SqliteError {
     /// Too many jobs wait.
     #[error("the embedded database has too much to do")]
     Overloaded,
+    /// Too many jobs of the tenant wait; the others have room.
+    #[error("the embedded database has too much to do for one tenant")]
+    ShareTaken,
     /// The database is closed, or the job panicked.
     #[error("the embedded database did not finish the job")]
     Gone,
@@ -96,8 +125,12 @@ impl SqliteError {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Full(_) | Self::Sqlite(_) | Self::Gone => ErrorKind::BackendUnavailable,
-            Self::Overloaded => ErrorKind::Overloaded,
+            // Waiting does not help before what the tenant keeps ends.
+            Self::Full(Full::Share) => ErrorKind::QuotaExhausted,
+            Self::Full(Full::Disk | Full::Database) | Self::Sqlite(_) | Self::Gone => {
+                ErrorKind::BackendUnavailable
+            }
+            Self::Overloaded | Self::ShareTaken => ErrorKind::Overloaded,
             Self::Waited => ErrorKind::Internal,
         }
     }
@@ -108,7 +141,7 @@ impl SqliteError {
         match self {
             Self::Full(full) => Some(*full),
             Self::Sqlite(error) => space::is_no_room(error).then_some(Full::Disk),
-            Self::Overloaded | Self::Gone | Self::Waited => None,
+            Self::Overloaded | Self::ShareTaken | Self::Gone | Self::Waited => None,
         }
     }
 }
@@ -118,17 +151,18 @@ pub struct Sqlite {
     writer: Worker,
     readers: Worker,
     full: watch::Receiver<Option<Full>>,
+    pub(super) cursor_key: OnceCell<Vec<u8>>,
     /// Held until the threads are gone: another process is refused until then.
     lock: Mutex<Option<File>>,
 }
 
 impl Sqlite {
     /// Opens or makes the database at `path` and runs each owner's migrations that have not run, in order,
-    /// each in a transaction. The file keeps to about `max_bytes`.
+    /// each in a transaction. The file keeps to about its bound.
     pub fn open(
         path: &Path,
         durability: Durability,
-        max_bytes: u64,
+        bound: Bound,
         migrations: &[Migrations],
     ) -> Result<Arc<Self>, OpenError> {
         let lock = lock(path)?;
@@ -143,13 +177,15 @@ impl Sqlite {
             other => other,
         };
         let (writer, readers) = connections?;
-        let mut space = Space::new(path, max_bytes, reserve);
+        let mut space = Space::new(path, bound.max_bytes, reserve);
         space.bound(&writer)?;
         space.tick(&writer);
+        let held = Held::load(&writer, bound.tenant_bytes)?;
         Ok(Arc::new(Self {
             full: space.full(),
-            writer: Worker::writer(writer, space, QUEUE, BATCH)?,
-            readers: Worker::readers(readers, QUEUE)?,
+            writer: Worker::writer(writer, space, held)?,
+            readers: Worker::readers(readers)?,
+            cursor_key: OnceCell::new(),
             lock: Mutex::new(Some(lock)),
         }))
     }
@@ -167,7 +203,7 @@ impl Sqlite {
         T: Send + 'static,
         F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     {
-        run(&self.writer, 0, plain(job)).await
+        run(&self.writer, PROMISED, plain(job)).await
     }
 
     /// [`Sqlite::write`] of an entry of about so many bytes: refused without a try where there is no room for it.
@@ -176,36 +212,45 @@ impl Sqlite {
         T: Send + 'static,
         F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     {
-        run(&self.writer, bytes.max(1), plain(job)).await
+        run(&self.writer, Order { adds: Adds::Entry(bytes.max(1)), ..PROMISED }, plain(job)).await
     }
 
-    /// Runs `job` on a reader: it sees what was committed when it began.
+    /// Runs `job` on a reader: it sees what was committed when it began. Not run where its caller left before its turn.
     pub async fn read<T, F>(&self, job: F) -> Result<T, SqliteError>
     where
         T: Send + 'static,
         F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     {
-        run(&self.readers, 0, plain(job)).await
+        run(&self.readers, Order { is_promised: false, ..PROMISED }, plain(job)).await
     }
 
-    /// Runs a transaction of several statements, which adds about so many bytes, as [`Sqlite::write`] runs a job.
-    pub(super) async fn transact<T, E, F>(&self, bytes: u64, work: F) -> Result<T, E>
+    /// Runs a transaction of several statements in its owner's turn, as [`Sqlite::write`] runs a job; where it is not promised, not
+    /// if its caller left before.
+    pub(super) async fn transact<T, E, F>(
+        &self,
+        owner: Option<Uuid>,
+        (adds, is_promised): (Adds, bool),
+        work: F,
+    ) -> Result<T, E>
     where
         T: Send + 'static,
         E: From<SqliteError> + Send + 'static,
         F: FnOnce(SqliteTx<'_>) -> Result<T, E> + Send + 'static,
     {
-        run(&self.writer, bytes, |connection| SqliteTx::run_in(connection, work)).await
+        let order = Order { owner, adds, is_promised };
+        run(&self.writer, order, |connection| SqliteTx::run_in(connection, work)).await
     }
 
-    /// Runs statements that change nothing, as [`Sqlite::read`] runs a job. Each sees what was committed when it began.
-    pub(super) async fn look<T, E, F>(&self, work: F) -> Result<T, E>
+    /// Runs statements that change nothing in their owner's turn, as [`Sqlite::read`] runs a job. Each sees what was committed when
+    /// it began.
+    pub(super) async fn look<T, E, F>(&self, owner: Option<Uuid>, work: F) -> Result<T, E>
     where
         T: Send + 'static,
         E: From<SqliteError> + Send + 'static,
         F: FnOnce(SqliteTx<'_>) -> Result<T, E> + Send + 'static,
     {
-        run(&self.readers, 0, |connection| SqliteTx::run_in(connection, work)).await
+        let order = Order { owner, is_promised: false, ..PROMISED };
+        run(&self.readers, order, |connection| SqliteTx::run_in(connection, work)).await
     }
 
     /// Finishes every job that is queued, then closes the file. Jobs that come later fail.
@@ -225,14 +270,17 @@ impl Sqlite {
     }
 }
 
-async fn run<T, E, F>(worker: &Worker, bytes: u64, job: F) -> Result<T, E>
+/// Nobody's in particular, small, and done though its caller leaves.
+const PROMISED: Order = Order { owner: None, adds: Adds::Nothing, is_promised: true };
+
+async fn run<T, E, F>(worker: &Worker, order: Order, job: F) -> Result<T, E>
 where
     T: Send + 'static,
     E: From<SqliteError> + Send + 'static,
     F: FnOnce(&mut Connection) -> Done<T, E> + Send + 'static,
 {
     let (sender, receiver) = oneshot::channel();
-    worker.send(Job::new(bytes, job, sender))?;
+    worker.send(Job::new(order, job, sender))?;
     receiver.await.map_err(|_| SqliteError::Gone)?
 }
 
@@ -244,7 +292,7 @@ where
     move |connection| {
         let ended = job(connection);
         let no_room = ended.as_ref().err().is_some_and(space::is_no_room);
-        (ended.map_err(SqliteError::from), no_room)
+        Done { ended: ended.map_err(SqliteError::from), no_room, held: Vec::new() }
     }
 }
 
@@ -328,163 +376,4 @@ fn migrate(connection: &mut Connection, owners: &[Migrations]) -> Result<(), Ope
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MAX_BYTES: u64 = 1 << 30;
-    const SCHEMA: &[Migrations] = &[("test", &["CREATE TABLE t (k INTEGER PRIMARY KEY, v TEXT) STRICT"])];
-
-    fn open(directory: &Path) -> Arc<Sqlite> {
-        Sqlite::open(&directory.join("t.db"), Durability::Full, MAX_BYTES, SCHEMA).unwrap()
-    }
-
-    async fn count(store: &Sqlite) -> i64 {
-        store.read(|c| c.query_row("SELECT count(*) FROM t", [], |row| row.get(0))).await.unwrap()
-    }
-
-    #[tokio::test]
-    async fn many_callers_are_all_written_and_survive_a_reopening() {
-        let directory = tempfile::tempdir().unwrap();
-        let store = open(directory.path());
-        let writes = (0..1000).map(|k| {
-            let store = Arc::clone(&store);
-            async move { store.write(move |c| c.execute("INSERT INTO t VALUES (?1, 'v')", [k])).await }
-        });
-        for written in futures_join(writes).await {
-            assert_eq!(written.unwrap(), 1);
-        }
-        assert_eq!(count(&store).await, 1000);
-        store.close().await;
-        assert!(matches!(store.write(|_| Ok(())).await, Err(SqliteError::Gone)));
-        assert_eq!(count(&open(directory.path())).await, 1000);
-    }
-
-    async fn futures_join<T: Send + 'static>(
-        futures: impl Iterator<Item = impl Future<Output = T> + Send + 'static>,
-    ) -> Vec<T> {
-        let mut set = tokio::task::JoinSet::new();
-        for future in futures {
-            set.spawn(future);
-        }
-        set.join_all().await
-    }
-
-    #[tokio::test]
-    async fn a_caller_that_fails_or_panics_fails_alone() {
-        let directory = tempfile::tempdir().unwrap();
-        let store = open(directory.path());
-        let writes = (0..300).map(|k| {
-            let store = Arc::clone(&store);
-            async move {
-                store
-                    .write(move |c| {
-                        c.execute("INSERT INTO t VALUES (?1, 'v')", [k])?;
-                        assert!(k % 100 != 7, "a job that panics");
-                        if k % 10 == 3 { c.execute("INSERT INTO t VALUES (?1, 'again')", [k]) } else { Ok(1) }
-                    })
-                    .await
-                    .is_ok()
-            }
-        });
-        let written = futures_join(writes).await.into_iter().filter(|ok| *ok).count();
-        assert_eq!(written, 300 - 30 - 3);
-        assert_eq!(count(&store).await, 267);
-    }
-
-    #[tokio::test]
-    async fn a_database_in_use_is_refused_until_it_is_closed() {
-        let directory = tempfile::tempdir().unwrap();
-        let store = open(directory.path());
-        let path = directory.path().join("t.db");
-        assert!(matches!(Sqlite::open(&path, Durability::Full, MAX_BYTES, SCHEMA), Err(OpenError::InUse)));
-        store.close().await;
-        assert!(Sqlite::open(&path, Durability::Full, MAX_BYTES, SCHEMA).is_ok());
-    }
-
-    #[tokio::test]
-    async fn a_reader_cannot_write() {
-        let directory = tempfile::tempdir().unwrap();
-        let store = open(directory.path());
-        assert!(store.read(|c| c.execute("INSERT INTO t VALUES (1, 'v')", [])).await.is_err());
-    }
-
-    /// Fills pages until there are no more: SQLite answers some of these errors by rolling back everything.
-    #[tokio::test]
-    async fn what_is_said_to_be_written_is_and_what_is_not_is_not_when_the_disk_is_full() {
-        let directory = tempfile::tempdir().unwrap();
-        let store = open(directory.path());
-        let limit = |pages: i64| {
-            store.write(move |c| {
-                c.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |row| row.get::<_, i64>(0))
-            })
-        };
-        limit(12).await.unwrap();
-        let mut stored = 0;
-        for round in 0..40 {
-            let writes = (0..8).map(|at| {
-                let (store, k) = (Arc::clone(&store), round * 8 + at);
-                async move {
-                    let bytes = if at == 4 { 200_000 } else { 10 };
-                    let text = "x".repeat(bytes);
-                    (k, store.write(move |c| c.execute("INSERT INTO t VALUES (?1, ?2)", (k, text))).await)
-                }
-            });
-            for (k, written) in futures_join(writes).await {
-                let found = store
-                    .read(move |c| {
-                        c.query_row("SELECT count(*) FROM t WHERE k = ?1", [k], |row| row.get::<_, i64>(0))
-                    })
-                    .await
-                    .unwrap();
-                assert_eq!(found, i64::from(written.is_ok()), "{k}: {written:?}");
-                assert!(k % 8 != 4 || written.is_err(), "{k} has no room");
-                stored += usize::from(written.is_ok());
-            }
-        }
-        assert!(stored >= 40 * 3, "those after the one that has no room are written: {stored}");
-    }
-
-    #[tokio::test]
-    async fn a_database_of_a_newer_version_is_refused() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("t.db");
-        let newer: &[Migrations] =
-            &[("test", &["CREATE TABLE t (k INTEGER) STRICT", "CREATE TABLE u (k INTEGER) STRICT"])];
-        Sqlite::open(&path, Durability::Full, MAX_BYTES, newer).unwrap().close().await;
-        let refused = Sqlite::open(&path, Durability::Full, MAX_BYTES, SCHEMA).err();
-        assert!(
-            matches!(refused, Some(OpenError::Newer { owner: "test", found: 2, known: 1 })),
-            "{refused:?}"
-        );
-        assert!(Sqlite::open(&path, Durability::Full, MAX_BYTES, newer).is_ok());
-    }
-
-    #[tokio::test]
-    async fn large_writes_of_one_caller_do_not_hold_up_a_small_one() {
-        let directory = tempfile::tempdir().unwrap();
-        let store = open(directory.path());
-        let began = std::time::Instant::now();
-        let slow = (0..40).map(|_| {
-            let store = Arc::clone(&store);
-            async move {
-                store
-                    .write(|_| {
-                        let until = std::time::Instant::now() + std::time::Duration::from_millis(10);
-                        while std::time::Instant::now() < until {
-                            std::hint::spin_loop();
-                        }
-                        Ok(())
-                    })
-                    .await
-                    .unwrap();
-                std::time::Instant::now()
-            }
-        });
-        let ended = futures_join(slow).await;
-        let first = ended.into_iter().min().unwrap() - began;
-        assert!(first < std::time::Duration::from_millis(200), "the first waited {first:?}");
-    }
 }

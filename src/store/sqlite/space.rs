@@ -37,6 +37,36 @@ pub enum Full {
     Disk,
     /// The database: it has reached its bound.
     Database,
+    /// What one tenant may have of the database; the others have room.
+    Share,
+}
+
+/// What a job adds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Adds {
+    /// Nothing to speak of: it must get through.
+    Nothing,
+    /// An entry of about so many bytes: refused where there is no room for it.
+    Entry(u64),
+    /// State of about so many bytes at the most, which what is kept already needs to be worked with: it may go over the bound, by
+    /// a part of what small writes may.
+    State(u64),
+}
+
+impl Adds {
+    /// An entry of so many bytes; nothing where it is 0.
+    #[must_use]
+    pub fn entry(bytes: u64) -> Self {
+        if bytes == 0 { Self::Nothing } else { Self::Entry(bytes) }
+    }
+
+    /// The bytes of an entry.
+    pub(super) fn entry_bytes(self) -> u64 {
+        match self {
+            Self::Entry(bytes) => bytes,
+            Self::Nothing | Self::State(_) => 0,
+        }
+    }
 }
 
 impl fmt::Display for Full {
@@ -44,6 +74,7 @@ impl fmt::Display for Full {
         f.write_str(match self {
             Self::Disk => "the disk is full",
             Self::Database => "it has reached its bound",
+            Self::Share => "this tenant's part of it is full",
         })
     }
 }
@@ -67,6 +98,8 @@ struct Seen {
     unused: u64,
     /// How far the file may grow.
     growth: u64,
+    /// How far it may with state.
+    state_growth: u64,
     /// The log's length, where all of it may be written over.
     log: u64,
     /// What the disk has.
@@ -160,26 +193,36 @@ impl Space {
         }
     }
 
-    /// Promises room for an entry of so many bytes.
-    pub(super) fn take(&mut self, bytes: u64) -> Result<(), Full> {
-        if bytes == 0 {
-            return Ok(());
-        }
-        let need = self.seen.need(bytes);
-        if let Some(full) = self.lacks(need) {
+    /// Promises room for what is added.
+    pub(super) fn take(&mut self, adds: Adds) -> Result<(), Full> {
+        let (need, lacks) = match adds {
+            Adds::Nothing => return Ok(()),
+            Adds::Entry(bytes) => {
+                let need = self.seen.need(bytes);
+                (need, self.lacks(need))
+            }
+            Adds::State(bytes) => {
+                let need = self.seen.need(bytes);
+                (need, self.lacks_for_state(need))
+            }
+        };
+        if let Some(full) = lacks {
             return Err(full);
         }
         let seen = &mut self.seen;
         seen.unused = seen.unused.saturating_sub(need.file);
         seen.growth = seen.growth.saturating_sub(need.growth);
+        seen.state_growth = seen.state_growth.saturating_sub(need.growth);
         seen.log = seen.log.saturating_sub(need.log);
         seen.disk = seen.disk.saturating_sub(need.growth + need.log_growth);
         Ok(())
     }
 
-    /// Says on the board that an entry was refused.
+    /// Says on the board that something was refused, unless it is one tenant's matter.
     pub(super) fn refused(&self, full: Full) {
-        self.say(Some(full));
+        if full != Full::Share {
+            self.say(Some(full));
+        }
     }
 
     /// Notes that a group was written, or may have been.
@@ -214,6 +257,16 @@ impl Space {
         }
     }
 
+    /// Half of what small writes may take beyond the bound, and of what stays free on the disk, is left to those that must get
+    /// through.
+    fn lacks_for_state(&self, need: Need) -> Option<Full> {
+        if need.growth > self.seen.state_growth {
+            return Some(Full::Database);
+        }
+        let is_short = self.seen.disk < MARGIN_BYTES / 2 + need.growth + need.log_growth;
+        (need.growth > 0 && is_short).then_some(Full::Disk)
+    }
+
     fn look(&mut self, connection: &Connection) -> rusqlite::Result<()> {
         let page_bytes = match self.seen.page_bytes {
             0 => number(connection, "PRAGMA page_size")?,
@@ -225,6 +278,7 @@ impl Space {
             page_bytes,
             unused: unused * page_bytes,
             growth: self.max_bytes.saturating_sub(pages * page_bytes),
+            state_growth: self.max_bytes.saturating_add(OVER_BYTES / 2).saturating_sub(pages * page_bytes),
             log: 0,
             disk: self.disk(),
         };

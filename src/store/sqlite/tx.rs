@@ -1,8 +1,10 @@
 //! A transaction on the writer's thread, or a look on a reader's.
 
 use rusqlite::Connection;
+use uuid::Uuid;
 
 use super::SqliteError;
+use super::held::Change;
 use super::space::is_no_room;
 use super::threads::Done;
 
@@ -10,6 +12,7 @@ use super::threads::Done;
 pub struct SqliteTx<'c> {
     connection: &'c mut Connection,
     no_room: &'c mut bool,
+    held: &'c mut Vec<Change>,
 }
 
 impl SqliteTx<'_> {
@@ -17,9 +20,9 @@ impl SqliteTx<'_> {
         connection: &mut Connection,
         work: impl FnOnce(SqliteTx<'_>) -> Result<T, E>,
     ) -> Done<T, E> {
-        let mut no_room = false;
-        let ended = work(SqliteTx { connection, no_room: &mut no_room });
-        (ended, no_room)
+        let (mut no_room, mut held) = (false, Vec::new());
+        let ended = work(SqliteTx { connection, no_room: &mut no_room, held: &mut held });
+        Done { ended, no_room, held }
     }
 
     /// Runs statements. They name their tenant themselves: SQLite has no row-level security.
@@ -30,5 +33,13 @@ impl SqliteTx<'_> {
         let ended = statements(self.connection);
         *self.no_room |= ended.as_ref().err().is_some_and(is_no_room);
         ended.map_err(SqliteError::from)
+    }
+
+    /// Says that a tenant's rows take so many bytes more, or fewer. It counts with the commit.
+    pub fn holds(&mut self, tenant: Uuid, bytes: i64) {
+        match self.held.last_mut() {
+            Some((last, sum)) if *last == tenant => *sum = sum.saturating_add(bytes),
+            _ => self.held.push((tenant, bytes)),
+        }
     }
 }

@@ -74,7 +74,8 @@ pub(super) const PUBLISH: Docs = Docs {
         meaning: "They are durable, and can be read.",
         content: Some(json::<PublishReply>()),
     }],
-    problems: &[],
+    // Faster than its tenant may, or more than it may keep.
+    problems: &[429],
 };
 
 pub(super) const READ: Docs = Docs {

@@ -15,6 +15,7 @@ use super::broker_limits::BrokerLimits;
 use super::dead_letters::Undertaker;
 use super::metrics::EventsMetrics;
 use super::publish::{PublishError, Publisher};
+use super::rates::Rates;
 use super::turns::{MAX_WAITING, Turns};
 use super::{Audience, CONSUME, CursorKey, EventsPolicy, GroupError, PUBLISH, READ, Topic};
 use crate::error::ErrorKind;
@@ -32,6 +33,7 @@ const REPLY_MARGIN: Duration = Duration::from_millis(50);
 pub(super) struct Api {
     pub(super) store: Store,
     pub(super) publisher: Arc<Publisher>,
+    pub(super) rates: Rates,
     pub(super) arrivals: Arc<Arrivals>,
     pub(super) turns: Arc<Turns>,
     pub(super) undertaker: Arc<Undertaker>,
@@ -123,7 +125,16 @@ fn wait_until(call: &Call, wait_ms: u64) -> Instant {
 /// What a caller hears of a store that failed; what it said is in the log.
 fn store_problem(error: &StoreError) -> Problem {
     tracing::debug!(%error, "the event store failed");
+    if error.is_share_taken() {
+        return share_taken();
+    }
     failed(error.kind(), error.full())
+}
+
+fn share_taken() -> Problem {
+    let detail =
+        "too many calls of this tenant wait for the event store: nothing was kept; the others have room";
+    Problem::new(ErrorKind::Overloaded, detail)
 }
 
 fn failed(kind: ErrorKind, full: Option<Full>) -> Problem {
@@ -133,6 +144,10 @@ fn failed(kind: ErrorKind, full: Option<Full>) -> Problem {
         }
         (_, Some(Full::Database)) => {
             "the event store has reached `limits.durable_db_bytes`: nothing was kept; what is there can be read"
+        }
+        (_, Some(Full::Share)) => {
+            "this tenant keeps as much as one may (`limits.durable_db_tenant_percent` of `limits.durable_db_bytes`): nothing was \
+             kept; what is there can be read, and there is room again as events end (`events.retention_days`)"
         }
         (ErrorKind::OutcomeUnknown, None) => {
             "the event store did not say whether this was done: send it again; an event with an id of yours counts once"
@@ -148,9 +163,8 @@ impl From<PublishError> for Problem {
     fn from(error: PublishError) -> Self {
         match &error {
             PublishError::Store { kind, full, .. } => failed(*kind, *full),
-            PublishError::Overloaded | PublishError::ShareTaken | PublishError::Gone => {
-                failed(error.kind(), None)
-            }
+            PublishError::ShareTaken => share_taken(),
+            PublishError::Overloaded | PublishError::Gone => failed(error.kind(), None),
         }
     }
 }

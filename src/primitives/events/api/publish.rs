@@ -11,6 +11,7 @@ use crate::error::ErrorKind;
 use crate::http::{Call, Problem, Reply};
 use crate::primitives::events::broker_limits::BrokerLimit;
 use crate::primitives::events::cloudevents::{self, Context, EventError};
+use crate::primitives::events::rates::TooFast;
 use crate::primitives::events::{Batch, EventsPolicy, PUBLISH};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -33,6 +34,7 @@ pub(super) async fn publish(api: &Api, mut call: Box<Call>) -> Result<Reply, Pro
     let name = call.name_param("topic")?;
     let permit = call.caller.permit(PUBLISH, &name)?;
     let policy = call.caller.policies().get::<EventsPolicy>();
+    let rate = policy.and_then(|policy| policy.rate(&permit)).map(Arc::clone);
     let topic = policy.and_then(|policy| policy.topic(&name)).map(Arc::clone);
     let topic = topic.ok_or_else(|| no_such_topic(&name))?;
     let key = idempotency_key(&call)?;
@@ -47,6 +49,11 @@ pub(super) async fn publish(api: &Api, mut call: Box<Call>) -> Result<Reply, Pro
     };
     let events = cloudevents::read(&call.headers, call.query.text("type"), key.as_deref(), &body, &context)?;
     let batch = Batch::new(&permit, topic, events);
+    if let Some(rate) = rate {
+        let tenant = *permit.tenant().as_uuid();
+        let taken = api.rates.take(tenant, &rate, batch.len() as u64, batch.bytes());
+        taken.inspect_err(|_| api.metrics.rate_limited.inc())?;
+    }
     let ids = batch.ids().map(str::to_owned).collect();
     let appended = api.publisher.publish(permit, batch).await?;
     let reply = PublishReply { accepted: appended.accepted, duplicates: appended.duplicates, ids };
@@ -65,6 +72,12 @@ fn idempotency_key(call: &Call) -> Result<Option<String>, Problem> {
         Problem::new(ErrorKind::Malformed, "a header is wrong")
             .with_field("idempotency-key", "once, 1 to 255 visible characters, bare or quoted")
     })
+}
+
+impl From<TooFast> for Problem {
+    fn from(error: TooFast) -> Self {
+        Self::new(error.kind(), error.to_string()).retry_after_ms(error.retry_after_ms)
+    }
 }
 
 impl From<EventError> for Problem {

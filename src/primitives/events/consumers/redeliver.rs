@@ -2,6 +2,7 @@
 
 use super::{Group, GroupError};
 use crate::primitives::events::postgres;
+use crate::store::sqlite::Adds;
 use crate::store::{Store, StoreError, Tx};
 
 /// Events of a key that are delivered again at once: a tenth of what a group may have outstanding at the most.
@@ -19,7 +20,7 @@ impl Group {
         let key: Box<str> = key.into();
         loop {
             let key = key.clone();
-            let redelivering = self.run(store, 0, move |group, tx| {
+            let redelivering = self.run(store, Adds::Nothing, move |group, tx| {
                 let key = key.clone();
                 Box::pin(async move { group.redeliver_in(tx, &key, from_ms).await })
             });

@@ -186,6 +186,12 @@ impl MaxDeliveries {
     pub fn new(max: u64) -> Result<Self, OutOfBounds> {
         bounded(max, 1..=MAX_DELIVERIES, OutOfBounds::Deliveries).map(Self)
     }
+
+    /// How many.
+    #[must_use]
+    pub fn count(self) -> u64 {
+        self.0 as u64
+    }
 }
 
 /// How long a lease is, from the call on.

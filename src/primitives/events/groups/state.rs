@@ -134,6 +134,9 @@ impl StateError {
 }
 
 impl State {
+    /// What an entry takes in a row at the most but for positions that are far apart: each part of it at its longest.
+    pub const MAX_ENTRY_BYTES: u64 = 1 + 9 + 8 + 3 + 7 + 9;
+
     /// A group that begins after `position`. `mark` is any number that other groups of the topic, and one of this name
     /// that was removed, hardly have: a random one.
     #[must_use]

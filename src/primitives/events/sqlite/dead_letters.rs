@@ -3,6 +3,7 @@
 use rusqlite::OptionalExtension as _;
 use uuid::Uuid;
 
+use super::held;
 use super::read::{now_ms, tenant};
 use crate::primitives::events::Position;
 use crate::primitives::events::audience::Sees;
@@ -16,7 +17,8 @@ const FOUND: &str = "SELECT tenant, key, length(attributes) + coalesce(length(da
 const COPY: &str = "INSERT INTO events (accepted_ms, tenant, topic, key, type, attributes, form, data) \
                     SELECT ?3, tenant, ?4, key, type, \
                         CAST(substr(attributes, 1, length(attributes) - 1) || ?5 AS BLOB), form, data \
-                    FROM events WHERE id = ?1 AND topic = ?2";
+                    FROM events WHERE id = ?1 AND topic = ?2 \
+                    RETURNING tenant, octet_length(attributes) + coalesce(octet_length(data), 0) + octet_length(key)";
 
 /// Which of these are kept, in order; behind so many bytes of others no more than that.
 pub(in super::super) fn found(
@@ -56,13 +58,15 @@ pub(in super::super) fn copy(
     let now_ms = now_ms();
     let copied = tx.run(|connection| {
         let mut statement = connection.prepare_cached(COPY)?;
-        let mut copied = 0;
+        let mut copied = Vec::with_capacity(letters.len());
         for letter in letters {
-            copied += statement.execute((letter.position.number(), from, now_ms, to, &letter.more))?;
+            let returned = statement.query((letter.position.number(), from, now_ms, to, &letter.more))?;
+            copied.extend(held::rows(returned, held::EVENT)?);
         }
         Ok(copied)
     })?;
-    if copied == letters.len() {
+    if copied.len() == letters.len() {
+        held::added(tx, copied);
         return Ok(());
     }
     // Committed it would be an event that nobody has any more.

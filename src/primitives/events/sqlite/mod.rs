@@ -3,6 +3,9 @@
 mod append;
 mod dead_letters;
 mod groups;
+mod held;
+#[cfg(test)]
+mod held_tests;
 mod old;
 mod push;
 mod read;

@@ -3,6 +3,7 @@
 use rusqlite::{OptionalExtension as _, Row};
 use uuid::Uuid;
 
+use super::held::{self, length};
 use crate::primitives::events::Position;
 use crate::primitives::events::push::AttemptRow;
 use crate::store::StoreError;
@@ -55,6 +56,10 @@ pub(in super::super) fn keep_attempts(
         }
         Ok(())
     })?;
+    for tried in attempts {
+        let texts = tried.subscription.len() + tried.event_id.len() + tried.message_id.len();
+        tx.holds(tenant, held::ATTEMPT + length(texts));
+    }
     Ok(())
 }
 

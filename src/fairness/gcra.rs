@@ -162,7 +162,8 @@ impl Tat {
 }
 
 /// Euclid's.
-pub(super) fn greatest_common_divisor(a: u128, b: u128) -> u128 {
+#[must_use]
+pub fn greatest_common_divisor(a: u128, b: u128) -> u128 {
     if b == 0 { a } else { greatest_common_divisor(b, a % b) }
 }
 

@@ -1,0 +1,170 @@
+//! What waits: each tenant's in a line of its own, of which one after the other is taken.
+
+use std::collections::{HashMap, VecDeque};
+
+use uuid::Uuid;
+
+/// Lines of what waits, by tenant.
+pub struct Lines<J> {
+    lines: HashMap<Uuid, VecDeque<(u64, J)>>,
+    /// Whose turn it is; each tenant with a line once.
+    turns: VecDeque<Uuid>,
+    jobs: usize,
+    bytes: u64,
+}
+
+impl<J> Default for Lines<J> {
+    fn default() -> Self {
+        Self { lines: HashMap::new(), turns: VecDeque::new(), jobs: 0, bytes: 0 }
+    }
+}
+
+impl<J> Lines<J> {
+    /// How many wait.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.jobs
+    }
+
+    /// Whether nobody does.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.jobs == 0
+    }
+
+    /// How many of a tenant's do.
+    #[must_use]
+    pub fn len_of(&self, tenant: Uuid) -> usize {
+        self.lines.get(&tenant).map_or(0, VecDeque::len)
+    }
+
+    /// What they bring together, in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Puts what is of so many bytes at the end of its tenant's line.
+    pub fn push(&mut self, tenant: Uuid, bytes: u64, job: J) {
+        let line = self.lines.entry(tenant).or_default();
+        if line.is_empty() {
+            self.turns.push_back(tenant);
+        }
+        line.push_back((bytes, job));
+        self.jobs += 1;
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
+
+    /// Takes the one whose turn it is, if `takes` says so to its bytes. What `is_left` is said of goes from its line on the way:
+    /// it is no turn.
+    pub fn next_if(
+        &mut self,
+        is_left: impl Fn(&J) -> bool,
+        mut takes: impl FnMut(u64, &J) -> bool,
+    ) -> Option<J> {
+        while let Some(tenant) = self.turns.front().copied() {
+            let line = self.lines.entry(tenant).or_default();
+            while let Some((bytes, _)) = line.pop_front_if(|(_, job)| is_left(job)) {
+                self.jobs -= 1;
+                self.bytes = self.bytes.saturating_sub(bytes);
+            }
+            let taken = match line.front() {
+                Some((bytes, job)) if !takes(*bytes, job) => return None,
+                _ => line.pop_front(),
+            };
+            let goes_on = !line.is_empty();
+            self.turns.pop_front();
+            if goes_on {
+                self.turns.push_back(tenant);
+            } else {
+                self.lines.remove(&tenant);
+            }
+            if let Some((bytes, job)) = taken {
+                self.jobs -= 1;
+                self.bytes = self.bytes.saturating_sub(bytes);
+                return Some(job);
+            }
+        }
+        None
+    }
+
+    /// Takes up to so many, of each line one in turn, until the next would be over the bound of bytes; the first goes whatever
+    /// it has.
+    pub fn take(&mut self, max: usize, max_bytes: u64) -> Vec<J> {
+        let (mut taken, mut bytes) = (Vec::new(), 0_u64);
+        loop {
+            let (is_first, is_full) = (taken.is_empty(), taken.len() >= max);
+            let next = self.next_if(
+                |_| false,
+                |of_next, _| {
+                    let after = bytes.saturating_add(of_next);
+                    let fits = is_first || (!is_full && after <= max_bytes);
+                    if fits {
+                        bytes = after;
+                    }
+                    fits
+                },
+            );
+            match next {
+                Some(job) => taken.push(job),
+                None => return taken,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: Uuid = Uuid::from_u128(1);
+    const B: Uuid = Uuid::from_u128(2);
+    const C: Uuid = Uuid::from_u128(3);
+
+    #[test]
+    fn tenants_take_turns_and_each_tenant_s_own_stay_in_order() {
+        let mut lines = Lines::default();
+        for (tenant, name) in [(A, "a1"), (A, "a2"), (A, "a3"), (B, "b1"), (A, "a4"), (C, "c1"), (B, "b2")] {
+            lines.push(tenant, 10, name);
+        }
+        assert_eq!(lines.take(5, 1000), ["a1", "b1", "c1", "a2", "b2"]);
+        lines.push(B, 10, "b3");
+        assert_eq!(lines.take(5, 1000), ["a3", "b3", "a4"]);
+        assert_eq!(lines.take(5, 1000), [""; 0]);
+        assert!(lines.lines.is_empty() && lines.turns.is_empty() && lines.is_empty());
+        assert_eq!(lines.bytes(), 0);
+    }
+
+    #[test]
+    fn a_transaction_ends_at_its_bytes_and_who_did_not_fit_is_the_next() {
+        let mut lines = Lines::default();
+        for (tenant, bytes, name) in [(A, 500, "large"), (B, 60, "b1"), (C, 60, "c1"), (B, 10, "b2")] {
+            lines.push(tenant, bytes, name);
+        }
+        assert_eq!(lines.take(9, 100), ["large"], "one's own always go");
+        assert_eq!(lines.take(9, 100), ["b1"]);
+        assert_eq!(lines.take(9, 100), ["c1", "b2"]);
+    }
+
+    #[test]
+    fn who_left_is_passed_over_and_that_is_no_turn() {
+        let mut lines = Lines::default();
+        for (tenant, name) in [(A, "left"), (A, "left"), (A, "a1"), (A, "a2"), (B, "b1"), (C, "left")] {
+            lines.push(tenant, 10, name);
+        }
+        assert_eq!((lines.len(), lines.len_of(A), lines.bytes()), (6, 4, 60));
+        let mut next = || lines.next_if(|name| *name == "left", |_, _| true);
+        assert_eq!([next(), next(), next(), next()], [Some("a1"), Some("b1"), Some("a2"), None]);
+        assert!(lines.lines.is_empty() && lines.turns.is_empty() && lines.is_empty() && lines.bytes() == 0);
+    }
+
+    #[test]
+    fn who_is_not_taken_keeps_its_turn() {
+        let mut lines = Lines::default();
+        for (tenant, name) in [(A, "a1"), (B, "b1")] {
+            lines.push(tenant, 10, name);
+        }
+        assert_eq!(lines.next_if(|_| false, |bytes, name| bytes < 10 && *name == "a1"), None);
+        assert_eq!(lines.take(9, 100), ["a1", "b1"]);
+    }
+}

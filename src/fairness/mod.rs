@@ -1,0 +1,8 @@
+//! What keeps one tenant from having everything: lines that take turns, a part of the room, a rate. Pure: no clock, no I/O.
+
+pub mod gcra;
+mod lines;
+mod room;
+
+pub use lines::Lines;
+pub use room::{Bounds, NoRoom, Place, Room};

@@ -1,0 +1,142 @@
+//! The room for those that wait, and a tenant's part of it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use uuid::Uuid;
+
+/// How much may wait.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Calls at the most; more are refused.
+    pub calls: usize,
+    /// What they bring together at the most, in bytes.
+    pub bytes: u64,
+    /// Of each of the two, one tenant's part at the most is one in so many; one call of a tenant with no other always fits.
+    pub share: u8,
+}
+
+/// Why there is no room for a caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoRoom {
+    /// Its tenant's others have its share.
+    OfTenant,
+    /// Everyone's.
+    OfAll,
+}
+
+/// The room for those that wait.
+pub struct Room {
+    bounds: Bounds,
+    taken: Arc<Mutex<Taken>>,
+}
+
+#[derive(Default)]
+struct Taken {
+    all: Load,
+    tenants: HashMap<Uuid, Load>,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Load {
+    calls: usize,
+    bytes: u64,
+}
+
+impl Load {
+    fn has_room(self, bounds: Bounds, bytes: u64, part: u8) -> bool {
+        let (max_calls, max_bytes) = (bounds.calls / usize::from(part), bounds.bytes / u64::from(part));
+        self.calls == 0 || (self.calls < max_calls && self.bytes.saturating_add(bytes) <= max_bytes)
+    }
+
+    fn add(&mut self, bytes: u64) {
+        self.calls += 1;
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
+
+    fn take_away(&mut self, bytes: u64) {
+        self.calls -= 1;
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
+}
+
+/// A caller's room; given back when it is dropped.
+pub struct Place {
+    room: Arc<Mutex<Taken>>,
+    tenant: Uuid,
+    bytes: u64,
+}
+
+impl Room {
+    /// With nothing in it.
+    #[must_use]
+    pub fn new(bounds: Bounds) -> Self {
+        Self { bounds, taken: Arc::default() }
+    }
+
+    /// Room for a tenant's call of so many bytes.
+    pub fn enter(&self, tenant: Uuid, bytes: u64) -> Result<Place, NoRoom> {
+        let mut taken = self.taken.lock();
+        let own = taken.tenants.get(&tenant).copied().unwrap_or_default();
+        if !own.has_room(self.bounds, bytes, self.bounds.share) {
+            return Err(NoRoom::OfTenant);
+        }
+        if !taken.all.has_room(self.bounds, bytes, 1) {
+            return Err(NoRoom::OfAll);
+        }
+        taken.all.add(bytes);
+        taken.tenants.entry(tenant).or_default().add(bytes);
+        Ok(Place { room: Arc::clone(&self.taken), tenant, bytes })
+    }
+}
+
+impl Place {
+    /// What the call brings.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.room.lock();
+        taken.all.take_away(self.bytes);
+        if let Some(own) = taken.tenants.get_mut(&self.tenant) {
+            own.take_away(self.bytes);
+            if own.calls == 0 {
+                taken.tenants.remove(&self.tenant);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: Uuid = Uuid::from_u128(1);
+    const B: Uuid = Uuid::from_u128(2);
+    const C: Uuid = Uuid::from_u128(3);
+
+    #[test]
+    fn a_tenant_has_a_share_of_the_room_and_leaves_nothing_behind() {
+        let room = Room::new(Bounds { calls: 8192, bytes: 256 * 1024 * 1024, share: 4 });
+        let fill = |tenant, bytes| std::iter::from_fn(|| room.enter(tenant, bytes).ok()).collect::<Vec<_>>();
+        let many = fill(A, 1);
+        assert_eq!(many.len(), 2048);
+        assert_eq!(room.enter(A, 1).err(), Some(NoRoom::OfTenant));
+        let large = fill(B, 8 * 1024 * 1024);
+        assert_eq!(large.len(), 8);
+        assert_eq!(room.enter(B, 8 * 1024 * 1024).err(), Some(NoRoom::OfTenant));
+        assert!(room.enter(B, 1).is_err(), "not a byte more");
+        assert!(room.enter(C, 100 * 1024 * 1024).is_ok(), "one call always fits");
+        drop((many, large));
+        let others: Vec<_> = (10..14).map(|tenant| fill(Uuid::from_u128(tenant), 1)).collect();
+        assert_eq!(room.enter(A, 1).err(), Some(NoRoom::OfAll));
+        drop(others);
+        assert!(room.taken.lock().tenants.is_empty());
+        assert_eq!(room.taken.lock().all, Load::default());
+    }
+}
