@@ -82,8 +82,14 @@ pub fn events(bytes: &[u8]) {
         }
     }
     let body = Bytes::copy_from_slice(body.get(2..).unwrap_or_default());
-    let context =
-        Context { tenant: Uuid::nil(), topic: "leads", max_event_bytes: 1024, max_batch: 4, broker: None };
+    let context = Context {
+        tenant: Uuid::nil(),
+        topic: "leads",
+        max_event_bytes: 1024,
+        max_batch: 4,
+        broker: None,
+        broker_of_letters: None,
+    };
     let events = match read(&headers, None, None, &body, &context) {
         Ok(events) => events,
         Err(error) => {

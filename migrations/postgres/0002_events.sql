@@ -153,7 +153,7 @@ CREATE TABLE event_parked (
     parked_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (shard, id)
 );
-CREATE INDEX event_parked_of_key ON event_parked (shard, topic, tenant_id, key, id);
+CREATE INDEX event_parked_of_key ON event_parked (shard, tenant_id, topic, key, id);
 ALTER TABLE event_parked ENABLE ROW LEVEL SECURITY;
 ALTER TABLE event_parked FORCE ROW LEVEL SECURITY;
 
@@ -176,10 +176,12 @@ END
 $$;
 CREATE TRIGGER bound BEFORE INSERT OR UPDATE ON leases FOR EACH ROW EXECUTE FUNCTION outrigger_bound_lease();
 
--- What operators ordered for parked keys. The relay that has the shard does it, and says here what came of it.
+-- What operators ordered for parked keys. The relay that has the shard does it, and says here what came of it. One that was done
+-- goes after 30 days; one that gave an event up not before that event, which would be sent again by a replay.
 CREATE TABLE event_orders (
     number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     shard smallint NOT NULL,
+    -- Both are empty where it is for all that is parked of the tenant in the shard.
     topic text NOT NULL,
     tenant_id uuid NOT NULL,
     key text NOT NULL,

@@ -8,7 +8,7 @@ CREATE POLICY relays ON events FOR SELECT TO {relay} USING (true);
 GRANT SELECT, INSERT, UPDATE (reason), DELETE ON event_parked TO {relay};
 DROP POLICY IF EXISTS relays ON event_parked;
 CREATE POLICY relays ON event_parked TO {relay} USING (true);
-GRANT SELECT, INSERT, UPDATE (attributes, sent, done_at, outcome, detail) ON event_orders TO {relay};
+GRANT SELECT, INSERT, UPDATE (attributes, sent, done_at, outcome, detail), DELETE ON event_orders TO {relay};
 DROP POLICY IF EXISTS relays ON event_orders;
 CREATE POLICY relays ON event_orders TO {relay} USING (true);
 GRANT SELECT, INSERT, UPDATE, DELETE ON event_topic_limits TO {relay};

@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use outrigger::primitives::events::relay::lanes::{OrderedKey, mark};
+use outrigger::primitives::events::relay::lanes::{MAX_PARKED_KEYS_OF_TENANT, OrderedKey, Parked, mark};
 use outrigger::primitives::events::relay::{
     Batch, LogError, LogReader, Order, Origin, ParkedRow, Row, Settled, Shard,
 };
@@ -121,20 +121,21 @@ impl LogReader for Reader {
             let start = rows.partition_point(|row| row.event.position <= after);
             let mut ours = rows[start..].iter().filter(|row| shard.holds(row.lane));
             let rows = ours.by_ref().take(limit).cloned().collect();
-            Batch { rows, behind: ours.count().try_into().unwrap() }
+            let behind = ours.count().try_into().unwrap();
+            Batch { rows, behind, more: behind > 0 }
         };
         self.held.clone().wait_for(|held| !held).await.map_err(|_| LogError::LeaseLost)?;
         Ok(batch)
     }
 
-    async fn parked(&self, shard: Shard) -> Result<BTreeMap<OrderedKey, Position>, LogError> {
+    async fn parked(&self, shard: Shard) -> Result<Parked, LogError> {
         let parked = self.log.parked.lock();
         self.check_lease()?;
         let mut keys = BTreeMap::new();
         for row in parked.iter().map(|parked| &parked.row).filter(|row| shard.holds(row.lane)) {
             keys.entry(OrderedKey::of(row)).or_insert(row.event.position);
         }
-        Ok(keys)
+        Ok(Parked::new(keys, MAX_PARKED_KEYS_OF_TENANT))
     }
 
     async fn park(&self, _: Shard, rows: &[ParkedRow]) -> Result<(), LogError> {
@@ -153,13 +154,7 @@ impl LogReader for Reader {
         Ok(None)
     }
 
-    async fn settle(
-        &self,
-        _: Shard,
-        order: i64,
-        _: &OrderedKey,
-        _: Settled,
-    ) -> Result<Option<Position>, LogError> {
+    async fn settle(&self, _: Shard, order: i64, _: &OrderedKey, _: Settled) -> Result<Parked, LogError> {
         Err(LogError::Unavailable(format!("there was no order {order}")))
     }
 }

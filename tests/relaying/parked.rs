@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::consumer::{Seen, read_committed};
 use super::support::postgres::OnPostgres;
-use super::support::sidecar::{ACME, BINARY, Sidecar};
+use super::support::sidecar::{ACME, BINARY, GLOBEX, Sidecar};
 use super::support::wait_until;
 use super::{BOUND, LANES, on_kafka, publish_all, wait_for_shards};
 
@@ -149,4 +149,56 @@ fn a_release_that_a_dying_relay_began_is_gone_on_with_by_the_next_one() {
     let expected: Vec<String> = (0..=COUNT).map(|number| format!("k-{number}")).collect();
     assert_eq!(of_key(&seen, "k"), expected);
     check_numbers(&seen);
+}
+
+/// As after Kafka refused these, each of another key.
+const PARK_FIRST_SHARD: &str = "INSERT INTO event_parked \
+    (shard, id, tenant_id, accepted_at, topic, lane, key, type, attributes, form, data, reason) \
+    SELECT 0, id, tenant_id, accepted_at, topic, lane, key, type, attributes, form, data, 'too large' \
+    FROM events WHERE lane % 4 = 0";
+
+#[test]
+fn a_tenant_with_many_parked_keys_is_parked_as_a_whole_and_released_by_one_order() {
+    let (on, brokers, prefix) = on_kafka();
+    let (sidecar, topic) = (on.sidecar(), format!("{prefix}.leads"));
+    let psql = |sql: &str| on.database.psql(PostgresRole::Superuser, &[sql]).unwrap().trim().to_owned();
+    let events = |keys: std::ops::Range<usize>, number: usize| -> Vec<Value> {
+        keys.map(|key| event(&format!("k{key}"), number, 10)).collect()
+    };
+    publish_all(&sidecar, ACME, &events(0..600, 0));
+    psql(PARK_FIRST_SHARD);
+    // Keys that are parked, and others; of another tenant too.
+    publish_all(&sidecar, ACME, &events(300..900, 1));
+    publish_all(&sidecar, GLOBEX, &events(0..300, 0));
+    let relay = on.process("roles: [relay]\n");
+    let of_first = format!("SELECT count(*) FROM events WHERE lane % 4 = 0 AND tenant_id = '{ACME}'");
+    let in_first: u32 = psql(&of_first).parse().unwrap();
+    assert!(in_first > 200, "{in_first}");
+    let told = || relay.metric("outrigger_events_relay_delivered_total");
+    wait_until("all others are in Kafka", BOUND, || told() == f64::from(1500 - in_first));
+    wait_until("and these are parked", BOUND, || {
+        psql("SELECT count(*) FROM event_parked") == in_first.to_string()
+    });
+    assert_eq!(relay.metric("outrigger_events_relay_parked_keys_count{shard=\"0\"}"), 101.0);
+
+    let released = outbox(&relay, &["release", "--all", "--json"]);
+    assert!(released.status.success(), "{released:?}");
+    let states = states(&released);
+    let state = (&states[0]["tenant"], &states[0]["key"], &states[0]["sent"]);
+    assert_eq!((states.len(), state), (1, (&json!(ACME), &json!(""), &json!(in_first))));
+    publish_all(&sidecar, ACME, &events(0..900, 2));
+    let seen = read_committed(&brokers, &topic, LANES, 2400, BOUND);
+    for key in 0..900 {
+        let expected: Vec<String> = match key {
+            0..300 => vec![0, 2],
+            300..600 => vec![0, 1, 2],
+            _ => vec![1, 2],
+        }
+        .iter()
+        .map(|number| format!("k{key}-{number}"))
+        .collect();
+        assert_eq!(of_key(&seen, &format!("k{key}")), expected);
+    }
+    check_numbers(&seen);
+    assert_eq!(relay.metric("outrigger_events_relay_parked_keys_count{shard=\"0\"}"), 0.0);
 }

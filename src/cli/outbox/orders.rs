@@ -115,5 +115,8 @@ fn line(state: &OrderState) -> String {
         }
         None => format!("not done in time, {sent} events sent: the order stands until a relay does it"),
     };
+    if key.is_empty() {
+        return format!("order {order}: tenant {tenant}, all that is parked in a shard: {what}");
+    }
     format!("order {order}: {topic} tenant {tenant} key {key:?}: {what}")
 }

@@ -39,13 +39,14 @@ pub(super) async fn publish(api: &Api, mut call: Box<Call>) -> Result<Reply, Pro
     let topic = topic.ok_or_else(|| no_such_topic(&name))?;
     let key = idempotency_key(&call)?;
     let body = call.bytes(MAX_BODY_BYTES).await?;
-    let broker = api.broker_limits.of(&name);
+    let (broker, of_letters) = (api.broker_limits.of(&name), api.broker_limits.of(&topic.dead_letters));
     let context = Context {
         tenant: *permit.tenant().as_uuid(),
         topic: name.as_str(),
         max_event_bytes: topic.max_event_bytes,
         max_batch: topic.max_batch,
         broker: broker.as_deref().map(BrokerLimit::bound),
+        broker_of_letters: of_letters.as_deref().map(BrokerLimit::bound),
     };
     let events = cloudevents::read(&call.headers, call.query.text("type"), key.as_deref(), &body, &context)?;
     let batch = Batch::new(&permit, topic, events);

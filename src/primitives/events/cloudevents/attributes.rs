@@ -10,7 +10,7 @@ use super::media::Media;
 use super::values::{self, Verdict};
 use super::{BrokerBound, Context, RESERVED};
 use crate::names::{Key, NameError};
-use crate::primitives::events::relay::batch_bytes;
+use crate::primitives::events::relay::{batch_bytes, letter_batch_bytes};
 use crate::primitives::events::{Data, Event};
 
 /// The most attributes of an event beside `tenantid`: each is a header in Kafka and in HTTP's binary mode, and servers
@@ -122,9 +122,7 @@ impl<'a> Checked<'a> {
             let detail =
                 format!("at most {most} bytes of attributes, data and key in this topic; it has {bytes}");
             wrong.too_large(self.place.event(), detail);
-        } else if let Some(detail) =
-            context.broker.and_then(|bound| too_large_for(bound, &event, context.tenant))
-        {
+        } else if let Some(detail) = too_large_for(context, &event) {
             wrong.too_large(self.place.event(), detail);
         }
         Some(event)
@@ -156,22 +154,29 @@ impl<'a> Checked<'a> {
     }
 }
 
-/// What an event's headers, lengths and number take in its record at the most, beside twice its attributes' bytes.
+/// What an event's headers, lengths and number take in its record at the most, and those of its dead letter, beside twice its
+/// attributes' bytes.
 const RECORD_ROOM: usize = 1024;
 
-/// Why the brokers would refuse the event; it would stay behind with the later ones of its key.
-fn too_large_for(bound: BrokerBound<'_>, event: &Event, tenant: Uuid) -> Option<String> {
-    let most = bound.max_message_bytes;
-    // Most events are far below it: nothing is counted for them.
-    if event.bytes() + event.attributes.len() + RECORD_ROOM <= most {
-        return None;
-    }
-    let bytes = batch_bytes(event, tenant).filter(|bytes| *bytes > most)?;
-    let topic = bound.kafka_topic;
-    Some(format!(
-        "at most {most} bytes as a record of Kafka, key and headers included: `max.message.bytes` of the topic `{topic}` \
-         there; it would have {bytes}"
-    ))
+/// Why the brokers would refuse the event, or the dead letter that its consumers may make of it: it would stay behind with
+/// the later ones of its key.
+fn too_large_for(context: &Context<'_>, event: &Event) -> Option<String> {
+    let refused = |bound: Option<BrokerBound<'_>>, is_letter: bool| {
+        let (bound, tenant) = (bound?, context.tenant);
+        let most = bound.max_message_bytes;
+        // Most events are far below it: nothing is counted for them.
+        if event.bytes() + event.attributes.len() + RECORD_ROOM <= most {
+            return None;
+        }
+        let bytes = if is_letter { letter_batch_bytes(event, tenant) } else { batch_bytes(event, tenant) };
+        let bytes = bytes.filter(|bytes| *bytes > most)?;
+        let (topic, what) = (bound.kafka_topic, if is_letter { "dead letter" } else { "record" });
+        Some(format!(
+            "at most {most} bytes as a {what} of Kafka, key and headers included: `max.message.bytes` of the topic `{topic}` \
+             there; it would have {bytes}"
+        ))
+    };
+    refused(context.broker, false).or_else(|| refused(context.broker_of_letters, true))
 }
 
 /// Names that are there more than once are wrong.

@@ -41,6 +41,8 @@ pub struct Context<'a> {
     pub max_batch: usize,
     /// What the brokers take, where the topic is relayed.
     pub broker: Option<BrokerBound<'a>>,
+    /// The same of the topic's dead letters: an event that its consumers give up goes there, with more headers.
+    pub broker_of_letters: Option<BrokerBound<'a>>,
 }
 
 /// What Kafka takes in a topic.

@@ -7,6 +7,9 @@
 
 #[cfg(test)]
 mod model;
+mod parked;
+
+pub use parked::{MAX_PARKED_KEYS_OF_TENANT, Parked};
 
 use std::collections::BTreeMap;
 
@@ -15,7 +18,8 @@ use uuid::Uuid;
 use super::{CursorError, Origin, Row, Shard};
 use crate::primitives::events::{Logged, Position};
 
-/// Keys of a shard that may be parked at once. More means that Kafka refuses events in general.
+/// Keys of a shard that may be parked at once, each for itself. More, of a hundred tenants or more, means that Kafka refuses
+/// events in general.
 pub const MAX_PARKED_KEYS: usize = 10_000;
 
 /// How far a shard was delivered, as it is kept in Kafka.
@@ -72,13 +76,33 @@ impl OrderedKey {
     pub fn of(row: &Row) -> Self {
         Self { topic: row.topic.clone(), tenant: row.event.tenant, key: row.event.key.clone() }
     }
+
+    /// All keys of a tenant in all topics: no topic's name is empty, and no key is.
+    #[must_use]
+    pub fn all_of(tenant: Uuid) -> Self {
+        Self { topic: "".into(), tenant, key: "".into() }
+    }
+
+    /// Whether it is [all](Self::all_of) keys of its tenant.
+    #[must_use]
+    pub fn is_all(&self) -> bool {
+        self.topic.is_empty() && self.key.is_empty()
+    }
+
+    fn covers(&self, row: &Row) -> bool {
+        if self.is_all() { row.event.tenant == self.tenant } else { Self::of(row) == *self }
+    }
 }
 
 /// Tells an event from another one at the same position, as a restored store may have it: a name (UUIDv5) of its tenant
 /// and attributes.
 #[must_use]
 pub fn mark(event: &Logged) -> Uuid {
-    Uuid::new_v5(&event.tenant, &event.attributes)
+    mark_of(event.tenant, &event.attributes)
+}
+
+pub(super) fn mark_of(tenant: Uuid, attributes: &[u8]) -> Uuid {
+    Uuid::new_v5(&tenant, attributes)
 }
 
 /// A shard's delivery, from one takeover to the next.
@@ -86,8 +110,7 @@ pub fn mark(event: &Logged) -> Uuid {
 pub struct Lanes {
     shard: Shard,
     committed: Cursor,
-    /// From which event on a key's events are parked.
-    parked: BTreeMap<OrderedKey, Position>,
+    parked: Parked,
     /// The cursor of the transaction that is being written.
     pending: Option<Cursor>,
 }
@@ -171,7 +194,7 @@ impl Lanes {
         shard: Shard,
         origin: &Origin,
         cursor: Option<Cursor>,
-        parked: BTreeMap<OrderedKey, Position>,
+        parked: Parked,
     ) -> Result<Self, Stop> {
         let Some(committed) = cursor else {
             let committed = Cursor {
@@ -217,7 +240,7 @@ impl Lanes {
             }
             cursor.position = position;
             cursor.mark = Some(mark(&row.event));
-            if self.is_parked(&row) {
+            if self.parked.holds(&row) {
                 parks.push(row);
                 continue;
             }
@@ -227,14 +250,14 @@ impl Lanes {
         Ok(Plan { sends, parks, cursor })
     }
 
-    /// The transaction that carries parked rows of a key, as an operator ordered: the first ones that are parked, at least
+    /// The transaction that carries parked rows of a key, or of all keys of a tenant, as an operator ordered: the first ones that are parked, at least
     /// one, none behind [`position`](Self::position), since what is behind it comes again and would be delivered twice.
     pub fn plan_release(&mut self, order: i64, key: &OrderedKey, rows: Vec<Row>) -> Result<Plan, Stop> {
         let mut cursor = self.committed.clone();
         let (mut sends, mut last) = (Vec::with_capacity(rows.len()), Position::START);
         for row in rows {
             let position = row.event.position;
-            let is_ours = self.shard.holds(row.lane) && OrderedKey::of(&row) == *key;
+            let is_ours = self.shard.holds(row.lane) && key.covers(&row);
             if !is_ours || position <= last || position > cursor.position || cursor.released.is_some() {
                 let after = last.number();
                 return Err(Stop::Rows { row: position.number(), lane: row.lane, after });
@@ -255,19 +278,10 @@ impl Lanes {
         self.committed.released.as_ref()
     }
 
-    /// The store no longer has as parked what was delivered or given up of a key; `first` is what it still has of it.
-    pub fn settled(&mut self, key: &OrderedKey, first: Option<Position>) {
+    /// The store no longer has as parked what was delivered or given up of a key; `left` is what it still has of its tenant.
+    pub fn settled(&mut self, key: &OrderedKey, left: Parked) {
         self.committed.released = None;
-        match (first, self.parked.get(key)) {
-            (Some(first), _) => {
-                self.parked.insert(key.clone(), first);
-            }
-            // Refused, and not yet parked in the store: it comes again.
-            (None, Some(from)) if *from > self.committed.position => {}
-            (None, _) => {
-                self.parked.remove(key);
-            }
-        }
+        self.parked.settled(key.tenant, left, self.committed.position);
     }
 
     /// The transaction was committed, for certain.
@@ -282,24 +296,22 @@ impl Lanes {
         self.pending = None;
     }
 
-    /// Kafka refuses the event itself: from it on, its key's events are parked.
+    /// Kafka refuses the event itself: from it on, its key's events are parked, and where that is one key too many all that
+    /// comes of its tenant.
     pub fn refuse(&mut self, row: &Row) -> Result<(), Stop> {
-        let position = row.event.position;
-        let from = self.parked.entry(OrderedKey::of(row)).or_insert(position);
-        *from = position.min(*from);
-        if self.parked.len() > MAX_PARKED_KEYS { Err(Stop::Parked) } else { Ok(()) }
+        self.parked.refuse(row)
     }
 
-    /// Keys that are parked.
+    /// Keys that are parked, at the least.
     #[must_use]
     pub fn parked_keys(&self) -> usize {
         self.parked.len()
     }
 
-    fn is_parked(&self, row: &Row) -> bool {
-        // Most shards have none, and pay for no key then.
-        !self.parked.is_empty()
-            && self.parked.get(&OrderedKey::of(row)).is_some_and(|from| *from <= row.event.position)
+    /// Whether all that comes of a tenant is parked.
+    #[must_use]
+    pub fn has_parked_tenant(&self, tenant: &Uuid) -> bool {
+        self.parked.has_tenant(tenant)
     }
 }
 
@@ -322,11 +334,17 @@ mod tests {
     use crate::primitives::events::relay::rows::row;
 
     fn lanes() -> Lanes {
-        Lanes::take_over(Shard::new(0, 2), &origin(100), None, BTreeMap::new()).unwrap()
+        Lanes::take_over(Shard::new(0, 2), &origin(100), None, left(&[])).unwrap()
     }
 
     fn origin(last: i64) -> Origin {
         Origin { epoch: Uuid::nil(), previous: None, last: Position::new(last), mark: None }
+    }
+
+    /// What the store has parked: rows, of each key the first.
+    fn left(rows: &[&Row]) -> Parked {
+        let keys = rows.iter().map(|row| (OrderedKey::of(row), row.event.position));
+        Parked::new(keys.collect(), MAX_PARKED_KEYS_OF_TENANT)
     }
 
     #[test]
@@ -372,7 +390,7 @@ mod tests {
         assert_eq!(lanes.unsettled().unwrap().positions, [Position::new(1)]);
         // Not before what was delivered is forgotten, not another key's, and not what is behind the cursor.
         assert!(lanes.plan_release(7, &key, vec![rows[1].clone()]).is_err());
-        lanes.settled(&key, Some(Position::new(2)));
+        lanes.settled(&key, left(&[&rows[1]]));
         for wrong in [rows[2].clone(), row(4, 0, "a")] {
             assert!(lanes.plan_release(7, &key, vec![wrong]).is_err());
         }
@@ -381,8 +399,26 @@ mod tests {
         lanes.aborted();
         lanes.plan_release(7, &key, vec![rows[1].clone()]).unwrap();
         lanes.committed();
-        lanes.settled(&key, None);
+        lanes.settled(&key, left(&[]));
         assert_eq!(lanes.plan(vec![row(5, 0, "a")]).unwrap().sends[0].seq, 4);
+    }
+
+    #[test]
+    fn a_tenant_whose_events_kafka_refuses_does_not_stop_the_others() {
+        let (mut lanes, tenant) = (lanes(), Uuid::from_u128(9));
+        let of = |mut row: Row| {
+            row.event.tenant = tenant;
+            row
+        };
+        let refused = (1..=20_000).map(|at| of(row(at, 0, &format!("k{at}"))));
+        for row in refused {
+            assert_eq!(lanes.refuse(&row), Ok(()), "{}", row.event.position.number());
+        }
+        let rows = vec![row(20_001, 0, "a"), of(row(20_002, 0, "new")), row(20_003, 2, "b")];
+        let plan = lanes.plan(rows).unwrap();
+        let at = |rows: Vec<&Row>| rows.iter().map(|row| row.event.position.number()).collect::<Vec<_>>();
+        assert_eq!(at(plan.sends.iter().map(|send| &send.row).collect()), [20_001, 20_003]);
+        assert_eq!(at(plan.parks.iter().collect()), [20_002], "with all of its tenant's");
     }
 
     #[test]
@@ -395,7 +431,7 @@ mod tests {
             released: None,
         };
         let take = |origin: &Origin, cursor| {
-            Lanes::take_over(Shard::new(0, 1), origin, Some(cursor), BTreeMap::new()).map(|_| ())
+            Lanes::take_over(Shard::new(0, 1), origin, Some(cursor), left(&[])).map(|_| ())
         };
         let one = Some(Uuid::from_u128(1));
         assert_eq!(take(&origin(7), at(7, one)), Ok(()), "a dropped partition has no event to compare with");
@@ -403,7 +439,7 @@ mod tests {
         let other = Origin { mark: Some(Uuid::from_u128(2)), ..origin(7) };
         let begun = Origin { previous: Some((Uuid::nil(), Position::new(5))), ..new.clone() };
         assert_eq!(take(&begun, at(7, one)), Ok(()), "an operator said where that epoch ended");
-        let goes_on = Lanes::take_over(Shard::new(0, 1), &begun, Some(at(7, one)), BTreeMap::new()).unwrap();
+        let goes_on = Lanes::take_over(Shard::new(0, 1), &begun, Some(at(7, one)), left(&[])).unwrap();
         assert_eq!((goes_on.position(), goes_on.committed.epoch), (Position::new(5), Uuid::from_u128(9)));
         for (origin, expected) in [
             (new, Stop::Epoch { store: Uuid::from_u128(9), cursor: Uuid::nil() }),

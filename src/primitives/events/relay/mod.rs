@@ -9,6 +9,7 @@ mod fleet;
 mod kafka;
 pub mod lanes;
 mod metrics;
+mod passed;
 mod postgres;
 mod record;
 #[cfg(test)]
@@ -23,16 +24,14 @@ pub use postgres::ordered::{Order, OrderDone, OrderError, OrderState, Settled, d
 pub use postgres::replay::{Progress, Replay, ReplayError, republish};
 pub(super) use postgres::report::{FleetMetrics, Report};
 pub use postgres::{ParkedEvent, parked_events};
-pub(super) use record::batch_bytes;
+pub(super) use record::{batch_bytes, letter_batch_bytes};
 pub use run::{MAX_ROWS, ShardEnd, run_shard};
-
-use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use uuid::Uuid;
 
 use super::{Logged, Position};
-use lanes::OrderedKey;
+use lanes::{OrderedKey, Parked};
 
 /// A fixed group of lanes, delivered by one relay at a time: the lanes whose number leaves this remainder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -114,6 +113,8 @@ pub struct Batch {
     pub rows: Vec<Row>,
     /// How many readable rows of the shard may lie behind these: an estimate, for the metric.
     pub behind: u64,
+    /// Whether the log goes on behind what was looked through: it is read on at once.
+    pub more: bool,
 }
 
 /// The store as a relay sees it.
@@ -127,14 +128,14 @@ pub trait LogReader: Send + Sync {
     /// What the store says of itself, and of the event at `position`.
     async fn origin(&self, position: Position) -> Result<Origin, LogError>;
 
-    /// At most `limit` rows of the shard behind `after` (fewer where their bytes are many, and at least one where there
-    /// is one), in order of position, without a gap: no row that becomes readable later has a position up to the last
+    /// At most `limit` rows of the shard behind `after`, fewer where their bytes are many or they are far from each other,
+    /// and perhaps none where there is more to look through; in order of position, without a gap: no row that becomes readable later has a position up to the last
     /// one of these. Rows of topics that are not relayed, such as dead letters, are left out: a topic that Kafka has not
     /// holds its shard up until it is made.
     async fn read(&self, shard: Shard, after: Position, limit: usize) -> Result<Batch, LogError>;
 
-    /// The parked keys of the shard, each with its first parked position.
-    async fn parked(&self, shard: Shard) -> Result<BTreeMap<OrderedKey, Position>, LogError>;
+    /// What is parked of the shard.
+    async fn parked(&self, shard: Shard) -> Result<Parked, LogError>;
 
     /// Keeps rows as parked, in the order of their positions among all that are; one that is kept already stays as it
     /// is. Durable when it returns.
@@ -144,15 +145,14 @@ pub trait LogReader: Send + Sync {
     /// `through`, in order.
     async fn order(&self, shard: Shard, through: Position, limit: usize) -> Result<Option<Order>, LogError>;
 
-    /// Keeps what became of an order, and says which position of its key is now the first that is parked. It may be said
-    /// again.
+    /// Keeps what became of an order, and says what is parked now of its key's tenant in the shard. It may be said again.
     async fn settle(
         &self,
         shard: Shard,
         order: i64,
         key: &OrderedKey,
         settled: Settled,
-    ) -> Result<Option<Position>, LogError>;
+    ) -> Result<Parked, LogError>;
 }
 
 /// Why the store did not answer.

@@ -2,10 +2,13 @@
 
 pub(super) mod ordered;
 mod orders;
+mod parked;
 pub(super) mod replay;
 pub(super) mod report;
+mod steps;
+#[cfg(test)]
+mod tests;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,13 +18,15 @@ use parking_lot::Mutex;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-use super::lanes::{OrderedKey, mark};
+use super::lanes::{OrderedKey, Parked, mark};
+use super::passed::Passed;
 use super::{Batch, LogError, LogReader, Order, Origin, ParkedRow, Row, Settled, Shard, number};
 use crate::leases::Lease;
 use crate::primitives::events::arrivals::Arrivals;
-use crate::primitives::events::{Data, Logged, Position, postgres};
+use crate::primitives::events::{Data, Logged, Position};
 use crate::store::postgres::{Parameter, PgError, PgTx};
 use crate::store::{Reach, Store, StoreError, Tx};
+use steps::{StepEnd, look};
 
 /// Of one read, in bytes.
 const MAX_BYTES: i64 = 16 * 1024 * 1024;
@@ -30,13 +35,9 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 
 /// A shard with nothing to read is looked at so often, whatever is said of the head of the log.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// How much earlier than its neighbours in the log an event may have been accepted, in milliseconds.
+const SLACK_MS: i64 = 60_000;
 
-const COLUMNS_READ: &str = "SELECT id, floor(extract(epoch FROM accepted_at) * 1000)::bigint, tenant_id, topic, lane, key, type, \
-     attributes, form, data FROM ( \
-         SELECT *, sum(octet_length(attributes) + coalesce(octet_length(data), 0)) OVER (ORDER BY id) \
-             - octet_length(attributes) - coalesce(octet_length(data), 0) AS before \
-         FROM events WHERE id > $1 AND id <= $2 AND lane % $3 = $4 ORDER BY id LIMIT $5) next \
-     WHERE before < $6 ORDER BY id";
 const EVENT: &str = "SELECT id, floor(extract(epoch FROM accepted_at) * 1000)::bigint, tenant_id, topic, lane, key, type, \
      attributes, form, data FROM events WHERE id = $1";
 const STORE: &str =
@@ -44,8 +45,6 @@ const STORE: &str =
 /// Locked against a new owner until the transaction ends.
 const LEASE: &str =
     "SELECT FROM leases WHERE name = $1 AND epoch = $2 AND until > clock_timestamp() FOR SHARE";
-const PARKED: &str =
-    "SELECT tenant_id, topic, key, min(id) FROM event_parked WHERE shard = $1 GROUP BY 1, 2, 3";
 const PARK: &str = "INSERT INTO event_parked (shard, id, tenant_id, accepted_at, topic, lane, key, type, attributes, form, data, reason) \
      SELECT $1, id, tenant_id, accepted_at, topic, lane, key, type, attributes, form, data, reason \
      FROM unnest($2::bigint[], $3::text[]) AS refused (id, reason) JOIN events USING (id) ON CONFLICT DO NOTHING";
@@ -63,18 +62,34 @@ pub(super) struct PostgresLog {
 
 /// What is known of the shard without asking.
 struct Scanned {
-    /// Up to this event no row of the shard is left but those that were returned.
-    to: Position,
-    /// What could be read when nothing was found, and when that was.
+    /// What of the log has nothing of the shard. It ends at an event, never at a mere number: the sequence goes back to what
+    /// a promoted standby knows of it.
+    passed: Passed,
+    /// That event, and the store's epoch: by these another store is told.
+    end: Option<StepEnd>,
+    epoch: Option<Uuid>,
+    /// What could be read when nothing was found up to there, and when that was.
     head: Option<Position>,
     looked: Instant,
     told: Instant,
 }
 
+impl Scanned {
+    /// Forgets what is not of this store.
+    fn keep_of(&mut self, epoch: Uuid, end: Option<Uuid>) {
+        let is_same = self.epoch == Some(epoch) && self.end.map(|end| end.mark) == end;
+        if !is_same {
+            (self.passed, self.end) = (Passed::NOTHING, None);
+        }
+        (self.epoch, self.head) = (Some(epoch), None);
+    }
+}
+
 impl PostgresLog {
     pub(super) fn new(store: Store, arrivals: Arc<Arrivals>, lease: Lease) -> Self {
         let now = Instant::now();
-        let scanned = Scanned { to: Position::START, head: None, looked: now, told: now };
+        let (passed, end, epoch, head) = (Passed::NOTHING, None, None, None);
+        let scanned = Scanned { passed, end, epoch, head, looked: now, told: now };
         Self { store, arrivals, lease, scanned: Mutex::new(scanned) }
     }
 
@@ -106,21 +121,25 @@ impl PostgresLog {
     }
 
     /// Says how far the shard is, now and then: the log is not dropped before that.
+    ///
+    /// What was passed without finding anything of the shard is as good as delivered.
     async fn tell_progress(&self, shard: Shard, after: Position, batch: &Batch) -> Result<(), LogError> {
         let now = Instant::now();
-        {
+        let (position, passed_ms) = {
             let mut scanned = self.scanned.lock();
             if now.duration_since(scanned.told) < PROGRESS_EVERY {
                 return Ok(());
             }
             scanned.told = now;
-        }
-        // A minute back: what is accepted at this moment has an earlier time than this.
-        let now_ms = i64::try_from(crate::clock::since_1970_ms()).unwrap_or(i64::MAX).saturating_sub(60_000);
-        let until_ms = batch.rows.first().map_or(now_ms, |row| row.event.accepted_ms);
+            (scanned.passed.go_on(after).number(), scanned.end.map(|end| end.accepted_ms))
+        };
+        let now_ms = i64::try_from(crate::clock::since_1970_ms()).unwrap_or(i64::MAX);
+        // Where more comes than was looked through, that may be as old as what was.
+        let reached_ms = batch.rows.first().map(|row| row.event.accepted_ms);
+        let reached_ms = reached_ms.or(passed_ms.filter(|_| batch.more)).unwrap_or(now_ms);
         #[allow(clippy::cast_precision_loss, reason = "milliseconds since 1970 are far below 2^53")]
-        let until = until_ms as f64;
-        let (number, position) = (number(shard.number()), after.number());
+        let until = reached_ms.saturating_sub(SLACK_MS) as f64;
+        let number = number(shard.number());
         self.run(move |tx| {
             Box::pin(async move {
                 let parameters: [Parameter<'_>; 3] =
@@ -136,12 +155,8 @@ impl PostgresLog {
 #[async_trait]
 impl LogReader for PostgresLog {
     async fn origin(&self, position: Position) -> Result<Origin, LogError> {
-        // The store may be another one than it was.
-        {
-            let mut scanned = self.scanned.lock();
-            (scanned.to, scanned.head) = (Position::START, None);
-        }
-        self.run(move |tx| {
+        let end = self.scanned.lock().end.map(|end| end.position.number());
+        let asked = self.run(move |tx| {
             Box::pin(async move {
                 let rows = tx.query(STORE, &[]).await?;
                 let row = rows.first().ok_or(corrupt("`outrigger_store` is empty"))?;
@@ -151,17 +166,23 @@ impl LogReader for PostgresLog {
                 let (id, epoch, previous_end, last): (Uuid, i64, Option<i64>, i64) =
                     read().map_err(PgError::of_row)?;
                 let named = |epoch: i64| Uuid::new_v5(&id, &epoch.to_be_bytes());
-                let rows = tx.query(EVENT, &[(&position.number(), Type::INT8)]).await?;
-                let event = rows.first().map(read_row).transpose()?;
-                Ok(Origin {
+                let origin = Origin {
                     epoch: named(epoch),
                     previous: previous_end.map(|end| (named(epoch - 1), Position::new(end))),
                     last: Position::new(last),
-                    mark: event.map(|row| mark(&row.event)),
-                })
+                    mark: mark_at(tx, position.number()).await?,
+                };
+                let end = match end {
+                    Some(end) => mark_at(tx, end).await?,
+                    None => None,
+                };
+                Ok((origin, end))
             })
-        })
-        .await
+        });
+        let (origin, end) = asked.await?;
+        // The store may be another one than it was.
+        self.scanned.lock().keep_of(origin.epoch, end);
+        Ok(origin)
     }
 
     async fn read(&self, shard: Shard, after: Position, limit: usize) -> Result<Batch, LogError> {
@@ -169,56 +190,36 @@ impl LogReader for PostgresLog {
             let scanned = self.scanned.lock();
             let same =
                 scanned.head == Some(self.arrivals.readable()) && scanned.looked.elapsed() < LOOK_AGAIN;
-            (after.max(scanned.to), same)
+            (scanned.passed.go_on(after), same)
         };
         let mut batch = Batch::default();
         if !is_quiet {
             let (head, looked) = (self.arrivals.readable(), Instant::now());
-            let max_rows = i64::try_from(limit).unwrap_or(i64::MAX);
-            let (found, newest) = self
-                .run(move |tx| {
-                    Box::pin(async move {
-                        // In this transaction, before the rows: what another server said may hold for it alone.
-                        let readable = postgres::readable(tx).await?;
-                        let newest = postgres::newest_of_all(tx, readable).await?;
-                        Ok((read_rows(tx, shard, from, readable, max_rows).await?, newest))
-                    })
-                })
-                .await?;
-            let bytes: usize =
-                found.iter().map(|row| row.event.attributes.len() + row.event.data.bytes().len()).sum();
-            let is_all = found.len() < limit && i64::try_from(bytes).unwrap_or(i64::MAX) < MAX_BYTES;
-            let last = found.last().map_or(from, |row| row.event.position);
-            let left = newest.number().saturating_sub(last.number()).max(0);
-            batch.behind = if is_all { 0 } else { left.unsigned_abs() / u64::from(shard.count()) };
-            // With rows in hand the next read is after them. Without, it is after the newest event, never after a number.
-            if found.is_empty() {
+            let look =
+                self.run(move |tx| Box::pin(async move { Ok(look(tx, shard, from, limit).await?) })).await?;
+            (batch.more, batch.behind) = (look.left > 0, look.left / u64::from(shard.count()));
+            // With rows in hand the next read is after them.
+            if look.rows.is_empty() {
                 let mut scanned = self.scanned.lock();
-                (scanned.to, scanned.head, scanned.looked) = (newest.max(scanned.to), Some(head), looked);
+                if let Some(end) = look.passed {
+                    scanned.passed.pass(from, end.position);
+                    scanned.end = Some(end);
+                }
+                (scanned.head, scanned.looked) = (Some(head).filter(|_| !batch.more), looked);
             }
-            batch.rows = found;
+            batch.rows = look.rows;
         }
         self.tell_progress(shard, after, &batch).await?;
         Ok(batch)
     }
 
-    async fn parked(&self, shard: Shard) -> Result<BTreeMap<OrderedKey, Position>, LogError> {
+    async fn parked(&self, shard: Shard) -> Result<Parked, LogError> {
         let (lease, number) = (self.lease.clone(), number(shard.number()));
         self.run(move |tx| {
             let lease = lease.clone();
             Box::pin(async move {
                 check_lease(tx, &lease).await?;
-                let mut parked = BTreeMap::new();
-                for row in tx.query(PARKED, &[(&number, Type::INT2)]).await? {
-                    let read = || -> Result<_, tokio_postgres::Error> {
-                        Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?))
-                    };
-                    let (tenant, topic, key, first): (Uuid, String, String, i64) =
-                        read().map_err(PgError::of_row)?;
-                    let key = OrderedKey { topic: topic.into(), tenant, key: key.into() };
-                    parked.insert(key, Position::new(first));
-                }
-                Ok(parked)
+                Ok(parked::parked(tx, number, None).await?)
             })
         })
         .await
@@ -264,7 +265,7 @@ impl LogReader for PostgresLog {
         order: i64,
         key: &OrderedKey,
         settled: Settled,
-    ) -> Result<Option<Position>, LogError> {
+    ) -> Result<Parked, LogError> {
         let asked = Arc::new((self.lease.clone(), key.clone(), settled));
         self.run(move |tx| {
             let asked = Arc::clone(&asked);
@@ -334,25 +335,9 @@ async fn check_lease(tx: &mut PgTx, lease: &Lease) -> Result<(), RelayError> {
     if held.is_empty() { Err(RelayError::LeaseLost) } else { Ok(()) }
 }
 
-async fn read_rows(
-    tx: &mut PgTx,
-    shard: Shard,
-    after: Position,
-    to: Position,
-    max_rows: i64,
-) -> Result<Vec<Row>, StoreError> {
-    let (after, to) = (after.number(), to.number());
-    let (count, number) = (number(shard.count()), number(shard.number()));
-    let parameters: [Parameter<'_>; 6] = [
-        (&after, Type::INT8),
-        (&to, Type::INT8),
-        (&count, Type::INT2),
-        (&number, Type::INT2),
-        (&max_rows, Type::INT8),
-        (&MAX_BYTES, Type::INT8),
-    ];
-    let rows = tx.query(COLUMNS_READ, &parameters).await?;
-    rows.iter().map(read_row).collect()
+async fn mark_at(tx: &mut PgTx, position: i64) -> Result<Option<Uuid>, StoreError> {
+    let rows = tx.query(EVENT, &[(&position, Type::INT8)]).await?;
+    Ok(rows.first().map(read_row).transpose()?.map(|row| mark(&row.event)))
 }
 
 pub(super) fn read_row(row: &tokio_postgres::Row) -> Result<Row, StoreError> {

@@ -6,7 +6,9 @@ use uuid::Uuid;
 
 use super::Row;
 use super::lanes::Numbered;
+use crate::names::MAX_NAME_BYTES;
 use crate::pools::kafka::Record;
+use crate::primitives::events::groups::DeadReason;
 use crate::primitives::events::{Data, Event};
 
 /// The header with the event's number in its lane.
@@ -42,14 +44,26 @@ const BATCH_OVERHEAD: usize = 61;
 /// How large an event's record batch is at the most, in bytes, with nothing else in it and not compressed: what a broker
 /// compares with `max.message.bytes`. None where its attributes are none.
 pub(in super::super) fn batch_bytes(event: &Event, tenant: Uuid) -> Option<usize> {
+    batch_bytes_with(event, tenant, &[])
+}
+
+/// The same of the dead letter that a group makes of it whose name is the longest.
+pub(in super::super) fn letter_batch_bytes(event: &Event, tenant: Uuid) -> Option<usize> {
+    let reason = DeadReason::Expired.as_str().len().max(DeadReason::Nacked.as_str().len());
+    batch_bytes_with(event, tenant, &[("ce_dlqgroup".len(), MAX_NAME_BYTES), ("ce_dlqreason".len(), reason)])
+}
+
+/// With more headers, whose names and values have so many bytes.
+fn batch_bytes_with(event: &Event, tenant: Uuid, more: &[(usize, usize)]) -> Option<usize> {
     let headers = headers(&event.attributes, &event.data, (SEQ, Bytes::from(u64::MAX.to_string()))).ok()?;
+    let lengths = headers.iter().map(|(name, value)| (name.len(), value.len())).chain(more.iter().copied());
     let field = |bytes: usize| varint_bytes(bytes) + bytes;
     // A byte of attributes, and the distances from the batch's time and offset, which are 0.
     let mut mostly = 3;
     mostly += field(tenant.hyphenated().to_string().len() + 1 + event.key.len());
     mostly += field(event.data.bytes().len());
-    mostly += varint_bytes(headers.len());
-    mostly += headers.iter().map(|(name, value)| field(name.len()) + field(value.len())).sum::<usize>();
+    mostly += varint_bytes(headers.len() + more.len());
+    mostly += lengths.map(|(name, value)| field(name) + field(value)).sum::<usize>();
     Some(BATCH_OVERHEAD + field(mostly))
 }
 
@@ -147,6 +161,8 @@ mod tests {
         // The record: 3, key 1 + 38, value 1 + 3, one byte for the number of headers, `ce_id` 1 + 5 + 1 + 1, and
         // `outrigger-seq` 1 + 13 + 1 + 20. Its length takes 2, the batch 61.
         assert_eq!(batch_bytes(&event, Uuid::nil()), Some(61 + 2 + 3 + 39 + 4 + 1 + 8 + 35));
+        // `ce_dlqgroup` 1 + 11 + 2 + 64, `ce_dlqreason` 1 + 12 + 1 + 7.
+        assert_eq!(letter_batch_bytes(&event, Uuid::nil()), Some(61 + 2 + 3 + 39 + 4 + 1 + 8 + 35 + 78 + 21));
         let large = Event { data: Data::Text(vec![b'x'; 10_000].into()), ..event };
         assert_eq!(batch_bytes(&large, Uuid::nil()), Some(61 + 3 + 3 + 39 + 10_003 + 1 + 8 + 35));
     }

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::kafka::{Egress, TakeoverError};
-use super::lanes::{Lanes, Numbered, Plan, Stop};
+use super::lanes::{Lanes, MAX_PARKED_KEYS_OF_TENANT, Numbered, Plan, Stop};
 use super::metrics::{RelayMetrics, ShardMetrics};
 use super::record::record;
 use super::{LogError, LogReader, ParkedRow, Row, Shard};
@@ -160,13 +160,17 @@ impl Run<'_> {
             };
             let oldest = batch.rows.first().map(|row| row.event.accepted_ms);
             self.metrics.seen(batch.rows.len(), oldest, batch.behind);
-            let is_full = batch.rows.len() >= self.limit;
+            let more = batch.more;
+            if batch.rows.is_empty() {
+                // The store answers, and Kafka is asked nothing.
+                self.backoff.reset();
+            }
             if !batch.rows.is_empty()
                 && matches!(self.transaction(&mut lanes, batch.rows).await?, Next::TakeOver)
             {
                 return Ok(());
             }
-            if !is_full {
+            if !more {
                 sleep_until(begun + self.interval).await;
             }
         }
@@ -195,7 +199,7 @@ impl Run<'_> {
                 return Ok(Next::ReadOn);
             }
         };
-        let parks = self.with_reasons(parks);
+        let parks = self.with_reasons(lanes, parks);
         if !parks.is_empty() {
             let (reader, shard) = (self.reader, self.shard);
             while self.settled(reader.park(shard, &parks).await).await?.is_none() {}
@@ -264,17 +268,24 @@ impl Run<'_> {
             "kafka refuses an event: it and its key's later ones are parked"
         );
         lanes.refuse(row)?;
+        if lanes.has_parked_tenant(&row.event.tenant) {
+            let (shard, tenant) = (self.shard.number(), row.event.tenant);
+            tracing::error!(shard, %tenant, "kafka refuses too many keys of a tenant: all of it is parked");
+        }
         self.reasons.insert(position, reason);
         self.metrics.parked_keys.set(i64::try_from(lanes.parked_keys()).unwrap_or(i64::MAX));
         Ok(())
     }
 
-    fn with_reasons(&self, rows: Vec<Row>) -> Vec<ParkedRow> {
-        let reason = |row: &Row| self.reasons.get(&row.event.position);
-        let later = || "an earlier event of its key is parked".to_owned();
-        rows.into_iter()
-            .map(|row| ParkedRow { reason: reason(&row).cloned().unwrap_or_else(later), row })
-            .collect()
+    fn with_reasons(&self, lanes: &Lanes, rows: Vec<Row>) -> Vec<ParkedRow> {
+        let reason = |row: &Row| match self.reasons.get(&row.event.position) {
+            Some(said) => said.clone(),
+            None if lanes.has_parked_tenant(&row.event.tenant) => {
+                format!("more than {MAX_PARKED_KEYS_OF_TENANT} keys of its tenant are parked in the shard")
+            }
+            None => "an earlier event of its key is parked".to_owned(),
+        };
+        rows.into_iter().map(|row| ParkedRow { reason: reason(&row), row }).collect()
     }
 
     /// Waits where trying again helps.

@@ -24,6 +24,7 @@ fn context() -> Context<'static> {
         max_event_bytes: 4096,
         max_batch: 3,
         broker: None,
+        broker_of_letters: None,
     }
 }
 

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use tokio_postgres::types::Type;
 
 use super::super::Row;
-use super::super::lanes::OrderedKey;
+use super::super::lanes::{MAX_PARKED_KEYS_OF_TENANT, OrderedKey};
 use crate::primitives::events::Position;
-use crate::store::postgres::{PgError, PgTx};
+use crate::store::postgres::{Parameter, PgError, PgTx};
 use crate::store::{Reach, Store, StoreError, Tx};
 
 /// An order, as the relay does it.
@@ -18,7 +18,7 @@ use crate::store::{Reach, Store, StoreError, Tx};
 pub struct Order {
     /// Its number.
     pub number: i64,
-    /// The key.
+    /// The key, or all keys of a tenant.
     pub key: OrderedKey,
     /// The event that is given up; none where the key's are sent.
     pub discards: Option<Position>,
@@ -46,11 +46,11 @@ pub enum Settled {
 pub struct OrderState {
     /// Its number.
     pub order: i64,
-    /// The topic of its key.
+    /// The topic of its key; empty where it is for all of a tenant's.
     pub topic: String,
     /// Whose the key is.
     pub tenant: uuid::Uuid,
-    /// The key.
+    /// The key; empty where it is for all of a tenant's.
     pub key: String,
     /// Events that Kafka has taken by it.
     pub sent: i64,
@@ -83,17 +83,23 @@ pub enum OrderError {
     NotParked(i64),
 }
 
-/// One for each key; a key whose release waits already gets no second one.
+/// One for each key; a key whose release waits already gets no second one. Where all of a tenant's is ordered that has more
+/// keys parked in a shard than are parked each for itself, it is one order for all of them, in the order of the log.
 const RELEASE: &str = "WITH keys AS ( \
          SELECT DISTINCT shard, topic, tenant_id, key FROM event_parked WHERE ($1::text IS NULL OR topic = $1) \
              AND ($2::bigint IS NULL OR (shard, topic, tenant_id, key) IN ( \
                  SELECT shard, topic, tenant_id, key FROM event_parked WHERE id = $2))), \
+     counted AS ( \
+         SELECT *, $1 IS NULL AND $2 IS NULL AND count(*) OVER (PARTITION BY shard, tenant_id) > $3 AS is_all FROM keys), \
+     wanted AS ( \
+         SELECT shard, topic, tenant_id, key FROM counted WHERE NOT is_all \
+         UNION ALL SELECT DISTINCT shard, '', tenant_id, '' FROM counted WHERE is_all), \
      waiting AS ( \
          SELECT number, shard, topic, tenant_id, key FROM event_orders WHERE done_at IS NULL AND discards IS NULL), \
      made AS ( \
-         INSERT INTO event_orders (shard, topic, tenant_id, key) SELECT shard, topic, tenant_id, key FROM keys \
+         INSERT INTO event_orders (shard, topic, tenant_id, key) SELECT shard, topic, tenant_id, key FROM wanted \
          WHERE (shard, topic, tenant_id, key) NOT IN (SELECT shard, topic, tenant_id, key FROM waiting) RETURNING number) \
-     SELECT number FROM made UNION ALL SELECT number FROM waiting JOIN keys USING (shard, topic, tenant_id, key) \
+     SELECT number FROM made UNION ALL SELECT number FROM waiting JOIN wanted USING (shard, topic, tenant_id, key) \
      ORDER BY number";
 const DISCARD: &str = "INSERT INTO event_orders (shard, topic, tenant_id, key, discards, reason) \
      SELECT shard, topic, tenant_id, key, id, $2 FROM event_parked WHERE id = $1 RETURNING number";
@@ -109,7 +115,9 @@ pub async fn release(
     let numbers = ask(store, move |tx| {
         let topic = topic.clone();
         Box::pin(async move {
-            let parameters = [(&topic as _, Type::TEXT), (&position as _, Type::INT8)];
+            let most = i64::try_from(MAX_PARKED_KEYS_OF_TENANT).unwrap_or(i64::MAX);
+            let parameters: [Parameter<'_>; 3] =
+                [(&topic, Type::TEXT), (&position, Type::INT8), (&most, Type::INT8)];
             numbers(&tx.query(RELEASE, &parameters).await?)
         })
     })

@@ -3,8 +3,9 @@
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-use super::super::lanes::OrderedKey;
+use super::super::lanes::{OrderedKey, Parked};
 use super::super::{Order, Settled, Shard, number};
+use super::parked::parked;
 use super::{MAX_BYTES, read_row};
 use crate::primitives::events::Position;
 use crate::store::StoreError;
@@ -13,15 +14,25 @@ use crate::store::postgres::{Parameter, PgError, PgTx};
 /// An event beyond what was looked through comes again: it is given up after that.
 const NEXT: &str = "SELECT number, topic, tenant_id, key, discards FROM event_orders \
      WHERE shard = $1 AND done_at IS NULL AND coalesce(discards, 0) <= $2 ORDER BY number LIMIT 1";
-const ROWS: &str = "SELECT id, floor(extract(epoch FROM accepted_at) * 1000)::bigint, tenant_id, topic, lane, key, type, \
-     attributes, form, data FROM ( \
-         SELECT *, sum(octet_length(attributes) + coalesce(octet_length(data), 0)) OVER (ORDER BY id) \
-             - octet_length(attributes) - coalesce(octet_length(data), 0) AS before \
-         FROM event_parked WHERE shard = $1 AND topic = $2 AND tenant_id = $3 AND key = $4 AND id <= $5 \
-         ORDER BY id LIMIT $6) next \
-     WHERE before < $7 ORDER BY id";
+/// Of a key, or of all keys of a tenant, whose order has no topic and no key.
+macro_rules! rows {
+    ($whose:literal) => {
+        concat!(
+            "SELECT id, floor(extract(epoch FROM accepted_at) * 1000)::bigint, tenant_id, topic, lane, key, type, \
+                 attributes, form, data FROM ( \
+                 SELECT *, sum(octet_length(attributes) + coalesce(octet_length(data), 0)) OVER (ORDER BY id) \
+                     - octet_length(attributes) - coalesce(octet_length(data), 0) AS before FROM ( \
+                     SELECT * FROM event_parked WHERE shard = $1 AND ", $whose, " AND id <= $5 ORDER BY id LIMIT $6) few) next \
+             WHERE before < $7 ORDER BY id"
+        )
+    };
+}
+const ROWS: &str = rows!("topic = $2 AND tenant_id = $3 AND key = $4");
+const ROWS_OF_TENANT: &str = rows!("tenant_id = $3 AND $2 = '' AND $4 = ''");
 const FIRST: &str =
     "SELECT min(id) FROM event_parked WHERE shard = $1 AND topic = $2 AND tenant_id = $3 AND key = $4";
+const FIRST_OF_TENANT: &str =
+    "SELECT min(id) FROM event_parked WHERE shard = $1 AND tenant_id = $3 AND $2 = '' AND $4 = ''";
 /// Said again, it finds nothing to count.
 const DELIVERED: &str = "WITH gone AS (DELETE FROM event_parked WHERE shard = $1 AND id = ANY ($2) RETURNING id) \
      UPDATE event_orders SET sent = sent + (SELECT count(*) FROM gone) WHERE number = $3";
@@ -32,6 +43,12 @@ const REFUSED: &str = "WITH told AS (UPDATE event_parked SET reason = $3 WHERE s
      UPDATE event_orders SET outcome = 'refused', done_at = now(), detail = $3 WHERE number = $4 AND done_at IS NULL";
 const RELEASED: &str =
     "UPDATE event_orders SET outcome = 'released', done_at = now() WHERE number = $1 AND done_at IS NULL";
+/// A replay sends no event that an order gave up: the order stays as long as the event.
+const FORGET: &str = "DELETE FROM event_orders WHERE number IN ( \
+         SELECT number FROM event_orders WHERE done_at < now() - interval '30 days' \
+             AND NOT EXISTS (SELECT FROM events WHERE id = discards) ORDER BY number LIMIT $1) RETURNING number";
+/// Orders that are forgotten in one transaction.
+pub(super) const FORGET_AT_ONCE: usize = 500;
 
 /// The first order that waits, and what it is about.
 pub(super) async fn next(
@@ -58,23 +75,33 @@ pub(super) async fn next(
         (&limit, Type::INT8),
         (&MAX_BYTES, Type::INT8),
     ];
+    let name = OrderedKey { topic: topic.as_str().into(), tenant, key: key.as_str().into() };
     let rows = match discards {
-        None => tx.query(ROWS, &parameters).await?.iter().map(read_row).collect::<Result<_, _>>()?,
+        None => {
+            let rows = if name.is_all() { ROWS_OF_TENANT } else { ROWS };
+            tx.query(rows, &parameters).await?.iter().map(read_row).collect::<Result<_, _>>()?
+        }
         Some(_) => Vec::new(),
     };
-    let key = OrderedKey { topic: topic.into(), tenant, key: key.into() };
+    let key = name;
     let first = first(tx, shard, &key).await?;
     Ok(Some(Order { number: order, key, discards: discards.map(Position::new), rows, first }))
 }
 
-/// Keeps what became of an order; the key's first position that is parked.
+/// Forgets some of the orders that were done long ago; how many.
+pub(super) async fn forget(tx: &mut PgTx) -> Result<usize, StoreError> {
+    let most = i64::try_from(FORGET_AT_ONCE).unwrap_or(i64::MAX);
+    Ok(tx.query(FORGET, &[(&most, Type::INT8)]).await?.len())
+}
+
+/// Keeps what became of an order; what is still parked of the key's tenant.
 pub(super) async fn settle(
     tx: &mut PgTx,
     shard: Shard,
     order: i64,
     key: &OrderedKey,
     settled: &Settled,
-) -> Result<Option<Position>, StoreError> {
+) -> Result<Parked, StoreError> {
     let shard = number(shard.number());
     match settled {
         Settled::Delivered(positions) => {
@@ -101,14 +128,14 @@ pub(super) async fn settle(
             tx.query(RELEASED, &[(&order, Type::INT8)]).await?;
         }
     }
-    first(tx, shard, key).await
+    parked(tx, shard, Some(key.tenant)).await
 }
 
 async fn first(tx: &mut PgTx, shard: i16, key: &OrderedKey) -> Result<Option<Position>, StoreError> {
     let (topic, name) = (&*key.topic, &*key.key);
     let parameters: [Parameter<'_>; 4] =
         [(&shard, Type::INT2), (&topic, Type::TEXT), (&key.tenant, Type::UUID), (&name, Type::TEXT)];
-    let rows = tx.query(FIRST, &parameters).await?;
+    let rows = tx.query(if key.is_all() { FIRST_OF_TENANT } else { FIRST }, &parameters).await?;
     let first: Option<i64> = rows.first().ok_or(PgError::Ended)?.try_get(0).map_err(PgError::of_row)?;
     Ok(first.map(Position::new))
 }

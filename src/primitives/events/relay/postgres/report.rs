@@ -1,5 +1,5 @@
-//! What one relay of the fleet says for all: to publishers what Kafka takes, to operators how far behind groups and
-//! topics are.
+//! What one relay of the fleet does for all: it says to publishers what Kafka takes, to operators how far behind groups and
+//! topics are, and forgets orders that were done long ago.
 //!
 //! Whoever has the lease says it, so that nothing is counted twice. Labels are names of policy, and one word for all groups
 //! that consumers named.
@@ -14,11 +14,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::{kafka, number};
 use super::ordered::ask;
-use crate::leases::{Leases, Owner};
+use super::orders;
+use crate::leases::{Lease, Leases, Owner};
 use crate::policy::PolicySource;
 use crate::pools::kafka::{Kafka, largest_batches};
-use crate::primitives::events::EventsPolicy;
 use crate::primitives::events::push::GROUP_PREFIX;
+use crate::primitives::events::{EventsPolicy, Topic};
 use crate::store::postgres::{Parameter, PgError};
 use crate::store::{Store, StoreError};
 use crate::tasks::Tasks;
@@ -30,6 +31,8 @@ const LEASE: Duration = Duration::from_secs(45);
 const ROUND: Duration = Duration::from_secs(15);
 /// How often the brokers are asked what they take.
 const ASK_KAFKA: Duration = Duration::from_secs(60);
+/// How often old orders are looked for.
+const FORGET_ORDERS: Duration = Duration::from_secs(600);
 /// The label of every group that consumers named: their names have no bound.
 const CONSUMERS: &str = "consumers";
 
@@ -45,12 +48,16 @@ const GROUPS: &str = "SELECT topic, name, count(*), floor(extract(epoch FROM min
          SELECT accepted_at FROM events WHERE events.tenant_id = kept.tenant_id AND events.topic = kept.topic \
              AND events.id > kept.position ORDER BY id LIMIT 1) unseen \
      WHERE accepted_at < now() - interval '10 s' GROUP BY topic, name";
-/// Relays say every 5 s how far they are; what is younger may be there already.
-const TOPICS: &str = "SELECT topic, count(*), floor(extract(epoch FROM min(accepted_at)))::bigint FROM ( \
-         SELECT topic, accepted_at FROM events LEFT JOIN event_relays ON shard = lane % $1 \
-         WHERE id > (SELECT coalesce(min(position), 0) FROM event_relays) AND id > coalesce(position, 0) \
-             AND accepted_at < now() - interval '10 s' LIMIT 100000) waiting \
-     GROUP BY topic";
+/// Relays say every 5 s how far they are; what is younger may be there already. What is looked through begins behind the shard that is
+/// the least far, and where that stands still it hides how far the others are behind it: each shard's own gauges say that.
+const TOPICS: &str = "SELECT topic, count(*), floor(extract(epoch FROM min(accepted_at)))::bigint \
+     FROM events LEFT JOIN event_relays ON shard = lane % $1 \
+     WHERE id >= $2 AND id < $3 AND id > coalesce(position, 0) AND accepted_at < now() - interval '10 s' GROUP BY topic";
+/// The first event that a relay may not have delivered.
+const FIRST: &str = "SELECT (SELECT id FROM events WHERE id > least ORDER BY id LIMIT 1) \
+     FROM (SELECT coalesce(min(position), 0) AS least FROM event_relays) relays";
+/// Positions that are looked through for what is not delivered.
+const LOOKED_THROUGH: i64 = 250_000;
 
 /// Gauges of the whole fleet.
 pub(in super::super::super) struct FleetMetrics {
@@ -77,7 +84,7 @@ impl FleetMetrics {
             )?,
             undelivered: registry.gauges(
                 "outrigger_events_topic_undelivered_count",
-                "Events of 10 s ago or before that are not in Kafka, 100,000 at the most. Said by one relay of the fleet.",
+                "Events of 10 s ago or before that are not in Kafka, of 250,000 in the log at the most. Said by one relay of the fleet.",
                 &["topic"],
             )?,
             oldest_undelivered: registry.gauges(
@@ -105,6 +112,7 @@ pub(in super::super::super) struct Report {
     metrics: FleetMetrics,
     shards: u16,
     asked_kafka: Option<Instant>,
+    forgot_orders: Option<Instant>,
     /// The labels that are shown: one that policy no longer has goes.
     shown: BTreeSet<(String, String)>,
 }
@@ -123,8 +131,8 @@ impl Report {
         tasks: &Tasks,
     ) {
         let leases = Leases::new(log.clone(), Owner::of_this_process());
-        let report =
-            Self { log, kafka, policies, metrics, shards, asked_kafka: None, shown: BTreeSet::new() };
+        let (asked_kafka, forgot_orders, shown) = (None, None, BTreeSet::new());
+        let report = Self { log, kafka, policies, metrics, shards, asked_kafka, forgot_orders, shown };
         let stopping = tasks.stopping().clone();
         tasks.spawn("relay report", async move { report.run(&leases, &stopping).await });
     }
@@ -136,7 +144,10 @@ impl Report {
                 Ok(lease) => {
                     held = lease;
                     match &held {
-                        Some(_) => self.say().await,
+                        Some(lease) => {
+                            self.say().await;
+                            self.forget_orders(lease).await;
+                        }
                         None => self.metrics.clear(),
                     }
                 }
@@ -166,12 +177,33 @@ impl Report {
         }
     }
 
+    async fn forget_orders(&mut self, lease: &Lease) {
+        if self.forgot_orders.is_some_and(|forgot| forgot.elapsed() < FORGET_ORDERS) {
+            return;
+        }
+        while lease.holds() {
+            match ask(&self.log, |tx| Box::pin(orders::forget(tx))).await {
+                Ok(orders::FORGET_AT_ONCE) => {}
+                Ok(_) => {
+                    self.forgot_orders = Some(Instant::now());
+                    return;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "orders for parked keys that were done long ago are not forgotten");
+                    return;
+                }
+            }
+        }
+    }
+
     /// Reads what Kafka takes in each topic, and keeps it for publishers.
     async fn tell_limits(&self) -> Result<(), String> {
         let policies = self.policies.current();
         let topics = policies.get::<EventsPolicy>().into_iter().flat_map(EventsPolicy::topics);
-        let names: Vec<(String, u16)> =
-            topics.map(|topic| (topic.name.to_string(), topic.lanes.get())).collect();
+        let both = |topic: &'_ Arc<Topic>| {
+            [&topic.name, &topic.dead_letters].map(|name| (name.to_string(), topic.lanes.get()))
+        };
+        let names: Vec<(String, u16)> = topics.flat_map(both).collect();
         let asked: Vec<(&str, u16)> = names.iter().map(|(name, lanes)| (name.as_str(), *lanes)).collect();
         let wanted = kafka::topics(&self.kafka, &asked, self.shards);
         let largest = largest_batches(&self.kafka, &wanted).await.map_err(|error| error.to_string())?;
@@ -207,7 +239,13 @@ impl Report {
                     .iter()
                     .map(|row| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?)))
                     .collect();
-                let topics = tx.query(TOPICS, &[(&shards, Type::INT2)]).await?;
+                let first = tx.query(FIRST, &[]).await?;
+                let first: Option<i64> =
+                    first.first().ok_or(PgError::Ended)?.try_get(0).map_err(PgError::of_row)?;
+                let first = first.unwrap_or(i64::MAX - LOOKED_THROUGH);
+                let parameters: [Parameter<'_>; 3] =
+                    [(&shards, Type::INT2), (&first, Type::INT8), (&(first + LOOKED_THROUGH), Type::INT8)];
+                let topics = tx.query(TOPICS, &parameters).await?;
                 let topics: Result<Vec<(String, i64, i64)>, tokio_postgres::Error> = topics
                     .iter()
                     .map(|row| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?)))

@@ -13,13 +13,16 @@ use crate::primitives::events::Position;
 
 /// How often orders are looked for.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long orders are done before what is not parked goes on.
+const ORDERS_FOR: Duration = Duration::from_secs(1);
 /// Rows of one transaction; their positions stand in the cursor.
 pub(super) const MAX_RELEASED: usize = 500;
 
 impl Run<'_> {
-    /// Does the next step of an order, where it is time to look and there is one.
+    /// Does the next steps of orders, where it is time to look and there are some.
     pub(super) async fn orders(&mut self, lanes: &mut Lanes) -> Result<Next, ShardEnd> {
-        while self.look_for_orders <= Instant::now() {
+        let until = Instant::now() + ORDERS_FOR;
+        while self.look_for_orders <= Instant::now() && Instant::now() < until {
             let found = self.reader.order(self.shard, lanes.position(), self.release_limit).await;
             let order = match found {
                 Ok(Some(order)) => order,
@@ -155,13 +158,13 @@ impl Run<'_> {
         settled: Settled,
     ) -> Result<(), ShardEnd> {
         let (reader, shard) = (self.reader, self.shard);
-        let first = loop {
+        let left = loop {
             let answer = reader.settle(shard, number, key, settled.clone()).await;
-            if let Some(first) = self.settled(answer).await? {
-                break first;
+            if let Some(left) = self.settled(answer).await? {
+                break left;
             }
         };
-        lanes.settled(key, first);
+        lanes.settled(key, left);
         self.metrics.parked_keys.set(i64::try_from(lanes.parked_keys()).unwrap_or(i64::MAX));
         Ok(())
     }

@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 
 use uuid::Uuid;
 
-use super::super::{Cursor, LaneName, Lanes, OrderedKey};
+use super::super::{Cursor, LaneName, Lanes, OrderedKey, Parked};
 use crate::primitives::events::Position;
 use crate::primitives::events::relay::rows::row;
-use crate::primitives::events::relay::{Origin, Row};
+use crate::primitives::events::relay::{Origin, Row, Shard};
 use relay::Relay;
 
 /// An event that a writer writes.
@@ -32,6 +32,14 @@ pub(super) struct Scenario {
     pub(super) raise: bool,
     /// Releases of the key `a` that an operator orders, at any time that something of it is parked.
     pub(super) orders: u8,
+    /// Shards of the log; the model has the relays of the first.
+    pub(super) shards: u16,
+    /// Positions that a relay looks through at once.
+    pub(super) step: i64,
+    /// Keys that are parked each for itself, of all.
+    pub(super) most_of_tenant: usize,
+    /// Whether an order is for all that is parked.
+    pub(super) order_is_all: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +60,10 @@ pub(super) enum Mutation {
     ReleaseAheadOfCursor,
     ReleaseSettledBeforeCommit,
     ReleasedKeyGoesOnAtOnce,
+    PassedWithoutFloors,
+    PassedWhatWasRead,
+    TenantGoesOnAtOnce,
+    TenantGoesOnWithoutKeys,
 }
 
 /// A writer's place in `SELECT lock(last_value)`, `INSERT ... nextval`, `COMMIT`, transaction by transaction.
@@ -104,6 +116,10 @@ pub(super) struct World {
     orders: u8,
     /// An order waits for a relay.
     ordered: bool,
+    shard: Shard,
+    step: i64,
+    most_of_tenant: usize,
+    order_is_all: bool,
 }
 
 impl World {
@@ -125,6 +141,10 @@ impl World {
             raise: scenario.raise,
             orders: scenario.orders,
             ordered: false,
+            shard: Shard::new(0, scenario.shards),
+            step: scenario.step,
+            most_of_tenant: scenario.most_of_tenant,
+            order_is_all: scenario.order_is_all,
         }
     }
 
@@ -287,7 +307,10 @@ impl World {
     }
 
     fn is_settled(&self, position: i64) -> bool {
-        self.parked.contains(&position) || self.kafka.log.iter().any(|record| record.position == position)
+        let is_ours = self.rows.get(&position).is_none_or(|event| self.shard.holds(event.lane));
+        !is_ours
+            || self.parked.contains(&position)
+            || self.kafka.log.iter().any(|record| record.position == position)
     }
 
     fn real_row(position: i64, event: &Event) -> Row {
@@ -298,12 +321,12 @@ impl World {
         Origin { epoch: Uuid::nil(), previous: None, last: Position::new(self.last), mark: None }
     }
 
-    fn parked_keys(&self) -> BTreeMap<OrderedKey, Position> {
+    fn parked_keys(&self) -> Parked {
         let mut keys = BTreeMap::new();
         for position in &self.parked {
             let key = OrderedKey::of(&Self::real_row(*position, &self.rows[position]));
             keys.entry(key).or_insert(Position::new(*position));
         }
-        keys
+        Parked::new(keys, self.most_of_tenant)
     }
 }

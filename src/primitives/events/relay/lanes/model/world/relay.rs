@@ -2,11 +2,9 @@
 
 mod release;
 
-use super::{Cursor, Event, Lanes, Mutation, Record, World};
+use super::{Cursor, Event, Lanes, Mutation, Parked, Record, World};
 use crate::primitives::events::Position;
-use crate::primitives::events::relay::Shard;
-
-const SHARD: fn() -> Shard = || Shard::new(0, 1);
+use crate::primitives::events::relay::passed::Passed;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Step {
@@ -30,11 +28,13 @@ pub(super) struct Relay {
     /// Nobody has fenced its producer.
     unfenced: bool,
     lanes: Option<Lanes>,
+    /// What it has looked through, as long as it has the lease.
+    passed: Passed,
 }
 
 impl Default for Relay {
     fn default() -> Self {
-        Self { step: Step::Idle, leased: false, unfenced: false, lanes: None }
+        Self { step: Step::Idle, leased: false, unfenced: false, lanes: None, passed: Passed::NOTHING }
     }
 }
 
@@ -123,9 +123,11 @@ pub(super) fn steps(world: &World, who: usize, mutation: Mutation, steps: &mut V
 }
 
 fn read_cursor(world: &mut World, who: usize, mutation: Mutation) {
-    let parked =
-        if mutation == Mutation::ParkedKeysForgotten { Default::default() } else { world.parked_keys() };
-    let lanes = Lanes::take_over(SHARD(), &world.origin(), world.kafka.cursor.clone(), parked);
+    let parked = match mutation {
+        Mutation::ParkedKeysForgotten => Parked::new(Default::default(), world.most_of_tenant),
+        _ => world.parked_keys(),
+    };
+    let lanes = Lanes::take_over(world.shard, &world.origin(), world.kafka.cursor.clone(), parked);
     world.relays[who].lanes = Some(lanes.unwrap());
 }
 
@@ -147,12 +149,17 @@ fn given_up(mut world: World, who: usize, mutation: Mutation) -> World {
 fn read(world: &mut World, who: usize, mutation: Mutation) {
     let floor = world.floors.iter().flatten().copied().min().unwrap_or(i64::MAX);
     let position = world.relays[who].lanes.as_ref().map_or(0, |lanes| lanes.position().number());
-    let rows = |limit: i64| -> Vec<(i64, Event)> {
-        if limit <= position {
-            return Vec::new();
-        }
-        world.rows.range(position + 1..=limit).map(|(position, event)| (*position, *event)).collect()
+    let from = world.relays[who].passed.go_on(Position::new(position)).number();
+    // Of everyone, in the next step; the relay goes on behind it where nothing in it is its shard's.
+    let seen = |limit: i64| -> Vec<(i64, Event)> {
+        let next = world.rows.range(from + 1..).take_while(|(position, _)| **position <= limit);
+        let end = next.clone().next().map_or(from, |(first, _)| first.saturating_add(world.step - 1));
+        next.map(|(position, event)| (*position, *event))
+            .take_while(|(position, _)| *position <= end)
+            .collect()
     };
+    let ours = |(_, event): &(i64, Event)| world.shard.holds(event.lane);
+    let rows = |limit: i64| -> Vec<(i64, Event)> { seen(limit).into_iter().filter(ours).collect() };
     let step = match world.relays[who].step.clone() {
         Step::Ready if mutation == Mutation::FloorsBeforeLastNumber => Step::LastRead(floor),
         Step::Ready => Step::LastRead(world.last),
@@ -164,7 +171,16 @@ fn read(world: &mut World, who: usize, mutation: Mutation) {
             Step::LimitKnown { last: world.last, limit: world.last.min(floor) }
         }
         Step::LastRead(last) => Step::LimitKnown { last, limit: last.min(floor) },
-        Step::LimitKnown { last, limit } => plan(world, who, last, rows(limit), mutation),
+        Step::LimitKnown { last, limit } => {
+            let found = rows(limit);
+            let passed = seen(if mutation == Mutation::PassedWithoutFloors { last } else { limit });
+            if let Some((end, _)) = passed.last()
+                && (found.is_empty() || mutation == Mutation::PassedWhatWasRead)
+            {
+                world.relays[who].passed.pass(Position::new(from), Position::new(*end));
+            }
+            plan(world, who, last, found, mutation)
+        }
         Step::RowsRead { last, rows } => {
             let rows = rows.into_iter().filter(|(position, _)| *position <= floor).collect();
             plan(world, who, last, rows, mutation)

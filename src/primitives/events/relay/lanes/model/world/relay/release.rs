@@ -1,6 +1,6 @@
 //! An operator's order: one parked event after the other, then the store forgets it.
 
-use super::super::{Cursor, Mutation, Record, World};
+use super::super::{Cursor, Mutation, Parked, Record, World};
 use super::{Step, aborted, given_up};
 use crate::primitives::events::Position;
 use crate::primitives::events::relay::lanes::{Lanes, OrderedKey};
@@ -29,7 +29,8 @@ pub(super) fn begin(world: &World, who: usize, mutation: Mutation) -> Option<Wor
         return None;
     }
     let row = World::real_row(first, &world.rows[&first]);
-    let mut plan = lanes.plan_release(ORDER, &OrderedKey::of(&row), vec![row]).unwrap();
+    let key = if world.order_is_all { OrderedKey::all_of(row.event.tenant) } else { OrderedKey::of(&row) };
+    let mut plan = lanes.plan_release(ORDER, &key, vec![row]).unwrap();
     lanes.committed.position = cursor;
     plan.cursor.position = cursor;
     if mutation == Mutation::ReleaseNotInCursor {
@@ -90,15 +91,21 @@ pub(super) fn settle(mut world: World, who: usize, position: i64, mutation: Muta
     }
     world.parked.retain(|parked| *parked != position);
     let key = OrderedKey::of(&World::real_row(position, &world.rows[&position]));
-    let left = of_key(&world).next().map(Position::new);
-    let left = left.filter(|_| mutation != Mutation::ReleasedKeyGoesOnAtOnce);
+    let nothing = Parked::new(Default::default(), world.most_of_tenant);
+    let left = match mutation {
+        Mutation::ReleasedKeyGoesOnAtOnce => nothing,
+        Mutation::TenantGoesOnAtOnce if world.parked_keys().has_tenant(&key.tenant) => nothing,
+        Mutation::TenantGoesOnWithoutKeys if !world.parked_keys().has_tenant(&key.tenant) => nothing,
+        _ => world.parked_keys(),
+    };
     let relay = &mut world.relays[who];
     relay.lanes.as_mut().unwrap().settled(&key, left);
     relay.step = Step::Ready;
     world
 }
 
-/// What is parked of the key that is ordered.
+/// What is parked of the key that is ordered, or of all.
 fn of_key(world: &World) -> impl Iterator<Item = i64> {
-    world.parked.iter().copied().filter(|position| world.rows[position].key == "a")
+    let is_ordered = |position: &i64| world.order_is_all || world.rows[position].key == "a";
+    world.parked.iter().copied().filter(is_ordered)
 }
