@@ -398,7 +398,9 @@ fn limited(directory: &std::path::Path, limit: &str) -> std::path::PathBuf {
     std::fs::create_dir(&policies).unwrap();
     let shipped = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("policies");
     std::fs::copy(shipped.join("access.yaml"), policies.join("access.yaml")).unwrap();
-    let events = format!("kind: events\nlimits:\n  tiers:\n    free: {{{limit}}}\ntopics:\n  leads: {{max_batch: 1}}\n");
+    let events = format!(
+        "kind: events\nlimits:\n  tiers:\n    free: {{{limit}}}\ntopics:\n  leads: {{max_batch: 1}}\n"
+    );
     std::fs::write(policies.join("events.yaml"), events).unwrap();
     let config = embedded_config(directory, "store: embedded\nevents: {}\n");
     let text = std::fs::read_to_string(&config).unwrap();

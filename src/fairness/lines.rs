@@ -32,6 +32,12 @@ impl<J> Lines<J> {
         self.jobs == 0
     }
 
+    /// How many tenants have one that waits.
+    #[must_use]
+    pub fn tenants(&self) -> usize {
+        self.turns.len()
+    }
+
     /// How many of a tenant's do.
     #[must_use]
     pub fn len_of(&self, tenant: Uuid) -> usize {

@@ -26,8 +26,12 @@ use crate::tasks::Tasks;
 
 /// Callers in one transaction at the most.
 const MAX_CALLERS: usize = 256;
-/// Their events together at the most, in bytes; one caller's always go.
-const MAX_BYTES: u64 = 4 * 1024 * 1024;
+/// What their events cost together at the most, where other tenants wait and where none does; one caller's always go. The keys of
+/// a thousand take up to a quarter of a second where they are not in memory.
+const MAX_COST: u64 = 4 * 1024 * 1024;
+const MAX_COST_ALONE: u64 = 16 * 1024 * 1024;
+/// What an event costs, in bytes, beside its own.
+const EVENT_COST: u64 = 4096;
 /// Callers that wait, and their events.
 const ROOM: Bounds = Bounds { calls: 8192, bytes: 256 * 1024 * 1024, share: 4 };
 /// Transactions under way at the most, of which one writes and the others commit.
@@ -188,11 +192,12 @@ impl Publisher {
         place: Place,
     ) -> Result<Appended, PublishError> {
         let (answer, answered) = oneshot::channel();
-        let (tenant, bytes) = (*permit.tenant().as_uuid(), place.bytes());
+        let tenant = *permit.tenant().as_uuid();
+        let cost = place.bytes() + EVENT_COST * batch.len() as u64;
         let job = Job { batch, caller: Caller { permit, came: Instant::now(), answer, _place: place } };
         let starts = {
             let mut queue = self.queue.lock();
-            queue.jobs.push(tenant, bytes, job);
+            queue.jobs.push(tenant, cost, job);
             !std::mem::replace(&mut queue.running, true)
         };
         if starts {
@@ -205,7 +210,8 @@ impl Publisher {
     /// What the next transaction takes; nothing where nobody waits, and then nobody runs.
     fn next(&self) -> Vec<Job> {
         let mut queue = self.queue.lock();
-        let jobs = queue.jobs.take(MAX_CALLERS, MAX_BYTES);
+        let max_cost = if queue.jobs.tenants() > 1 { MAX_COST } else { MAX_COST_ALONE };
+        let jobs = queue.jobs.take(MAX_CALLERS, max_cost);
         if jobs.is_empty() {
             queue.running = false;
         }

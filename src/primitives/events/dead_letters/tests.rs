@@ -11,6 +11,7 @@ use crate::primitives::events::groups::{LeaseTime, MaxDeliveries};
 use crate::primitives::events::read::{Scan, page};
 use crate::primitives::events::{Logged, append_all};
 use crate::store::bench::Stores;
+use crate::store::sqlite::Adds;
 use crate::telemetry::Registry;
 
 const TOPICS: &str = "  leads: {groups: {max_attempts: 1}}\n";
@@ -49,7 +50,7 @@ impl<'s> Dying<'s> {
     async fn group(&self, tenant: u128, name: &str) -> Group {
         let consumer = self.callers.consumer(tenant, "leads").await;
         let group = Group::new(consumer, self.callers.topic("leads"), Name::parse(name).unwrap()).unwrap();
-        let dying = group.run(self.store, 0, |group, tx| {
+        let dying = group.run(self.store, Adds::Nothing, |group, tx| {
             Box::pin(async move {
                 let (mut state, mut row) = group.load(tx).await?;
                 let (max, lease) = (MaxDeliveries::new(1000).unwrap(), LeaseTime::new(1000).unwrap());

@@ -164,7 +164,7 @@ impl State {
 
     /// Of each receipt the entry whose lease it proves.
     fn proved(&self, Receipts(texts): Receipts<'_>) -> Vec<Option<usize>> {
-        let lease = |text: &Box<str>| Receipt::parse(text).filter(|receipt| receipt.mark == self.mark);
+        let lease = |text: &str| Receipt::parse(text).filter(|receipt| receipt.mark == self.mark);
         let mut wanted: Vec<_> = texts
             .iter()
             .enumerate()
