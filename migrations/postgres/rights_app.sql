@@ -16,3 +16,8 @@ GRANT SELECT, INSERT, UPDATE (owner, epoch, until) ON leases TO {app};
 ALTER TABLE leases ENABLE ROW LEVEL SECURITY;
 DROP POLICY IF EXISTS sidecars ON leases;
 CREATE POLICY sidecars ON leases TO {app} USING (name NOT LIKE 'relay/%');
+GRANT SELECT ON usage_hourly, usage_daily TO {app};
+GRANT EXECUTE ON FUNCTION outrigger_make_usage_day(date),
+    outrigger_usage_insert(uuid[], text[], timestamptz[], numeric[], text[], text[], date[], bigint[], uuid[], bigint[]),
+    outrigger_usage_add(uuid[], text[], text[], text[], timestamptz[], numeric[], bigint[]),
+    outrigger_usage_add_days(uuid[], text[], text[], text[], date[], numeric[], bigint[]) TO {app};

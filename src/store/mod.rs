@@ -12,5 +12,10 @@ mod tx;
 pub use tx::{Reach, Store, StoreError, Tx};
 
 /// The tables of `durable.db`.
-pub const DURABLE: &[sqlite::Migrations] =
-    &[("store", &[include_str!("../../migrations/sqlite/001_events.sql")])];
+pub const DURABLE: &[sqlite::Migrations] = &[(
+    "store",
+    &[
+        include_str!("../../migrations/sqlite/001_events.sql"),
+        include_str!("../../migrations/sqlite/002_usage.sql"),
+    ],
+)];

@@ -120,6 +120,23 @@ pub struct Sum {
 }
 
 impl Sum {
+    /// What a sum's text says, as [`fmt::Display`] writes it or PostgreSQL does.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (is_negative, rest) = match text.strip_prefix('-') {
+            Some(rest) => (true, rest),
+            None => (false, text),
+        };
+        let (whole, fraction) = rest.split_once('.').unwrap_or((rest, "0"));
+        let is_wrong =
+            |digits: &str| digits.is_empty() || !digits.bytes().all(|digit| digit.is_ascii_digit());
+        if is_wrong(whole) || is_wrong(fraction) || fraction.len() > DECIMALS {
+            return None;
+        }
+        let (whole, nanos): (i128, i64) = (whole.parse().ok()?, format!("{fraction:0<9}").parse().ok()?);
+        Some(if is_negative { Self { whole: -whole, nanos: -nanos } } else { Self { whole, nanos } })
+    }
+
     /// The part before the point, and that after it in units of 10⁻⁹, of the same sign.
     pub(super) fn parts(self) -> (i128, i64) {
         (self.whole, self.nanos)
@@ -214,6 +231,7 @@ mod tests {
         #[test]
         fn what_is_shown_is_read_again(amount in amounts()) {
             prop_assert_eq!(Amount::parse(&amount.to_string()), Ok(amount));
+            prop_assert_eq!(Sum::parse(&amount.to_string()), Some(Sum::from(amount)));
         }
 
         #[test]

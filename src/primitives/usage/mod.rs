@@ -1,6 +1,9 @@
 //! Usage: points counted once, and exact totals of them.
 
 mod amount;
+#[cfg(test)]
+mod conformance;
+mod count;
 mod day;
 mod group;
 mod key;
@@ -8,8 +11,10 @@ mod policy;
 mod postgres;
 mod record;
 mod rollup;
+mod sqlite;
 
 pub use amount::{Amount, AmountError, Sum};
+pub use count::{Call, Counter, count};
 pub use day::Day;
 pub use group::{Known, Settled, Verdict, settle};
 pub use key::{PointKey, fingerprint};

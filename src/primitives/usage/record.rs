@@ -78,6 +78,16 @@ pub struct Point {
     pub metadata: Option<Box<str>>,
 }
 
+impl Point {
+    /// Its tags as a JSON object; nothing where it has none.
+    #[must_use]
+    pub fn tags_text(&self) -> Option<String> {
+        let tags: serde_json::Map<_, _> =
+            self.tags.iter().map(|(name, value)| (name.to_string(), (**value).into())).collect();
+        (!tags.is_empty()).then(|| serde_json::Value::Object(tags).to_string())
+    }
+}
+
 /// A field that is wrong, and what would be right.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wrong {

@@ -12,9 +12,10 @@ use crate::config::{PostgresConfig, PostgresRole, host_and_port, is_loopback};
 const STEPS: &[(i64, &str, &str)] = &[
     (1, "store", include_str!("../../../migrations/postgres/0001_store.sql")),
     (2, "events", include_str!("../../../migrations/postgres/0002_events.sql")),
+    (3, "usage", include_str!("../../../migrations/postgres/0003_usage.sql")),
 ];
 /// The version that this program needs; one more is accepted, since migrations first add and only later take away.
-pub(super) const KNOWN: i64 = 2;
+pub(super) const KNOWN: i64 = 3;
 
 /// What the roles of the configuration may do, said anew at each migration. `{app}` and `{relay}` are their names.
 const APP_RIGHTS: &str = include_str!("../../../migrations/postgres/rights_app.sql");

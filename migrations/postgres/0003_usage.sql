@@ -1,0 +1,184 @@
+-- Usage: points counted once, and their sums.
+
+-- Which keys were counted. A row is a hash and says nothing of whose it is; the application reads it through the functions
+-- below alone, so that no policy is needed.
+CREATE TABLE usage_dedupe (
+    -- Of the point's time, UTC.
+    day date NOT NULL,
+    -- Orders keys as their clients made them: an index of keys without an order costs five times as much.
+    place bigint NOT NULL,
+    -- The first half of SHA-256 over tenant, metric, day and key.
+    hash uuid NOT NULL,
+    -- By which another point under the same key is seen.
+    fingerprint bigint NOT NULL
+) PARTITION BY RANGE (day);
+
+-- Every point, as it came: for reporting tools and for reconciling. Without row-level security, which TimescaleDB does not
+-- compress; the application has no right to it.
+CREATE TABLE usage_events (
+    time timestamptz NOT NULL,
+    tenant_id uuid NOT NULL,
+    metric text COLLATE "C" NOT NULL,
+    value numeric(38, 9) NOT NULL,
+    tags jsonb,
+    metadata jsonb
+) PARTITION BY RANGE (time);
+
+-- Sums by UTC hour, and by day of the policy's time zone: of all together (tag ''), and of each value of the tags by which the
+-- metric can be grouped ('' of points without the tag). A sum of values that fit numeric(38, 9) may not.
+CREATE TABLE usage_hourly (
+    tenant_id uuid NOT NULL,
+    metric text COLLATE "C" NOT NULL,
+    tag text COLLATE "C" NOT NULL,
+    start timestamptz NOT NULL,
+    tag_value text COLLATE "C" NOT NULL,
+    value numeric NOT NULL,
+    count bigint NOT NULL,
+    PRIMARY KEY (tenant_id, metric, tag, start, tag_value)
+) WITH (fillfactor = 70);
+CREATE TABLE usage_daily (
+    tenant_id uuid NOT NULL,
+    metric text COLLATE "C" NOT NULL,
+    tag text COLLATE "C" NOT NULL,
+    start date NOT NULL,
+    tag_value text COLLATE "C" NOT NULL,
+    value numeric NOT NULL,
+    count bigint NOT NULL,
+    PRIMARY KEY (tenant_id, metric, tag, start, tag_value)
+) WITH (fillfactor = 70);
+ALTER TABLE usage_hourly ENABLE ROW LEVEL SECURITY;
+ALTER TABLE usage_hourly FORCE ROW LEVEL SECURITY;
+ALTER TABLE usage_daily ENABLE ROW LEVEL SECURITY;
+ALTER TABLE usage_daily FORCE ROW LEVEL SECURITY;
+CREATE POLICY own ON usage_hourly FOR SELECT
+    USING (tenant_id = (SELECT nullif(current_setting('app.tenant_id', true), '')::uuid));
+CREATE POLICY own ON usage_daily FOR SELECT
+    USING (tenant_id = (SELECT nullif(current_setting('app.tenant_id', true), '')::uuid));
+-- The functions below are the owner's.
+CREATE POLICY sums ON usage_hourly TO CURRENT_USER USING (true) WITH CHECK (true);
+CREATE POLICY sums ON usage_daily TO CURRENT_USER USING (true) WITH CHECK (true);
+
+-- Raises where one of these is not a tenant that this transaction's permits named.
+CREATE FUNCTION outrigger_check_tenants(tenants uuid[]) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF NOT tenants <@ (coalesce(nullif(current_setting('app.writes_for', true), '')::uuid[], '{}')
+        || coalesce(ARRAY[nullif(current_setting('app.tenant_id', true), '')::uuid], '{}'))
+    THEN
+        RAISE EXCEPTION 'usage of a tenant that no permit named' USING ERRCODE = 'insufficient_privilege';
+    END IF;
+END
+$$;
+
+-- Makes the partitions of a day; nothing where they are there. Days of the last 100 and of the next 10 alone.
+CREATE FUNCTION outrigger_make_usage_day(day date) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+SET TimeZone = 'UTC'
+AS $$
+DECLARE
+    suffix text := to_char(day::timestamp, 'YYYYMMDD');
+    events text := 'usage_events_' || suffix;
+    dedupe text := 'usage_dedupe_' || suffix;
+BEGIN
+    IF day NOT BETWEEN current_date - 100 AND current_date + 10 THEN
+        RAISE EXCEPTION 'no usage is kept of %', day USING ERRCODE = 'check_violation';
+    END IF;
+    -- One at a time; who comes second finds it done.
+    PERFORM pg_advisory_xact_lock(1869968499, 1);
+    IF to_regclass('public.' || dedupe) IS NOT NULL THEN
+        RETURN false;
+    END IF;
+    -- Made apart and attached: made in place it would lock the tables against everyone.
+    EXECUTE format('CREATE TABLE public.%I (LIKE public.usage_events INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', events);
+    EXECUTE format('CREATE INDEX %I ON public.%I USING brin (time) WITH (pages_per_range = 32, autosummarize = on)',
+        events || '_by_time', events);
+    EXECUTE format('ALTER TABLE public.usage_events ATTACH PARTITION public.%I FOR VALUES FROM (%L) TO (%L)',
+        events, day, day + 1);
+    EXECUTE format('CREATE TABLE public.%I (LIKE public.usage_dedupe INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', dedupe);
+    EXECUTE format('CREATE UNIQUE INDEX %I ON public.%I (place, hash)', dedupe || '_keys', dedupe);
+    EXECUTE format('ALTER TABLE public.usage_dedupe ATTACH PARTITION public.%I FOR VALUES FROM (%L) TO (%L)',
+        dedupe, day, day + 1);
+    RETURN true;
+END
+$$;
+
+-- Counts points whose keys are all new, and returns nothing. Where some are known nothing is written, and each of those is
+-- returned: its place in the list, from 1, and the fingerprint of the point that has its key. Keys come sorted, so that no two
+-- transactions wait for each other.
+--
+-- Indexes alone, and no plan that is made anew: one that is made while a day's partition is empty would read it whole for as long
+-- as its session lasts.
+CREATE FUNCTION outrigger_usage_insert(
+    tenants uuid[], metrics text[], times timestamptz[], amounts numeric[], tags text[], metadata text[],
+    days date[], places bigint[], hashes uuid[], fingerprints bigint[]
+) RETURNS TABLE (held integer, held_fingerprint bigint)
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+SET TimeZone = 'UTC'
+SET enable_seqscan = off
+SET enable_bitmapscan = off
+SET jit = off
+AS $$
+BEGIN
+    PERFORM public.outrigger_check_tenants(tenants);
+    BEGIN
+        INSERT INTO public.usage_dedupe (day, place, hash, fingerprint)
+            SELECT * FROM unnest(days, places, hashes, fingerprints);
+        INSERT INTO public.usage_events (time, tenant_id, metric, value, tags, metadata)
+            SELECT input.time, input.tenant, input.metric, input.amount, input.tags::jsonb, input.metadata::jsonb
+            FROM unnest(times, tenants, metrics, amounts, tags, metadata)
+                AS input (time, tenant, metric, amount, tags, metadata);
+        RETURN;
+    EXCEPTION WHEN unique_violation THEN
+        NULL;
+    END;
+    RETURN QUERY SELECT input.number::integer, kept.fingerprint
+        FROM unnest(days, places, hashes) WITH ORDINALITY AS input (day, place, hash, number)
+        CROSS JOIN LATERAL (
+            SELECT known.fingerprint FROM public.usage_dedupe known
+            WHERE known.day = input.day AND known.place = input.place AND known.hash = input.hash LIMIT 1) kept;
+END
+$$;
+
+-- Adds to sums; they come sorted by key.
+CREATE FUNCTION outrigger_usage_add(
+    tenants uuid[], metrics text[], tags text[], tag_values text[], hours timestamptz[], amounts numeric[], counts bigint[]
+) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+SET jit = off
+AS $$
+BEGIN
+    PERFORM public.outrigger_check_tenants(tenants);
+    INSERT INTO public.usage_hourly AS kept (tenant_id, metric, tag, start, tag_value, value, count)
+        SELECT input.tenant, input.metric, input.tag, input.hour, input.tag_value, input.amount, input.points
+        FROM unnest(tenants, metrics, tags, tag_values, hours, amounts, counts)
+            AS input (tenant, metric, tag, tag_value, hour, amount, points)
+        ON CONFLICT (tenant_id, metric, tag, start, tag_value)
+            DO UPDATE SET value = kept.value + excluded.value, count = kept.count + excluded.count;
+END
+$$;
+CREATE FUNCTION outrigger_usage_add_days(
+    tenants uuid[], metrics text[], tags text[], tag_values text[], days date[], amounts numeric[], counts bigint[]
+) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+SET jit = off
+AS $$
+BEGIN
+    PERFORM public.outrigger_check_tenants(tenants);
+    INSERT INTO public.usage_daily AS kept (tenant_id, metric, tag, start, tag_value, value, count)
+        SELECT input.tenant, input.metric, input.tag, input.day, input.tag_value, input.amount, input.points
+        FROM unnest(tenants, metrics, tags, tag_values, days, amounts, counts)
+            AS input (tenant, metric, tag, tag_value, day, amount, points)
+        ON CONFLICT (tenant_id, metric, tag, start, tag_value)
+            DO UPDATE SET value = kept.value + excluded.value, count = kept.count + excluded.count;
+END
+$$;
+REVOKE ALL ON FUNCTION outrigger_check_tenants(uuid[]), outrigger_make_usage_day(date),
+    outrigger_usage_insert(uuid[], text[], timestamptz[], numeric[], text[], text[], date[], bigint[], uuid[], bigint[]),
+    outrigger_usage_add(uuid[], text[], text[], text[], timestamptz[], numeric[], bigint[]),
+    outrigger_usage_add_days(uuid[], text[], text[], text[], date[], numeric[], bigint[]) FROM PUBLIC;

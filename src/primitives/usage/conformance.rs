@@ -1,0 +1,235 @@
+//! What both stores do alike.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use rig::PostgresRole;
+use uuid::Uuid;
+
+use super::{
+    Added, Amount, Call, Counter, Metric, Point, PointKey, Rollup, Sum, Verdict, count, fingerprint,
+};
+use crate::names::Name;
+use crate::store::bench::Stores;
+use crate::store::{Reach, Store, StoreError, Tx};
+
+const A: Uuid = Uuid::from_u128(1);
+const B: Uuid = Uuid::from_u128(2);
+const DAILY: &str = "SELECT tag || '=' || tag_value || ' ' || start, trim_scale(value)::text, count FROM usage_daily \
+                     WHERE tenant_id = current_setting('app.tenant_id')::uuid ORDER BY metric, tag, start, tag_value";
+const HOURLY: &str = "SELECT tag || '=' || tag_value || ' ' || to_char(start AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'), \
+                      trim_scale(value)::text, count FROM usage_hourly \
+                      WHERE tenant_id = current_setting('app.tenant_id')::uuid ORDER BY metric, tag, start, tag_value";
+
+fn zone() -> TimeZone {
+    TimeZone::get("Asia/Kathmandu").unwrap()
+}
+
+fn metric() -> Arc<Metric> {
+    let name = |text| Name::parse(text).unwrap();
+    Arc::new(Metric { name: name("calls"), accept_late_ms: 1, group_by: vec![name("region")] })
+}
+
+fn point(tenant: Uuid, key: &str, time_us: i64, value: &str, region: Option<&str>) -> Point {
+    let time = Timestamp::from_microsecond(time_us).unwrap();
+    let value = Amount::parse(value).unwrap();
+    let tags: Vec<(Box<str>, Box<str>)> =
+        region.iter().map(|region| (Box::from("region"), Box::from(*region))).collect();
+    Point {
+        metric: 0,
+        key: PointKey::new(tenant, "calls", super::Day::of(time), key),
+        fingerprint: fingerprint(value, time_us, region.unwrap_or(""), ""),
+        value,
+        time_us,
+        tags,
+        metadata: None,
+    }
+}
+
+fn now_us() -> i64 {
+    Timestamp::now().as_microsecond()
+}
+
+/// Counts a call as its tenant.
+async fn counted(counter: &Counter, store: &Store, tenant: Uuid, points: &[Point]) -> Verdict {
+    let call = Call::of(tenant, vec![metric()], points.to_vec());
+    counter.make_days(&call).await.unwrap();
+    as_tenant(store, tenant, call).await.unwrap().pop().unwrap()
+}
+
+async fn as_tenant(store: &Store, tenant: Uuid, call: Call) -> Result<Vec<Verdict>, StoreError> {
+    let calls = Arc::new([call]);
+    store
+        .run(Reach::background(tenant), 0, move |tx| {
+            let calls = Arc::clone(&calls);
+            Box::pin(async move { count(tx, &calls[..], &zone()).await })
+        })
+        .await
+}
+
+/// A tenant's sums by day and by hour: what they are of, value, count.
+async fn sums(store: &Store, tenant: Uuid) -> BTreeMap<String, (String, i64)> {
+    let read: Result<Vec<(String, String, i64)>, StoreError> = store
+        .read(Reach::background(tenant), move |tx| {
+            Box::pin(async move {
+                match tx {
+                    Tx::Postgres(tx) => {
+                        let mut rows = tx.query(DAILY, &[]).await?;
+                        rows.extend(tx.query(HOURLY, &[]).await?);
+                        Ok(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect())
+                    }
+                    Tx::Sqlite(tx) => Ok(tx.run(|connection| {
+                        let of = |text: &str| {
+                            let mut asked = connection.prepare(text)?;
+                            let rows = asked.query_map([tenant.as_bytes()], |row| {
+                                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+                            })?;
+                            rows.collect::<rusqlite::Result<Vec<_>>>()
+                        };
+                        let mut rows = of("SELECT tag || '=' || tag_value || ' ' || start, value, count FROM usage_daily \
+                                           WHERE tenant = ?1")?;
+                        rows.extend(of(
+                            "SELECT tag || '=' || tag_value || ' ' || strftime('%Y-%m-%dT%H:%M:%SZ', start / 1000000, 'unixepoch'), \
+                             value, count FROM usage_hourly WHERE tenant = ?1",
+                        )?);
+                        Ok(rows)
+                    })?),
+                }
+            })
+        })
+        .await;
+    read.unwrap().into_iter().map(|(of, value, count)| (of, (value, count))).collect()
+}
+
+/// What the sums of these points are.
+fn expected(tenant: Uuid, points: &[Point]) -> BTreeMap<String, (String, i64)> {
+    let (metric, zone) = (metric(), zone());
+    let mut rollup = Rollup::default();
+    points.iter().for_each(|point| rollup.add(tenant, &metric, point, &zone));
+    let shown = |added: &Added| (added.value.to_string(), added.count);
+    let days = rollup
+        .daily
+        .iter()
+        .map(|((key, day), added)| (format!("{}={} {day}", key.tag, key.tag_value), shown(added)));
+    let hours = rollup.hourly.iter().map(|((key, hour), added)| {
+        let hour = Timestamp::from_microsecond(*hour).unwrap();
+        (format!("{}={} {hour}", key.tag, key.tag_value), shown(added))
+    });
+    days.chain(hours).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_point_counts_once_and_a_call_with_a_conflict_counts_nothing() {
+    let stores = Stores::new(4).await;
+    for (name, store) in stores.both() {
+        let (counter, now) = (Counter::new(store.clone()), now_us());
+        let points = [
+            point(A, "k1", now, "1.5", Some("eu")),
+            point(A, "k2", now, "0.000000001", Some("us")),
+            point(A, "k3", now - 40 * 86_400_000_000, "99999999999999999999999999999.999999999", None),
+        ];
+        let new = Verdict::Counted { accepted: 3, duplicates: 0 };
+        assert_eq!(counted(&counter, store, A, &points).await, new, "{name}");
+        let again = Verdict::Counted { accepted: 0, duplicates: 3 };
+        assert_eq!(counted(&counter, store, A, &points).await, again, "{name}");
+        let lie = [point(A, "k4", now, "7", None), point(A, "k2", now, "0.000000002", Some("us"))];
+        assert_eq!(counted(&counter, store, A, &lie).await, Verdict::Conflict(vec![1]), "{name}");
+        let mixed = [point(A, "k4", now, "7", None), points[0].clone(), point(A, "k4", now, "7", None)];
+        let some = Verdict::Counted { accepted: 1, duplicates: 2 };
+        assert_eq!(counted(&counter, store, A, &mixed).await, some, "{name}");
+        let other = [point(B, "k1", now, "2", None)];
+        let own = Verdict::Counted { accepted: 1, duplicates: 0 };
+        assert_eq!(counted(&counter, store, B, &other).await, own, "{name}: another tenant's key");
+        let all = [points.as_slice(), &mixed[..1]].concat();
+        assert_eq!(sums(store, A).await, expected(A, &all), "{name}");
+        assert_eq!(sums(store, B).await, expected(B, &other), "{name}");
+    }
+}
+
+/// Clients that repeat, contradict themselves, and come at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_comes_at_once_and_again_the_sums_are_those_of_what_was_counted() {
+    let stores = Stores::new(4).await;
+    for (name, store) in stores.both() {
+        let (counter, now) = (Arc::new(Counter::new(store.clone())), now_us());
+        let mut clients = tokio::task::JoinSet::new();
+        for client in 0..6_u64 {
+            let (counter, store, tenant) =
+                (Arc::clone(&counter), store.clone(), [A, B][(client % 2) as usize]);
+            clients.spawn(async move {
+                let mut random = fastrand::Rng::with_seed(31 + client);
+                let mut said: HashMap<PointKey, Point> = HashMap::new();
+                for _ in 0..60 {
+                    let call: Vec<Point> = (0..random.usize(1..12))
+                        .map(|_| {
+                            let (key, lies) = (random.u32(0..200).to_string(), random.u8(0..40) == 0);
+                            let time = now - i64::from(key.len() as u8) * 3_600_000_000;
+                            let value = format!("{}.{key}", if lies { 2 } else { 1 });
+                            let region = [None, Some("eu"), Some("us")][key.len() % 3];
+                            point(tenant, &key, time, &value, region)
+                        })
+                        .collect();
+                    if let Verdict::Counted { .. } = counted(&counter, &store, tenant, &call).await {
+                        for point in call {
+                            let before = said.insert(point.key, point.clone());
+                            assert!(before.is_none_or(|before| before == point), "one key with two values");
+                        }
+                    }
+                }
+                (tenant, said)
+            });
+        }
+        let mut counted: BTreeMap<Uuid, HashMap<PointKey, Point>> = BTreeMap::new();
+        for (tenant, said) in clients.join_all().await {
+            for (key, point) in said {
+                let before = counted.entry(tenant).or_default().insert(key, point.clone());
+                assert!(
+                    before.is_none_or(|before| before == point),
+                    "{name}: two clients' values of one key"
+                );
+            }
+        }
+        for (tenant, points) in counted {
+            let points: Vec<Point> = points.into_values().collect();
+            assert!(points.len() > 100, "{name}: {}", points.len());
+            assert_eq!(sums(store, tenant).await, expected(tenant, &points), "{name}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_postgresql_nobody_counts_for_another_and_raw_rows_are_out_of_reach() {
+    let stores = Stores::new(2).await;
+    let (counter, now) = (Counter::new(stores.postgres.clone()), now_us());
+    let call = Call::of(B, vec![metric()], vec![point(B, "k", now, "1", None)]);
+    counter.make_days(&call).await.unwrap();
+    let refused = as_tenant(&stores.postgres, A, call).await.unwrap_err();
+    assert!(refused.to_string().contains("no permit named"), "{refused}");
+    assert_eq!(sums(&stores.postgres, B).await, BTreeMap::new());
+    let database = &stores._database.database;
+    for statement in [
+        "SELECT count(*) FROM usage_events",
+        "SELECT count(*) FROM usage_dedupe",
+        "INSERT INTO usage_hourly VALUES (gen_random_uuid(), 'calls', '', now(), '', 1, 1)",
+        "UPDATE usage_daily SET value = 0",
+        "SELECT outrigger_check_tenants('{}')",
+    ] {
+        let ended = tokio::task::block_in_place(|| database.psql(PostgresRole::App, &[statement]));
+        assert!(ended.unwrap_err().to_string().contains("permission denied"), "{statement}");
+    }
+    let long_ago = Call::of(A, vec![metric()], vec![point(A, "k", now - 101 * 86_400_000_000, "1", None)]);
+    let refused = counter.make_days(&long_ago).await.unwrap_err();
+    assert!(refused.to_string().contains("no usage is kept of"), "{refused}");
+}
+
+#[test]
+fn a_sum_s_text_is_read_as_it_is_written_and_nothing_else_is() {
+    for text in ["0", "-0.5", "12.000000001", "99999999999999999999999999999999.999999"] {
+        assert_eq!(Sum::parse(text).map(|sum| sum.to_string()).as_deref(), Some(text));
+    }
+    for text in ["", "-", "1.", ".5", "1.0000000001", "NaN", "1e3", "--1"] {
+        assert_eq!(Sum::parse(text), None, "{text}");
+    }
+}

@@ -1,0 +1,5 @@
+//! Usage in SQLite.
+
+mod write;
+
+pub(super) use write::{add, insert};
