@@ -98,6 +98,7 @@ const DRIVERS: &[(&str, &[&str])] = &[
             "store",
             "leases/sqlite.rs",
             "primitives/events/sqlite",
+            "primitives/usage/sqlite",
             "primitives/cache/embedded",
             "primitives/ratelimit/embedded",
         ],

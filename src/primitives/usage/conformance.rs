@@ -86,7 +86,7 @@ async fn sums(store: &Store, tenant: Uuid) -> BTreeMap<String, (String, i64)> {
                             let rows = asked.query_map([tenant.as_bytes()], |row| {
                                 Ok((row.get(0)?, row.get(1)?, row.get(2)?))
                             })?;
-                            rows.collect::<rusqlite::Result<Vec<_>>>()
+                            rows.collect::<Result<Vec<_>, _>>()
                         };
                         let mut rows = of("SELECT tag || '=' || tag_value || ' ' || start, value, count FROM usage_daily \
                                            WHERE tenant = ?1")?;
