@@ -12,6 +12,7 @@ mod postgres;
 mod record;
 mod rollup;
 mod sqlite;
+mod window;
 
 pub use amount::{Amount, AmountError, Sum};
 pub use count::{Call, Counter, count};
@@ -19,5 +20,6 @@ pub use day::Day;
 pub use group::{Known, Settled, Verdict, settle};
 pub use key::{PointKey, fingerprint};
 pub use policy::{KIND, Metric, MetricDocument, UsageDocument, UsagePolicy};
-pub use record::{Checks, MAX_RECORDS, Point, Record, Records, Window, Wrong};
+pub use record::{AcceptWindow, Checks, MAX_RECORDS, Point, Record, Records, Wrong};
 pub use rollup::{Added, Rollup, SumKey};
+pub use window::{Range, RangeError, Source, Window};

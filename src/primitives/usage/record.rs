@@ -99,7 +99,7 @@ pub struct Wrong {
 
 /// What holds for a metric's records.
 #[derive(Debug, Clone, Copy)]
-pub struct Window {
+pub struct AcceptWindow {
     /// How old a record may be, in microseconds.
     pub accept_late_us: i64,
     /// This process's clock, in microseconds since 1970.
@@ -126,7 +126,7 @@ impl Checks {
         number: usize,
         record: &Record<'_>,
         metric: (u16, &Name),
-        window: Window,
+        window: AcceptWindow,
     ) -> Option<Point> {
         let before = self.count;
         let value = self.value(number, record.value);
@@ -175,7 +175,7 @@ impl Checks {
         amount.map_err(|error| self.wrong(number, "/value", error.to_string())).ok()
     }
 
-    fn time(&mut self, number: usize, text: &str, window: Window) -> Option<(i64, Day)> {
+    fn time(&mut self, number: usize, text: &str, window: AcceptWindow) -> Option<(i64, Day)> {
         let Some(time) = rfc3339::instant(text) else {
             self.wrong(
                 number,
@@ -294,9 +294,9 @@ mod tests {
 
     const NOW: &str = "2026-01-31T12:00:00Z";
 
-    fn window() -> Window {
+    fn window() -> AcceptWindow {
         let now_us = rfc3339::instant(NOW).unwrap().as_microsecond();
-        Window { accept_late_us: 35 * 86_400_000_000, now_us }
+        AcceptWindow { accept_late_us: 35 * 86_400_000_000, now_us }
     }
 
     fn check(body: &str) -> Result<Vec<Point>, Vec<(String, String)>> {
