@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use jiff::{Timestamp, ToSpan as _, civil};
 use rig::PostgresRole;
 use uuid::Uuid;
 
 use super::{
-    Added, Amount, Call, Counter, Metric, Point, PointKey, Rollup, Sum, Verdict, count, fingerprint,
+    Added, Amount, Call, Counter, Metric, Point, PointKey, Range, ReadError, Rollup, Sum, SumOf, Verdict,
+    Window, count, fingerprint, read,
 };
 use crate::names::Name;
 use crate::store::bench::Stores;
@@ -196,6 +197,64 @@ async fn whatever_comes_at_once_and_again_the_sums_are_those_of_what_was_counted
             assert!(points.len() > 100, "{name}: {}", points.len());
             assert_eq!(sums(store, tenant).await, expected(tenant, &points), "{name}");
         }
+    }
+}
+
+async fn reading(store: &Store, tenant: Uuid, tag: &'static str, range: &Range) -> (Vec<String>, String) {
+    let range = range.clone();
+    let read: Result<_, ReadError> = store
+        .read(Reach::background(tenant), move |tx| {
+            let range = range.clone();
+            Box::pin(async move { read(tx, &SumOf { tenant, metric: "calls", tag }, &range).await })
+        })
+        .await;
+    let (points, total) = read.unwrap();
+    let shown = points.iter().map(|point| {
+        format!("{} {:?} {} {}", point.start, point.group, point.added.value, point.added.count)
+    });
+    (shown.collect(), total.to_string())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_counted_is_read_by_hours_days_and_months_and_by_tag() {
+    let stores = Stores::new(2).await;
+    // Days of Kathmandu begin at 18:15 UTC.
+    let begin = |day: civil::Date| day.to_zoned_datetime(zone()).unwrap().start_of_day().unwrap().timestamp();
+    let today = zone().to_datetime(Timestamp::now()).date();
+    let (first, month) = (today - 3.days(), today.first_of_month());
+    let at = |time: Timestamp, us: i64| time.as_microsecond() + us;
+    for (name, store) in stores.both() {
+        let counter = Counter::new(store.clone());
+        let points = [
+            point(A, "k1", at(begin(first), 0), "1.5", Some("eu")),
+            point(A, "k2", at(begin(first), -1), "100", Some("eu")),
+            point(A, "k3", at(begin(today - 1.days()), 5_400_000_000), "0.25", None),
+        ];
+        counted(&counter, store, A, &points).await;
+        counted(&counter, store, B, &[point(B, "k1", at(begin(first), 0), "7", Some("eu"))]).await;
+        let days = Range::new(Window::Day, begin(first), begin(today), &zone()).unwrap();
+        let (shown, total) = reading(store, A, "", &days).await;
+        let expected = [
+            format!("{} \"\" 1.5 1", begin(first)),
+            format!("{} \"\" 0 0", begin(first + 1.days())),
+            format!("{} \"\" 0.25 1", begin(today - 1.days())),
+        ];
+        assert_eq!((shown, total.as_str()), (expected.to_vec(), "1.75"), "{name}");
+        let all = Range::new(Window::Total, begin(first - 1.days()), begin(today), &zone()).unwrap();
+        let (shown, total) = reading(store, A, "region", &all).await;
+        let from = begin(first - 1.days());
+        let expected = [format!("{from} \"\" 0.25 1"), format!("{from} \"eu\" 101.5 2")];
+        assert_eq!((shown, total.as_str()), (expected.to_vec(), "101.75"), "{name}");
+        let hour = begin(first).as_microsecond().div_euclid(3_600_000_000) * 3_600_000_000;
+        let hour = Timestamp::from_microsecond(hour).unwrap();
+        let hours = Range::new(Window::Hour, hour, hour + 2.hours(), &zone()).unwrap();
+        let (shown, total) = reading(store, A, "", &hours).await;
+        let expected = [format!("{hour} \"\" 101.5 2"), format!("{} \"\" 0 0", hour + 1.hours())];
+        assert_eq!((shown, total.as_str()), (expected.to_vec(), "101.5"), "{name}");
+        let next = begin(month + 1.month());
+        let months = Range::new(Window::Month, begin(month - 1.month()), next, &zone()).unwrap();
+        assert_eq!(reading(store, A, "", &months).await.1, "101.75", "{name}");
+        assert_eq!(reading(store, B, "", &months).await.1, "7", "{name}");
     }
 }
 

@@ -113,7 +113,7 @@ impl<S: tokio_postgres::types::ToSql + Sync> Columns<'_, S> {
     }
 }
 
-fn instant(us: i64) -> SystemTime {
+pub(super) fn instant(us: i64) -> SystemTime {
     let since = Duration::from_micros(us.unsigned_abs());
     if us < 0 { UNIX_EPOCH - since } else { UNIX_EPOCH + since }
 }
