@@ -45,6 +45,8 @@ struct Load {
 }
 
 impl Load {
+    const NOTHING: Self = Self { calls: 0, bytes: 0 };
+
     fn has_room(self, bounds: Bounds, bytes: u64, part: u8) -> bool {
         let (max_calls, max_bytes) = (bounds.calls / usize::from(part), bounds.bytes / u64::from(part));
         self.calls == 0 || (self.calls < max_calls && self.bytes.saturating_add(bytes) <= max_bytes)
@@ -78,7 +80,7 @@ impl Room {
     /// Room for a tenant's call of so many bytes.
     pub fn enter(&self, tenant: Uuid, bytes: u64) -> Result<Place, NoRoom> {
         let mut taken = self.taken.lock();
-        let own = taken.tenants.get(&tenant).copied().unwrap_or_default();
+        let own = taken.tenants.get(&tenant).map_or(Load::NOTHING, |load| *load);
         if !own.has_room(self.bounds, bytes, self.bounds.share) {
             return Err(NoRoom::OfTenant);
         }

@@ -210,12 +210,16 @@ impl Undertaker {
             let undertaker = Arc::clone(self);
             self.tasks.spawn("dead letters", async move {
                 while let Some(group) = undertaker.next() {
-                    // A defect is as a failure.
-                    let went = AssertUnwindSafe(undertaker.portion(&group)).catch_unwind().await;
-                    let goes_on = went.unwrap_or_else(|_| {
-                        tracing::error!("a defect: a portion of dead letters panicked");
-                        false
-                    });
+                    let portion = AssertUnwindSafe(undertaker.portion(&group)).catch_unwind().await;
+                    let goes_on = match portion {
+                        Ok(goes_on) => goes_on,
+                        Err(_) => {
+                            // As a failure: what the group gave up stays in it, and goes with its next call. The panic's own
+                            // words are in the log already.
+                            tracing::error!("a defect: a portion of dead letters panicked");
+                            false
+                        }
+                    };
                     undertaker.ended(group, goes_on);
                 }
             });
@@ -237,7 +241,7 @@ impl Undertaker {
     /// A portion went, and whether the group has more of what went well.
     fn ended(&self, group: Group, goes_on: bool) {
         let mut agenda = self.agenda.lock();
-        if goes_on || agenda.under_way.get(&group.place).copied().unwrap_or_default() {
+        if goes_on || agenda.under_way.get(&group.place) == Some(&true) {
             agenda.lines.push(group.place.owner, 0, group);
         } else {
             agenda.under_way.remove(&group.place);

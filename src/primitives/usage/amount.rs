@@ -67,7 +67,7 @@ impl Amount {
             return Err(AmountError::Large);
         }
         let mut value: i128 = 0;
-        for digit in digits().skip(leading).take(significant) {
+        for digit in digits().take(leading + significant) {
             value = value * 10 + i128::from(digit - b'0');
         }
         let zeros = usize::try_from(power + to_i64(DECIMALS)).map_err(|_| AmountError::Large)?;

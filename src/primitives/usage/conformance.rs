@@ -9,7 +9,7 @@ use rig::PostgresRole;
 use uuid::Uuid;
 
 use super::{
-    Added, Amount, Call, Counter, Metric, Point, PointKey, Range, ReadError, Rollup, Sum, SumOf, Verdict,
+    Added, Amount, Call, Days, Metric, Point, PointKey, Range, ReadError, Rollup, Sum, SumOf, Verdict,
     Window, count, fingerprint, read,
 };
 use crate::names::Name;
@@ -54,9 +54,9 @@ fn now_us() -> i64 {
 }
 
 /// Counts a call as its tenant.
-async fn counted(counter: &Counter, store: &Store, tenant: Uuid, points: &[Point]) -> Verdict {
+async fn counted(partitions: &Days, store: &Store, tenant: Uuid, points: &[Point]) -> Verdict {
     let call = Call::of(tenant, vec![metric()], points.to_vec());
-    counter.make_days(&call).await.unwrap();
+    partitions.make(&call).await.unwrap();
     as_tenant(store, tenant, call).await.unwrap().pop().unwrap()
 }
 
@@ -125,24 +125,24 @@ fn expected(tenant: Uuid, points: &[Point]) -> BTreeMap<String, (String, i64)> {
 async fn a_point_counts_once_and_a_call_with_a_conflict_counts_nothing() {
     let stores = Stores::new(4).await;
     for (name, store) in stores.both() {
-        let (counter, now) = (Counter::new(store.clone()), now_us());
+        let (partitions, now) = (Days::new(store.clone()), now_us());
         let points = [
             point(A, "k1", now, "1.5", Some("eu")),
             point(A, "k2", now, "0.000000001", Some("us")),
             point(A, "k3", now - 40 * 86_400_000_000, "99999999999999999999999999999.999999999", None),
         ];
         let new = Verdict::Counted { accepted: 3, duplicates: 0 };
-        assert_eq!(counted(&counter, store, A, &points).await, new, "{name}");
+        assert_eq!(counted(&partitions, store, A, &points).await, new, "{name}");
         let again = Verdict::Counted { accepted: 0, duplicates: 3 };
-        assert_eq!(counted(&counter, store, A, &points).await, again, "{name}");
+        assert_eq!(counted(&partitions, store, A, &points).await, again, "{name}");
         let lie = [point(A, "k4", now, "7", None), point(A, "k2", now, "0.000000002", Some("us"))];
-        assert_eq!(counted(&counter, store, A, &lie).await, Verdict::Conflict(vec![1]), "{name}");
+        assert_eq!(counted(&partitions, store, A, &lie).await, Verdict::Conflict(vec![1]), "{name}");
         let mixed = [point(A, "k4", now, "7", None), points[0].clone(), point(A, "k4", now, "7", None)];
         let some = Verdict::Counted { accepted: 1, duplicates: 2 };
-        assert_eq!(counted(&counter, store, A, &mixed).await, some, "{name}");
+        assert_eq!(counted(&partitions, store, A, &mixed).await, some, "{name}");
         let other = [point(B, "k1", now, "2", None)];
         let own = Verdict::Counted { accepted: 1, duplicates: 0 };
-        assert_eq!(counted(&counter, store, B, &other).await, own, "{name}: another tenant's key");
+        assert_eq!(counted(&partitions, store, B, &other).await, own, "{name}: another tenant's key");
         let all = [points.as_slice(), &mixed[..1]].concat();
         assert_eq!(sums(store, A).await, expected(A, &all), "{name}");
         assert_eq!(sums(store, B).await, expected(B, &other), "{name}");
@@ -154,11 +154,11 @@ async fn a_point_counts_once_and_a_call_with_a_conflict_counts_nothing() {
 async fn whatever_comes_at_once_and_again_the_sums_are_those_of_what_was_counted() {
     let stores = Stores::new(4).await;
     for (name, store) in stores.both() {
-        let (counter, now) = (Arc::new(Counter::new(store.clone())), now_us());
+        let (partitions, now) = (Arc::new(Days::new(store.clone())), now_us());
         let mut clients = tokio::task::JoinSet::new();
         for client in 0..6_u64 {
-            let (counter, store, tenant) =
-                (Arc::clone(&counter), store.clone(), [A, B][(client % 2) as usize]);
+            let (partitions, store, tenant) =
+                (Arc::clone(&partitions), store.clone(), [A, B][(client % 2) as usize]);
             clients.spawn(async move {
                 let mut random = fastrand::Rng::with_seed(31 + client);
                 let mut said: HashMap<PointKey, Point> = HashMap::new();
@@ -172,7 +172,7 @@ async fn whatever_comes_at_once_and_again_the_sums_are_those_of_what_was_counted
                             point(tenant, &key, time, &value, region)
                         })
                         .collect();
-                    if let Verdict::Counted { .. } = counted(&counter, &store, tenant, &call).await {
+                    if let Verdict::Counted { .. } = counted(&partitions, &store, tenant, &call).await {
                         for point in call {
                             let before = said.insert(point.key, point.clone());
                             assert!(before.is_none_or(|before| before == point), "one key with two values");
@@ -224,14 +224,14 @@ async fn what_was_counted_is_read_by_hours_days_and_months_and_by_tag() {
     let (first, month) = (today - 3.days(), today.first_of_month());
     let at = |time: Timestamp, us: i64| time.as_microsecond() + us;
     for (name, store) in stores.both() {
-        let counter = Counter::new(store.clone());
+        let partitions = Days::new(store.clone());
         let points = [
             point(A, "k1", at(begin(first), 0), "1.5", Some("eu")),
             point(A, "k2", at(begin(first), -1), "100", Some("eu")),
             point(A, "k3", at(begin(today - 1.days()), 5_400_000_000), "0.25", None),
         ];
-        counted(&counter, store, A, &points).await;
-        counted(&counter, store, B, &[point(B, "k1", at(begin(first), 0), "7", Some("eu"))]).await;
+        counted(&partitions, store, A, &points).await;
+        counted(&partitions, store, B, &[point(B, "k1", at(begin(first), 0), "7", Some("eu"))]).await;
         let days = Range::new(Window::Day, begin(first), begin(today), &zone()).unwrap();
         let (shown, total) = reading(store, A, "", &days).await;
         let expected = [
@@ -261,9 +261,9 @@ async fn what_was_counted_is_read_by_hours_days_and_months_and_by_tag() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_postgresql_nobody_counts_for_another_and_raw_rows_are_out_of_reach() {
     let stores = Stores::new(2).await;
-    let (counter, now) = (Counter::new(stores.postgres.clone()), now_us());
+    let (partitions, now) = (Days::new(stores.postgres.clone()), now_us());
     let call = Call::of(B, vec![metric()], vec![point(B, "k", now, "1", None)]);
-    counter.make_days(&call).await.unwrap();
+    partitions.make(&call).await.unwrap();
     let refused = as_tenant(&stores.postgres, A, call).await.unwrap_err();
     assert!(refused.to_string().contains("no permit named"), "{refused}");
     assert_eq!(sums(&stores.postgres, B).await, BTreeMap::new());
@@ -279,7 +279,7 @@ async fn on_postgresql_nobody_counts_for_another_and_raw_rows_are_out_of_reach()
         assert!(ended.unwrap_err().to_string().contains("permission denied"), "{statement}");
     }
     let long_ago = Call::of(A, vec![metric()], vec![point(A, "k", now - 101 * 86_400_000_000, "1", None)]);
-    let refused = counter.make_days(&long_ago).await.unwrap_err();
+    let refused = partitions.make(&long_ago).await.unwrap_err();
     assert!(refused.to_string().contains("no usage is kept of"), "{refused}");
 }
 

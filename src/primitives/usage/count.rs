@@ -14,9 +14,6 @@ use crate::store::{Reach, Store, StoreError, Tx};
 /// How often a group is settled anew, since others counted its keys meanwhile.
 const ATTEMPTS: usize = 4;
 
-/// About what a point takes in the store.
-const POINT_BYTES: u64 = 256;
-
 /// A tenant's call.
 #[derive(Debug, Clone)]
 pub struct Call {
@@ -98,37 +95,22 @@ fn defect(what: &str) -> StoreError {
     StoreError::Corrupt(format!("a defect: {what}"))
 }
 
-/// Counts into one store.
-pub struct Counter {
+/// Which days one store has room for.
+pub struct Days {
     store: Store,
     /// Days with partitions.
     days: Mutex<HashSet<Day>>,
 }
 
-impl Counter {
-    /// Into this one.
+impl Days {
+    /// Of this one.
     #[must_use]
     pub fn new(store: Store) -> Self {
         Self { store, days: Mutex::default() }
     }
 
-    /// Counts a tenant's call and returns once it is durable.
-    pub async fn count(&self, permit: &Permit, call: Call, zone: TimeZone) -> Result<Verdict, StoreError> {
-        self.make_days(&call).await?;
-        let bytes = POINT_BYTES * call.points.len() as u64;
-        let calls = Arc::new([call]);
-        let verdicts: Vec<Verdict> = self
-            .store
-            .run(permit, bytes, move |tx| {
-                let (calls, zone) = (Arc::clone(&calls), zone.clone());
-                Box::pin(async move { count(tx, &calls[..], &zone).await })
-            })
-            .await?;
-        verdicts.into_iter().next().ok_or_else(|| defect("a call was not answered"))
-    }
-
     /// Makes the partitions of days that this process has not seen: late records are rare, and their days many.
-    pub(super) async fn make_days(&self, call: &Call) -> Result<(), StoreError> {
+    pub async fn make(&self, call: &Call) -> Result<(), StoreError> {
         let Store::Postgres(_) = &self.store else { return Ok(()) };
         let missing: BTreeSet<Day> = {
             let days = self.days.lock();

@@ -16,7 +16,7 @@ mod sqlite;
 mod window;
 
 pub use amount::{Amount, AmountError, Sum};
-pub use count::{Call, Counter, count};
+pub use count::{Call, Days, count};
 pub use day::Day;
 pub use group::{Known, Settled, Verdict, settle};
 pub use key::{PointKey, fingerprint};

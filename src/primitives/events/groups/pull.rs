@@ -167,7 +167,7 @@ impl Pull<'_> {
         if !self.policy.has_shares {
             return self.room();
         }
-        let own = self.of_tenants.get(tenant).copied().unwrap_or_default();
+        let own = self.of_tenants.get(tenant).map_or(0, |outstanding| *outstanding);
         self.room().saturating_sub(own).div_ceil(2)
     }
 

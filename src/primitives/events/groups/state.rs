@@ -373,13 +373,14 @@ impl Bytes<'_> {
 
     /// How many things follow, of so many bytes each at the least.
     fn count(&mut self, min_bytes: usize) -> Result<usize, StateError> {
-        let count = usize::try_from(self.varint()?).ok();
-        count.filter(|count| *count <= self.0.len() / min_bytes).ok_or(StateError::Short)
+        let count = usize::try_from(self.varint()?).map_err(|_| StateError::Short)?;
+        if count <= self.0.len() / min_bytes { Ok(count) } else { Err(StateError::Short) }
     }
 
     fn tenant(&mut self, tenants: &[Uuid]) -> Result<Uuid, StateError> {
-        let number = usize::try_from(self.varint()?).ok();
-        number.and_then(|number| tenants.get(number)).copied().ok_or(StateError::Wrong("tenant"))
+        let wrong = StateError::Wrong("tenant");
+        let number = usize::try_from(self.varint()?).map_err(|_| wrong)?;
+        tenants.get(number).copied().ok_or(wrong)
     }
 
     fn varint(&mut self) -> Result<u64, StateError> {

@@ -7,6 +7,7 @@ use tokio_postgres::{Error, Row};
 use uuid::Uuid;
 
 use super::super::append::{Candidate, Row as NewRow, Taken};
+use crate::digest::first;
 use crate::store::StoreError;
 use crate::store::postgres::{Parameter, PgError, PgTx};
 
@@ -97,40 +98,43 @@ pub(in super::super) async fn take_ids(
     };
     let others = Input::of(candidates.iter().filter(|candidate| !is_new(&taken, candidate)));
     let [tenants, keys, ..] = others.parameters();
-    let mut answers =
-        tx.query_all(&[(RENEW, &others.parameters()), (HELD, &[tenants, keys])]).await?.into_iter();
-    for row in answers.next().unwrap_or_default() {
+    let answers = tx.query_all(&[(RENEW, &others.parameters()), (HELD, &[tenants, keys])]).await?;
+    let [renewed, held]: [Vec<Row>; 2] = answers.try_into().map_err(|_| PgError::Ended)?;
+    for row in renewed {
         let (id, renewed): (Id, i64) = of_id(&row).map_err(PgError::of_row)?;
         *taken.entry(id).or_default() += renewed;
     }
-    let held = answers.next().unwrap_or_default();
     let held: Result<HashMap<Id, i64>, _> = held.iter().map(of_id).collect();
     let held = held.map_err(PgError::of_row)?;
-    let said = |candidate: &Candidate| match is_new(&taken, candidate) {
-        true => Taken::New,
-        false => Taken::Held(held.get(&id(candidate)).copied().unwrap_or(candidate.fingerprint)),
+    let said = |candidate: &Candidate| match held.get(&id(candidate)) {
+        _ if is_new(&taken, candidate) => Ok(Taken::New),
+        Some(fingerprint) => Ok(Taken::Held(*fingerprint)),
+        // Taken for a duplicate it would be an event that nobody misses.
+        None => Err(StoreError::Corrupt("a defect: an id that is neither new nor held".to_owned())),
     };
-    Ok(candidates.iter().map(said).collect())
+    candidates.iter().map(said).collect()
 }
 
 /// An id of a tenant's.
-type Id = (Uuid, Vec<u8>);
+type Id = (Uuid, [u8; 16]);
 
 fn id(candidate: &Candidate) -> Id {
-    (candidate.tenant, candidate.key.to_vec())
+    (candidate.tenant, candidate.key)
 }
 
 /// A row's id, and the number that it says of it.
 fn of_id(row: &Row) -> Result<(Id, i64), Error> {
-    Ok(((row.try_get(0)?, row.try_get(1)?), row.try_get(2)?))
+    let key: &[u8] = row.try_get(1)?;
+    Ok(((row.try_get(0)?, first(key)), row.try_get(2)?))
 }
 
 /// On how many days each of the ids that [`TAKE`] lists was taken.
 fn listed(row: &Row) -> Result<HashMap<Id, i64>, Error> {
     let tenants: Option<Vec<Uuid>> = row.try_get(2)?;
-    let keys: Option<Vec<Vec<u8>>> = row.try_get(3)?;
+    let keys: Option<Vec<&[u8]>> = row.try_get(3)?;
     let days: Option<Vec<i64>> = row.try_get(4)?;
-    let ids = tenants.unwrap_or_default().into_iter().zip(keys.unwrap_or_default());
+    let keys = keys.unwrap_or_default().into_iter().map(first);
+    let ids = tenants.unwrap_or_default().into_iter().zip(keys);
     Ok(ids.zip(days.unwrap_or_default()).collect())
 }
 
