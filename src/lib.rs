@@ -13,6 +13,7 @@ pub mod error;
 pub mod fairness;
 pub mod http;
 pub mod identity;
+pub mod key_order;
 pub mod leases;
 pub mod names;
 pub mod policy;

@@ -53,6 +53,48 @@ CREATE POLICY own_or_batch ON event_dedupe
     USING (tenant_id = (SELECT nullif(current_setting('app.tenant_id', true), '')::uuid)
         OR tenant_id = ANY ((SELECT nullif(current_setting('app.writes_for', true), ''))::uuid[]));
 
+-- Takes ids of which nobody has any, and says whether it did; where one is known or over, or the day is just changing, it takes none. By
+-- the caller's rights. A plain INSERT costs half of what ON CONFLICT does, and ids that are looked up first leave no dead rows
+-- behind.
+--
+-- Indexes alone, and no plan that is made anew: one that is made while a day's partition is empty would read it whole for as long
+-- as its session lasts.
+CREATE FUNCTION outrigger_take_new_event_ids(
+    tenants uuid[], keys bytea[], fingerprints bigint[], windows_ms bigint[], days_back integer
+) RETURNS boolean
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off
+SET enable_bitmapscan = off
+SET jit = off
+AS $$
+DECLARE
+    today date := (now() AT TIME ZONE 'UTC')::date;
+BEGIN
+    IF ((now() - interval '10 min') AT TIME ZONE 'UTC')::date <> today
+        OR ((now() + interval '10 min') AT TIME ZONE 'UTC')::date <> today
+    THEN
+        RETURN false;
+    END IF;
+    PERFORM FROM unnest(tenants, keys) AS input (tenant_id, key) CROSS JOIN LATERAL (
+        SELECT FROM public.event_dedupe kept WHERE kept.tenant_id = input.tenant_id AND kept.key = input.key
+            AND kept.day >= today - days_back AND kept.day <= today AND kept.until > now() LIMIT 1) known
+        LIMIT 1;
+    IF FOUND THEN
+        RETURN false;
+    END IF;
+    -- In one order, so that no two transactions wait for each other.
+    INSERT INTO public.event_dedupe (tenant_id, key, day, until, fingerprint)
+        SELECT tenant_id, key, today, now() + window_ms * interval '1 ms', fingerprint
+        FROM unnest(tenants, keys, windows_ms, fingerprints) AS input (tenant_id, key, window_ms, fingerprint)
+        ORDER BY tenant_id, key;
+    RETURN true;
+EXCEPTION WHEN unique_violation THEN
+    RETURN false;
+END
+$$;
+REVOKE ALL ON FUNCTION outrigger_take_new_event_ids(uuid[], bytea[], bigint[], bigint[], integer) FROM PUBLIC;
+
 CREATE TABLE event_groups (
     -- Whose the group is: a tenant's, or a service's, which has a UUID like no tenant.
     tenant_id uuid NOT NULL,

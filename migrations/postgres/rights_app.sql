@@ -7,7 +7,8 @@ REVOKE ALL ON event_dedupe, event_groups, event_subscriptions, leases FROM {app}
 GRANT SELECT, INSERT, UPDATE (until, fingerprint) ON event_dedupe TO {app};
 GRANT SELECT, INSERT, UPDATE (position, state, changed_at) ON event_groups TO {app};
 GRANT SELECT, UPDATE (replays) ON event_subscriptions TO {app};
-GRANT EXECUTE ON FUNCTION outrigger_begin_subscription(text, bigint) TO {app};
+GRANT EXECUTE ON FUNCTION outrigger_begin_subscription(text, bigint),
+    outrigger_take_new_event_ids(uuid[], bytea[], bigint[], bigint[], integer) TO {app};
 GRANT SELECT, INSERT ON event_attempts TO {app};
 GRANT SELECT ON event_topic_limits TO {app};
 GRANT EXECUTE ON FUNCTION outrigger_keep_partitions(), outrigger_drop_idle_groups() TO {app};

@@ -3,6 +3,7 @@
 pub mod cache;
 pub mod events;
 pub mod ratelimit;
+mod store_answer;
 pub mod usage;
 
 use std::collections::BTreeMap;

@@ -5,10 +5,12 @@
 
 #[cfg(test)]
 pub(crate) mod bench;
+mod group_commit;
 pub mod postgres;
 pub mod sqlite;
 mod tx;
 
+pub use group_commit::{GroupCommit, GroupCommitError, GroupMetrics, Terms, Work};
 pub use tx::{Reach, Store, StoreError, Tx};
 
 /// The tables of `durable.db`.

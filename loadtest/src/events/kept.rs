@@ -21,11 +21,12 @@ const EVENTS: &str = "INSERT INTO events (id, accepted_at, tenant_id, topic, lan
          convert_to(format('{\"specversion\":\"1.0\",\"id\":\"f%s\",\"source\":\"/loadtest\",\"type\":\"lead.made\"}', $3::bigint + n), 'UTF8'), \
          1, convert_to('{}', 'UTF8') \
      FROM generate_series(1, $5::bigint) n";
-/// An id that is known for each, in the order of the index: only making them is quicker by it. Half are of the day before,
-/// where an id that is not of today is looked up too.
+/// An id that is known for each, in the order of the index, as clients' numbered ids are (docs/decisions/070). Half are of the day
+/// before, where an id that is not of today is looked up too.
 const IDS: &str = "INSERT INTO event_dedupe (tenant_id, key, day, until, fingerprint) \
-     SELECT $1::text::uuid, key, (now() AT TIME ZONE 'UTC')::date - (get_byte(key, 15) & 1), now() + interval '1 day', 1 \
-     FROM (SELECT uuid_send(gen_random_uuid()) AS key FROM generate_series(1, $2::bigint)) made ORDER BY key";
+     SELECT $1::text::uuid, int8send($2::bigint + n) || uuid_send(gen_random_uuid()), \
+         (now() AT TIME ZONE 'UTC')::date - (n & 1)::integer, now() + interval '1 day', 1 \
+     FROM generate_series(1, $3::bigint) n";
 
 /// Adds events until `wanted` are kept, of `planned` at the end.
 ///
@@ -44,7 +45,7 @@ pub(crate) async fn fill(target: &Target, have: u64, wanted: u64, planned: u64) 
             .execute(EVENTS, &[&tenant, &target.topic, &begin, &(planned as f64), &count])
             .await
             .context("filling events")?;
-        client.execute(IDS, &[&tenant, &count]).await.context("filling ids")?;
+        client.execute(IDS, &[&tenant, &begin, &count]).await.context("filling ids")?;
         at += u64::try_from(count)?;
     }
     for statement in ["VACUUM ANALYZE events", "VACUUM ANALYZE event_dedupe", "CHECKPOINT"] {

@@ -97,6 +97,11 @@ impl Ledger {
         self.in_hand.load(Ordering::Acquire)
     }
 
+    /// Events that were received and are not of this loop.
+    pub(crate) fn of_others(&self) -> u64 {
+        self.of_others.load(Ordering::Acquire)
+    }
+
     /// What became of all of them, and the nanoseconds from each one's acceptance to its receipt; one received before
     /// its publisher heard of it took none.
     pub(crate) fn close(&self) -> (Found, Histogram<u64>) {

@@ -279,20 +279,22 @@ impl<'a> Bench<'a> {
         Ok((relay, BACKLOG as f64 / took.as_secs_f64()))
     }
 
-    /// What is accepted a second, with every caller always calling, while consumers pull.
+    /// What is accepted a second, with every caller always calling, while consumers pull; or what they pull, where that is less: more
+    /// would only wait longer and longer.
     async fn while_pulled(&self, way: Way, load: (u64, u64), consumers: usize) -> Result<f64> {
         self.progress.note(&format!("{}: full load with {consumers} consumers", way.name()));
         let nobodys = Arc::new(Ledger::new(0, 0));
         let over = CancellationToken::new();
         let mut running = self.receive(way, consumers, &nobodys, &over).await?;
         let callers = Caller::all(&self.target, way, load.0, load.1).await?;
-        let time = Duration::from_secs(3);
+        let (time, began) = (Duration::from_secs(3), Instant::now());
         let turn = saturate(callers, &self.ids, time / 3, time, self.processes(way)).await?;
+        let pulled = nobodys.of_others() as f64 / began.elapsed().as_secs_f64();
         over.cancel();
         while let Some(done) = running.join_next().await {
             done??;
         }
-        Ok(turn.events_per_s())
+        Ok(turn.events_per_s().min(pulled))
     }
 
     async fn receive(

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::{DEAD_LETTERS, Event, Topic, dedupe_key, lane, postgres, sqlite};
+use super::{DEAD_LETTERS, DedupeKey, Event, Topic, dedupe_key, lane, postgres, sqlite};
 use crate::names::Name;
 use crate::policy::Permit;
 use crate::store::{StoreError, Tx};
@@ -94,7 +94,7 @@ pub async fn append_all(tx: &mut Tx<'_>, batches: &[Batch]) -> Result<Vec<Append
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Candidate {
     pub(super) tenant: Uuid,
-    pub(super) key: [u8; 16],
+    pub(super) key: DedupeKey,
     pub(super) fingerprint: i64,
     pub(super) window_ms: i64,
 }
@@ -137,7 +137,7 @@ impl<'b> Plan<'b> {
     fn new(batches: &'b [Batch]) -> Self {
         let mut candidates: Vec<Candidate> = Vec::new();
         let mut appended = vec![Appended::default(); batches.len()];
-        let mut first: HashMap<(Uuid, [u8; 16]), usize> = HashMap::new();
+        let mut first: HashMap<(Uuid, DedupeKey), usize> = HashMap::new();
         let mut fates = Vec::with_capacity(batches.len());
         for (batch, appended) in batches.iter().zip(&mut appended) {
             let mut of_batch = Vec::with_capacity(batch.events.len());

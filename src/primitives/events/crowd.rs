@@ -10,8 +10,9 @@ use super::arrivals::Arrivals;
 use super::bench::{Callers, event};
 use super::metrics::EventsMetrics;
 use super::push::{Dispatcher, PushMetrics, StoreDeliveries, Timing};
-use super::{Batch, PublishError, Publisher};
+use super::{Batch, Publisher};
 use crate::error::ErrorKind;
+use crate::store::GroupCommitError;
 use crate::store::bench::Stores;
 use crate::tasks::Tasks;
 use crate::telemetry::Registry;
@@ -53,9 +54,10 @@ async fn a_tenant_that_floods_the_publishers_is_refused_alone_and_the_others_go_
         published
     };
     let (flood, (other, other_ended)) = tokio::join!(flood, other);
-    let refused = flood.iter().filter(|(ended, _)| matches!(ended, Err(PublishError::ShareTaken))).count();
+    let refused =
+        flood.iter().filter(|(ended, _)| matches!(ended, Err(GroupCommitError::ShareTaken))).count();
     assert_eq!(refused, 3000 - 2048, "a quarter of the room is a tenant's");
-    assert_eq!(PublishError::ShareTaken.kind(), ErrorKind::Overloaded);
+    assert_eq!(GroupCommitError::ShareTaken.kind(), ErrorKind::Overloaded);
     assert!(other.is_ok(), "{other:?}");
     let later = flood.iter().filter(|(ended, at)| ended.is_ok() && *at > other_ended).count();
     assert!(later > 1000, "the other tenant went before {later} of the flood that had come earlier");

@@ -2,12 +2,20 @@
 
 use super::Event;
 use crate::digest::{first, of_parts};
+use crate::key_order::place;
 
-/// What names an event within a tenant: 16 bytes of SHA-256 over topic, `source` and `id`, each behind its length in
-/// 8 bytes, big-endian, so that no two triples run together to the same text.
+/// What names an event within a tenant.
+pub type DedupeKey = [u8; 24];
+
+/// The place that its client's order gives the `id` ([`place`]), and 16 bytes of SHA-256 over topic, `source` and `id`, each
+/// behind its length in 8 bytes, big-endian, so that no two triples run together to the same text.
 #[must_use]
-pub fn dedupe_key(topic: &str, source: &str, id: &str) -> [u8; 16] {
-    first(of_parts([topic.as_bytes(), source.as_bytes(), id.as_bytes()]).as_ref())
+pub fn dedupe_key(topic: &str, source: &str, id: &str) -> DedupeKey {
+    let hash: [u8; 16] = first(of_parts([topic.as_bytes(), source.as_bytes(), id.as_bytes()]).as_ref());
+    let mut key = [0; 24];
+    let parts = place(id).to_be_bytes().into_iter().chain(hash);
+    key.iter_mut().zip(parts).for_each(|(to, from)| *to = from);
+    key
 }
 
 impl Event {
@@ -44,7 +52,8 @@ mod tests {
     #[test]
     fn a_dedupe_key_and_a_fingerprint_never_change() {
         let key = dedupe_key("leads", "/crm", "42");
-        assert_eq!(u128::from_be_bytes(key), 0x47e0_862e_60b7_2f9e_a840_8e6f_f8b2_48d0);
+        assert_eq!(key[..8], *b"42\0\0\0\0\0\0");
+        assert_eq!(u128::from_be_bytes(first(&key[8..])), 0x47e0_862e_60b7_2f9e_a840_8e6f_f8b2_48d0);
         let data = Data::Json(Bytes::from_static(b"{\"score\":1}"));
         assert_eq!(event("lead.scored", data).fingerprint(), 7_294_445_981_804_942_434);
     }

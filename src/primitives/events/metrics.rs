@@ -4,6 +4,7 @@ use prometheus::{Histogram, IntCounter};
 
 use super::{Appended, GivenUp, groups};
 use crate::error::ErrorKind;
+use crate::store::GroupMetrics;
 use crate::telemetry::{MetricError, Registry};
 
 /// Upper bounds of waits, in seconds.
@@ -21,8 +22,7 @@ pub(super) struct EventsMetrics {
     defects: IntCounter,
     pub(super) share_taken: IntCounter,
     pub(super) rate_limited: IntCounter,
-    pub(super) callers_per_transaction: Histogram,
-    pub(super) accept_seconds: Histogram,
+    pub(super) publishing: GroupMetrics,
     pub(super) delivery_age_seconds: Histogram,
     delivered: IntCounter,
     redelivered: IntCounter,
@@ -88,16 +88,18 @@ impl EventsMetrics {
             defects: failures.with_label_values(&["internal"]),
             share_taken: failures.with_label_values(&["tenant_share"]),
             rate_limited: failures.with_label_values(&["rate_limited"]),
-            callers_per_transaction: registry.histogram(
-                "outrigger_events_callers_per_transaction",
-                "How many publishers share a transaction of PostgreSQL.",
-                &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0],
-            )?,
-            accept_seconds: registry.histogram(
-                "outrigger_events_accept_seconds",
-                "From a publisher's call to its events' commit in PostgreSQL.",
-                SECONDS,
-            )?,
+            publishing: GroupMetrics {
+                callers: registry.histogram(
+                    "outrigger_events_callers_per_transaction",
+                    "How many publishers share a transaction of PostgreSQL.",
+                    &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0],
+                )?,
+                seconds: registry.histogram(
+                    "outrigger_events_accept_seconds",
+                    "From a publisher's call to its events' commit in PostgreSQL.",
+                    SECONDS,
+                )?,
+            },
             delivery_age_seconds: registry.histogram(
                 "outrigger_events_delivery_age_seconds",
                 "How long before its first delivery to a consumer group an event was accepted.",

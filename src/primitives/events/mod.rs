@@ -49,13 +49,13 @@ pub use consumers::{Deliveries, Delivery, Group, GroupError, Settle};
 pub use cursor::{Cursor, CursorError, CursorKey, ReadFrom, ReadFromError};
 pub use dead_letters::GivenUp;
 pub use event::{Data, Event, Logged, Position};
-pub use fingerprint::dedupe_key;
+pub use fingerprint::{DedupeKey, dedupe_key};
 pub use lane::lane;
 pub use limits::{LimitsDocument, RateDocument, TiersDocument};
 pub use policy::{
     DEAD_LETTERS, EventsDocument, EventsPolicy, Groups, GroupsDocument, KIND, Topic, TopicDocument,
 };
-pub use publish::{PublishError, Publisher};
+pub use publish::Publisher;
 pub use read::{Page, Scan, page, place};
 
 use std::sync::Arc;

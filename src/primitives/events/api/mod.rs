@@ -14,7 +14,7 @@ use super::arrivals::Arrivals;
 use super::broker_limits::BrokerLimits;
 use super::dead_letters::Undertaker;
 use super::metrics::EventsMetrics;
-use super::publish::{PublishError, Publisher};
+use super::publish::Publisher;
 use super::rates::Rates;
 use super::turns::{MAX_WAITING, Turns};
 use super::{Audience, CONSUME, CursorKey, EventsPolicy, GroupError, PUBLISH, READ, Topic};
@@ -22,7 +22,7 @@ use crate::error::ErrorKind;
 use crate::http::{Call, Problem, Route, handler};
 use crate::names::Name;
 use crate::policy::Action;
-use crate::store::sqlite::Full;
+use crate::primitives::store_answer::StoreAnswer;
 use crate::store::{Store, StoreError};
 
 const TOPIC: &str = "/v1/events/{topic}";
@@ -122,51 +122,16 @@ fn wait_until(call: &Call, wait_ms: u64) -> Instant {
     Instant::now() + budget.min(call.deadline.budget(Duration::MAX).saturating_sub(REPLY_MARGIN))
 }
 
+const ANSWER: StoreAnswer = StoreAnswer {
+    store: "the event store",
+    done: "kept",
+    again: "an event with an id of yours counts once",
+    room: "there is room again as events end (`events.retention_days`)",
+};
+
 /// What a caller hears of a store that failed; what it said is in the log.
 fn store_problem(error: &StoreError) -> Problem {
-    tracing::debug!(%error, "the event store failed");
-    if error.is_share_taken() {
-        return share_taken();
-    }
-    failed(error.kind(), error.full())
-}
-
-fn share_taken() -> Problem {
-    let detail =
-        "too many calls of this tenant wait for the event store: nothing was kept; the others have room";
-    Problem::new(ErrorKind::Overloaded, detail)
-}
-
-fn failed(kind: ErrorKind, full: Option<Full>) -> Problem {
-    let detail = match (kind, full) {
-        (_, Some(Full::Disk)) => {
-            "the disk of the event store is full: nothing was kept; what is there can be read"
-        }
-        (_, Some(Full::Database)) => {
-            "the event store has reached `limits.durable_db_bytes`: nothing was kept; what is there can be read"
-        }
-        (_, Some(Full::Share)) => {
-            "this tenant keeps as much as one may (`limits.durable_db_tenant_percent` of `limits.durable_db_bytes`): nothing was \
-             kept; what is there can be read, and there is room again as events end (`events.retention_days`)"
-        }
-        (ErrorKind::OutcomeUnknown, None) => {
-            "the event store did not say whether this was done: send it again; an event with an id of yours counts once"
-        }
-        (ErrorKind::Internal, None) => "the event store refused this, which is a defect: nothing was kept",
-        (ErrorKind::Overloaded, None) => "too many calls wait for the event store: nothing was kept",
-        _ => "the event store does not answer: nothing was kept; send it again",
-    };
-    Problem::new(kind, detail)
-}
-
-impl From<PublishError> for Problem {
-    fn from(error: PublishError) -> Self {
-        match &error {
-            PublishError::Store { kind, full, .. } => failed(*kind, *full),
-            PublishError::ShareTaken => share_taken(),
-            PublishError::Overloaded | PublishError::Gone => failed(error.kind(), None),
-        }
-    }
+    ANSWER.of(error)
 }
 
 impl From<GroupError> for Problem {

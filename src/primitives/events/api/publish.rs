@@ -6,7 +6,7 @@ use http::{HeaderName, StatusCode};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{Api, no_such_topic};
+use super::{ANSWER, Api, no_such_topic};
 use crate::error::ErrorKind;
 use crate::http::{Call, Problem, Reply};
 use crate::primitives::events::broker_limits::BrokerLimit;
@@ -56,7 +56,7 @@ pub(super) async fn publish(api: &Api, mut call: Box<Call>) -> Result<Reply, Pro
         taken.inspect_err(|_| api.metrics.rate_limited.inc())?;
     }
     let ids = batch.ids().map(str::to_owned).collect();
-    let appended = api.publisher.publish(permit, batch).await?;
+    let appended = api.publisher.publish(permit, batch).await.map_err(|error| ANSWER.of_group(&error))?;
     let reply = PublishReply { accepted: appended.accepted, duplicates: appended.duplicates, ids };
     Reply::new(StatusCode::ACCEPTED).with_json(&reply)
 }

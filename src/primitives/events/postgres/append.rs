@@ -8,13 +8,16 @@ use uuid::Uuid;
 
 use super::super::append::{Candidate, Row as NewRow, Taken};
 use crate::digest::first;
+use crate::primitives::events::DedupeKey;
 use crate::store::StoreError;
 use crate::store::postgres::{Parameter, PgError, PgTx};
 
+/// What most transactions need: all of their ids are new.
+const TAKE_NEW: &str = "SELECT outrigger_take_new_event_ids($1, $2, $3, $4, $5)";
 /// Around midnight an id is taken on both days: two transactions that begin on different ones meet. Ten minutes are
 /// longer than any transaction. An id counts as taken where every day's row of it is new. Each id is looked up by itself
-/// (`LIMIT`): as a plain join the planner may read every id of the tenant's of the days before. Which are new is said only
-/// where not all are.
+/// (`LIMIT`): as a plain join the planner may read every id of the tenant's of the days before; and on those days alone of which a
+/// row can still hold it, since each partition costs a look. Which are new is said only where not all are.
 ///
 /// What is known is not tried again, and what another transaction inserts meanwhile is waited for and not locked: of
 /// transactions with the same id each waits for the first one's commit, and none for the next.
@@ -27,7 +30,9 @@ const TAKE: &str = "WITH input AS ( \
      known AS ( \
          SELECT input.tenant_id, input.key FROM input CROSS JOIN LATERAL ( \
              SELECT FROM event_dedupe kept WHERE kept.tenant_id = input.tenant_id AND kept.key = input.key \
-                 AND kept.day >= (SELECT min(day) FROM days) - 8 AND kept.until > now() LIMIT 1) found), \
+                 AND kept.day >= ((now() - interval '10 min') AT TIME ZONE 'UTC')::date - $5 \
+                 AND kept.day <= ((now() + interval '10 min') AT TIME ZONE 'UTC')::date \
+                 AND kept.until > now() LIMIT 1) found), \
      taken AS ( \
          INSERT INTO event_dedupe (tenant_id, key, day, until, fingerprint) \
          SELECT tenant_id, key, day, now() + window_ms * interval '1 ms', fingerprint FROM input CROSS JOIN days \
@@ -52,7 +57,7 @@ const RENEW: &str = "WITH input AS ( \
              SELECT tenant_id, key, day FROM event_dedupe kept WHERE kept.tenant_id = input.tenant_id AND kept.key = input.key \
                  AND kept.day >= ((now() - interval '10 min') AT TIME ZONE 'UTC')::date AND kept.until <= now() \
                  AND NOT EXISTS (SELECT FROM event_dedupe live WHERE live.tenant_id = input.tenant_id AND live.key = input.key \
-                     AND live.day >= ((now() - interval '10 min') AT TIME ZONE 'UTC')::date - 8 AND live.until > now() \
+                     AND live.day >= ((now() - interval '10 min') AT TIME ZONE 'UTC')::date - $5 AND live.until > now() \
                      AND live.xmin <> pg_current_xact_id()::xid) \
              ORDER BY day LIMIT 2 FOR UPDATE) kept), \
      renewed AS ( \
@@ -66,7 +71,9 @@ const RENEW: &str = "WITH input AS ( \
 const HELD: &str = "SELECT tenant_id, key, fingerprint FROM unnest($1::uuid[], $2::bytea[]) AS input (tenant_id, key) \
      CROSS JOIN LATERAL ( \
          SELECT fingerprint FROM event_dedupe kept WHERE kept.tenant_id = input.tenant_id AND kept.key = input.key \
+             AND kept.day >= ((now() - interval '10 min') AT TIME ZONE 'UTC')::date - $3 \
              AND kept.until > now() ORDER BY day LIMIT 1) found";
+const DAY_MS: i64 = 86_400_000;
 
 /// The floor: whoever reads while this transaction is not over reads no further than what the sequence had given before.
 /// After it, and with nothing between, come the row's own ids.
@@ -85,8 +92,12 @@ pub(in super::super) async fn take_ids(
     if candidates.is_empty() {
         return Ok(Vec::new());
     }
-    let row =
-        tx.query(TAKE, &Input::of(candidates.iter()).parameters()).await?.pop().ok_or(PgError::Ended)?;
+    let all = Input::of(candidates.iter());
+    let row = tx.query(TAKE_NEW, &all.parameters()).await?.pop().ok_or(PgError::Ended)?;
+    if row.try_get(0).map_err(PgError::of_row)? {
+        return Ok(vec![Taken::New; candidates.len()]);
+    }
+    let row = tx.query(TAKE, &all.parameters()).await?.pop().ok_or(PgError::Ended)?;
     let new: i64 = row.try_get(0).map_err(PgError::of_row)?;
     if usize::try_from(new) == Ok(candidates.len()) {
         return Ok(vec![Taken::New; candidates.len()]);
@@ -97,8 +108,8 @@ pub(in super::super) async fn take_ids(
         taken.get(&id(candidate)).is_some_and(|taken| *taken == days)
     };
     let others = Input::of(candidates.iter().filter(|candidate| !is_new(&taken, candidate)));
-    let [tenants, keys, ..] = others.parameters();
-    let answers = tx.query_all(&[(RENEW, &others.parameters()), (HELD, &[tenants, keys])]).await?;
+    let [tenants, keys, _, _, days_back] = others.parameters();
+    let answers = tx.query_all(&[(RENEW, &others.parameters()), (HELD, &[tenants, keys, days_back])]).await?;
     let [renewed, held]: [Vec<Row>; 2] = answers.try_into().map_err(|_| PgError::Ended)?;
     for row in renewed {
         let (id, renewed): (Id, i64) = of_id(&row).map_err(PgError::of_row)?;
@@ -116,7 +127,7 @@ pub(in super::super) async fn take_ids(
 }
 
 /// An id of a tenant's.
-type Id = (Uuid, [u8; 16]);
+type Id = (Uuid, DedupeKey);
 
 fn id(candidate: &Candidate) -> Id {
     (candidate.tenant, candidate.key)
@@ -144,11 +155,16 @@ struct Input<'c> {
     keys: Vec<&'c [u8]>,
     fingerprints: Vec<i64>,
     windows: Vec<i64>,
+    /// So many days ago was the first of which a row may hold one of them.
+    days_back: i32,
 }
 
 impl<'c> Input<'c> {
     fn of(candidates: impl Iterator<Item = &'c Candidate> + Clone) -> Self {
+        let longest = candidates.clone().map(|candidate| candidate.window_ms).max().unwrap_or(0);
         Self {
+            // The longest window that a policy can give is 7 days.
+            days_back: i32::try_from((longest + DAY_MS - 1) / DAY_MS).unwrap_or(8),
             tenants: candidates.clone().map(|candidate| candidate.tenant).collect(),
             keys: candidates.clone().map(|candidate| &candidate.key[..]).collect(),
             fingerprints: candidates.clone().map(|candidate| candidate.fingerprint).collect(),
@@ -156,12 +172,13 @@ impl<'c> Input<'c> {
         }
     }
 
-    fn parameters(&self) -> [Parameter<'_>; 4] {
+    fn parameters(&self) -> [Parameter<'_>; 5] {
         [
             (&self.tenants, Type::UUID_ARRAY),
             (&self.keys, Type::BYTEA_ARRAY),
             (&self.fingerprints, Type::INT8_ARRAY),
             (&self.windows, Type::INT8_ARRAY),
+            (&self.days_back, Type::INT4),
         ]
     }
 }
