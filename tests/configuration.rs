@@ -342,7 +342,7 @@ fn the_shipped_configuration_is_valid() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let config = ProxyConfig::load(&root.join("proxy.yaml"), &primitives::sections());
     let config = config.unwrap_or_else(|report| panic!("{report}"));
-    assert_eq!(config.sections.keys().collect::<Vec<_>>(), ["cache", "events", "ratelimit"]);
+    assert_eq!(config.sections.keys().collect::<Vec<_>>(), ["cache", "events", "ratelimit", "usage"]);
     assert_eq!(config.redis.keys().collect::<Vec<_>>(), ["cache", "limits"]);
     assert_eq!(config.identity.issuers[0].issuer, outrigger::config::DEVELOPMENT_ISSUER);
     assert_eq!(config.identity.issuers[0].audience, outrigger::config::DEVELOPMENT_AUDIENCE);

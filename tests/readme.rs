@@ -43,7 +43,7 @@ fn the_readme_s_lines_work_as_written() {
     let script = lines.iter().map(|line| format!("{line}\necho\n")).collect::<String>();
     let printed = shell(&script, work.path());
     let replies: Vec<&str> = printed.lines().filter(|line| !line.is_empty()).collect();
-    assert_eq!(replies.len(), 7, "{printed}");
+    assert_eq!(replies.len(), 9, "{printed}");
     let json = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
     assert_eq!(json(replies[0])["allowed"], true);
     assert_eq!(json(replies[0])["results"][0]["remaining"], 19);
@@ -53,6 +53,11 @@ fn the_readme_s_lines_work_as_written() {
     assert_eq!(json(replies[4])["accepted"], 1);
     assert_eq!(json(replies[5])["data"]["lead"], "lead-42");
     assert_eq!(json(replies[6])["deliveries"][0]["event"]["type"], "lead.scored");
+    assert_eq!(json(replies[7])["accepted"], 1);
+    assert_eq!(
+        (&json(replies[8])["total"], &json(replies[8])["points"][0]["group"]),
+        (&"2.75".into(), &"eu".into())
+    );
 }
 
 #[test]

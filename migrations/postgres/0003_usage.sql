@@ -25,16 +25,19 @@ CREATE TABLE usage_events (
 ) PARTITION BY RANGE (time);
 
 -- Sums by UTC hour, and by day of the policy's time zone: of all together (tag ''), and of each value of the tags by which the
--- metric can be grouped ('' of points without the tag). A sum of values that fit numeric(38, 9) may not.
+-- metric can be grouped ('' of points without the tag). A sum of values that fit numeric(38, 9) may not. What came for a month that
+-- was closed is in the hour and on the day when it came, in a row of its own that says which month it adjusts.
 CREATE TABLE usage_hourly (
     tenant_id uuid NOT NULL,
     metric text COLLATE "C" NOT NULL,
     tag text COLLATE "C" NOT NULL,
     start timestamptz NOT NULL,
     tag_value text COLLATE "C" NOT NULL,
+    -- The first day of that month; '-infinity' of what adjusts none.
+    adjusts date NOT NULL,
     value numeric NOT NULL,
     count bigint NOT NULL,
-    PRIMARY KEY (tenant_id, metric, tag, start, tag_value)
+    PRIMARY KEY (tenant_id, metric, tag, start, tag_value, adjusts)
 ) WITH (fillfactor = 70);
 CREATE TABLE usage_daily (
     tenant_id uuid NOT NULL,
@@ -42,10 +45,29 @@ CREATE TABLE usage_daily (
     tag text COLLATE "C" NOT NULL,
     start date NOT NULL,
     tag_value text COLLATE "C" NOT NULL,
+    -- The first day of that month; '-infinity' of what adjusts none.
+    adjusts date NOT NULL,
     value numeric NOT NULL,
     count bigint NOT NULL,
-    PRIMARY KEY (tenant_id, metric, tag, start, tag_value)
+    PRIMARY KEY (tenant_id, metric, tag, start, tag_value, adjusts)
 ) WITH (fillfactor = 70);
+-- For `outrigger usage reconcile`, which looks at days of everyone; it costs next to nothing to keep.
+CREATE INDEX usage_hourly_by_start ON usage_hourly USING brin (start) WITH (pages_per_range = 32, autosummarize = on);
+CREATE INDEX usage_daily_by_start ON usage_daily USING brin (start) WITH (pages_per_range = 32, autosummarize = on);
+
+-- The points that are adjustments, when they were booked: each is in usage_events too, at its own time.
+CREATE TABLE usage_adjustments (
+    booked_at timestamptz NOT NULL,
+    time timestamptz NOT NULL,
+    tenant_id uuid NOT NULL,
+    metric text COLLATE "C" NOT NULL,
+    value numeric(38, 9) NOT NULL,
+    tags jsonb,
+    metadata jsonb
+);
+CREATE INDEX usage_adjustments_of_tenant ON usage_adjustments (tenant_id, metric, booked_at);
+ALTER TABLE usage_adjustments ENABLE ROW LEVEL SECURITY;
+ALTER TABLE usage_adjustments FORCE ROW LEVEL SECURITY;
 ALTER TABLE usage_hourly ENABLE ROW LEVEL SECURITY;
 ALTER TABLE usage_hourly FORCE ROW LEVEL SECURITY;
 ALTER TABLE usage_daily ENABLE ROW LEVEL SECURITY;
@@ -54,7 +76,10 @@ CREATE POLICY own ON usage_hourly FOR SELECT
     USING (tenant_id = (SELECT nullif(current_setting('app.tenant_id', true), '')::uuid));
 CREATE POLICY own ON usage_daily FOR SELECT
     USING (tenant_id = (SELECT nullif(current_setting('app.tenant_id', true), '')::uuid));
+CREATE POLICY own ON usage_adjustments FOR SELECT
+    USING (tenant_id = (SELECT nullif(current_setting('app.tenant_id', true), '')::uuid));
 -- The functions below are the owner's.
+CREATE POLICY booked ON usage_adjustments TO CURRENT_USER USING (true) WITH CHECK (true);
 CREATE POLICY sums ON usage_hourly TO CURRENT_USER USING (true) WITH CHECK (true);
 CREATE POLICY sums ON usage_daily TO CURRENT_USER USING (true) WITH CHECK (true);
 
@@ -105,6 +130,50 @@ BEGIN
 END
 $$;
 
+-- For how many days raw records are kept.
+ALTER TABLE outrigger_store ADD COLUMN usage_retention_days integer NOT NULL DEFAULT 400;
+
+-- Makes the partitions of today and of the two days after, and drops those of raw records that are older than the retention, and of keys of days
+-- of which no record is taken. One that somebody uses is not dropped this time (`kept`).
+CREATE FUNCTION outrigger_keep_usage_partitions() RETURNS TABLE (made integer, dropped integer, kept integer)
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '500ms'
+SET TimeZone = 'UTC'
+AS $$
+DECLARE
+    today date := current_date;
+    retention integer := (SELECT usage_retention_days FROM public.outrigger_store);
+    parent text;
+    part text;
+BEGIN
+    made := (SELECT count(*) FILTER (WHERE public.outrigger_make_usage_day(today + ahead)) FROM generate_series(0, 2) ahead);
+    dropped := 0;
+    kept := 0;
+    PERFORM set_config('lock_timeout', '50ms', true);
+    FOREACH parent IN ARRAY ARRAY['usage_events', 'usage_dedupe'] LOOP
+        FOR part IN
+            SELECT child.relname::text FROM pg_inherits
+                JOIN pg_class child ON child.oid = inhrelid
+                WHERE inhparent = ('public.' || parent)::regclass
+                    AND to_date(right(child.relname, 8), 'YYYYMMDD')
+                        < today - CASE WHEN parent = 'usage_events' THEN greatest(retention, 100) ELSE 100 END
+        LOOP
+            BEGIN
+                EXECUTE format('DROP TABLE public.%I', part);
+                dropped := dropped + 1;
+            EXCEPTION WHEN lock_not_available THEN
+                kept := kept + 1;
+                -- Its others are used as well.
+                EXIT;
+            END;
+        END LOOP;
+    END LOOP;
+    RETURN NEXT;
+END
+$$;
+REVOKE ALL ON FUNCTION outrigger_keep_usage_partitions() FROM PUBLIC;
+
 -- Counts points whose keys are all new, and returns nothing. Where some are known nothing is written, and each of those is
 -- returned: its place in the list, from 1, and the fingerprint of the point that has its key. Keys come sorted, so that no two
 -- transactions wait for each other.
@@ -135,6 +204,20 @@ BEGIN
     EXCEPTION WHEN unique_violation THEN
         NULL;
     END;
+    RETURN QUERY SELECT * FROM public.outrigger_usage_counted(days, places, hashes);
+END
+$$;
+
+-- Of keys, the numbers of those that were counted, from 1, and the fingerprints of their points.
+CREATE FUNCTION outrigger_usage_counted(days date[], places bigint[], hashes uuid[])
+RETURNS TABLE (held integer, held_fingerprint bigint)
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off
+SET enable_bitmapscan = off
+SET jit = off
+AS $$
+BEGIN
     RETURN QUERY SELECT input.number::integer, kept.fingerprint
         FROM unnest(days, places, hashes) WITH ORDINALITY AS input (day, place, hash, number)
         CROSS JOIN LATERAL (
@@ -143,9 +226,26 @@ BEGIN
 END
 $$;
 
+-- Notes points that are adjustments, as of this transaction's beginning.
+CREATE FUNCTION outrigger_usage_adjust(
+    tenants uuid[], metrics text[], times timestamptz[], amounts numeric[], tags text[], metadata text[]
+) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM public.outrigger_check_tenants(tenants);
+    INSERT INTO public.usage_adjustments (booked_at, time, tenant_id, metric, value, tags, metadata)
+        SELECT now(), input.time, input.tenant, input.metric, input.amount, input.tags::jsonb, input.metadata::jsonb
+        FROM unnest(times, tenants, metrics, amounts, tags, metadata)
+            AS input (time, tenant, metric, amount, tags, metadata);
+END
+$$;
+
 -- Adds to sums; they come sorted by key.
 CREATE FUNCTION outrigger_usage_add(
-    tenants uuid[], metrics text[], tags text[], tag_values text[], hours timestamptz[], amounts numeric[], counts bigint[]
+    tenants uuid[], metrics text[], tags text[], tag_values text[], adjusted date[], hours timestamptz[],
+    amounts numeric[], counts bigint[]
 ) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -153,16 +253,17 @@ SET jit = off
 AS $$
 BEGIN
     PERFORM public.outrigger_check_tenants(tenants);
-    INSERT INTO public.usage_hourly AS kept (tenant_id, metric, tag, start, tag_value, value, count)
-        SELECT input.tenant, input.metric, input.tag, input.hour, input.tag_value, input.amount, input.points
-        FROM unnest(tenants, metrics, tags, tag_values, hours, amounts, counts)
-            AS input (tenant, metric, tag, tag_value, hour, amount, points)
-        ON CONFLICT (tenant_id, metric, tag, start, tag_value)
+    INSERT INTO public.usage_hourly AS kept (tenant_id, metric, tag, start, tag_value, adjusts, value, count)
+        SELECT input.tenant, input.metric, input.tag, input.hour, input.tag_value, input.adjusts, input.amount, input.points
+        FROM unnest(tenants, metrics, tags, tag_values, adjusted, hours, amounts, counts)
+            AS input (tenant, metric, tag, tag_value, adjusts, hour, amount, points)
+        ON CONFLICT (tenant_id, metric, tag, start, tag_value, adjusts)
             DO UPDATE SET value = kept.value + excluded.value, count = kept.count + excluded.count;
 END
 $$;
 CREATE FUNCTION outrigger_usage_add_days(
-    tenants uuid[], metrics text[], tags text[], tag_values text[], days date[], amounts numeric[], counts bigint[]
+    tenants uuid[], metrics text[], tags text[], tag_values text[], adjusted date[], days date[],
+    amounts numeric[], counts bigint[]
 ) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -170,15 +271,17 @@ SET jit = off
 AS $$
 BEGIN
     PERFORM public.outrigger_check_tenants(tenants);
-    INSERT INTO public.usage_daily AS kept (tenant_id, metric, tag, start, tag_value, value, count)
-        SELECT input.tenant, input.metric, input.tag, input.day, input.tag_value, input.amount, input.points
-        FROM unnest(tenants, metrics, tags, tag_values, days, amounts, counts)
-            AS input (tenant, metric, tag, tag_value, day, amount, points)
-        ON CONFLICT (tenant_id, metric, tag, start, tag_value)
+    INSERT INTO public.usage_daily AS kept (tenant_id, metric, tag, start, tag_value, adjusts, value, count)
+        SELECT input.tenant, input.metric, input.tag, input.day, input.tag_value, input.adjusts, input.amount, input.points
+        FROM unnest(tenants, metrics, tags, tag_values, adjusted, days, amounts, counts)
+            AS input (tenant, metric, tag, tag_value, adjusts, day, amount, points)
+        ON CONFLICT (tenant_id, metric, tag, start, tag_value, adjusts)
             DO UPDATE SET value = kept.value + excluded.value, count = kept.count + excluded.count;
 END
 $$;
 REVOKE ALL ON FUNCTION outrigger_check_tenants(uuid[]), outrigger_make_usage_day(date),
     outrigger_usage_insert(uuid[], text[], timestamptz[], numeric[], text[], text[], date[], bigint[], uuid[], bigint[]),
-    outrigger_usage_add(uuid[], text[], text[], text[], timestamptz[], numeric[], bigint[]),
-    outrigger_usage_add_days(uuid[], text[], text[], text[], date[], numeric[], bigint[]) FROM PUBLIC;
+    outrigger_usage_counted(date[], bigint[], uuid[]),
+    outrigger_usage_adjust(uuid[], text[], timestamptz[], numeric[], text[], text[]),
+    outrigger_usage_add(uuid[], text[], text[], text[], date[], timestamptz[], numeric[], bigint[]),
+    outrigger_usage_add_days(uuid[], text[], text[], text[], date[], date[], numeric[], bigint[]) FROM PUBLIC;

@@ -18,16 +18,18 @@ CREATE TABLE usage_events (
 ) STRICT;
 
 -- By UTC hour in microseconds since 1970, and by day of the policy's time zone as a text: of all together (tag ''), and of each
--- value of the tags by which the metric can be grouped.
+-- value of the tags by which the metric can be grouped. What came for a month that was closed is in the hour and on the day when it
+-- came, in a row of its own that says which month it adjusts, by its first day ('' of what adjusts none).
 CREATE TABLE usage_hourly (
     tenant BLOB NOT NULL,
     metric TEXT NOT NULL,
     tag TEXT NOT NULL,
     start INTEGER NOT NULL,
     tag_value TEXT NOT NULL,
+    adjusts TEXT NOT NULL,
     value TEXT NOT NULL,
     count INTEGER NOT NULL,
-    PRIMARY KEY (tenant, metric, tag, start, tag_value)
+    PRIMARY KEY (tenant, metric, tag, start, tag_value, adjusts)
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE usage_daily (
@@ -36,7 +38,20 @@ CREATE TABLE usage_daily (
     tag TEXT NOT NULL,
     start TEXT NOT NULL,
     tag_value TEXT NOT NULL,
+    adjusts TEXT NOT NULL,
     value TEXT NOT NULL,
     count INTEGER NOT NULL,
-    PRIMARY KEY (tenant, metric, tag, start, tag_value)
+    PRIMARY KEY (tenant, metric, tag, start, tag_value, adjusts)
 ) STRICT, WITHOUT ROWID;
+
+-- The points that are adjustments, when they were booked: each is in usage_events too, at its own time.
+CREATE TABLE usage_adjustments (
+    booked_us INTEGER NOT NULL,
+    time_us INTEGER NOT NULL,
+    tenant BLOB NOT NULL,
+    metric TEXT NOT NULL,
+    value TEXT NOT NULL,
+    tags TEXT,
+    metadata TEXT
+) STRICT;
+CREATE INDEX usage_adjustments_of_tenant ON usage_adjustments (tenant, metric, booked_us);

@@ -18,6 +18,7 @@ const SHIPPED_POLICIES: &[(&str, &str)] = &[
     ("cache.yaml", include_str!("../../policies/cache.yaml")),
     ("events.yaml", include_str!("../../policies/events.yaml")),
     ("ratelimits.yaml", include_str!("../../policies/ratelimits.yaml")),
+    ("usage.yaml", include_str!("../../policies/usage.yaml")),
 ];
 
 #[derive(Args)]

@@ -8,9 +8,9 @@ use serde_json::json;
 
 use super::{FOUND_PROBLEMS, runtime};
 use crate::config::{ProxyConfig, StoreChoice};
-use crate::policy::{Policies, PolicyLoader};
+use crate::policy::{Kind, Policies, PolicyLoader};
 use crate::pools::kafka::{Kafka, TopicReport, ensure_topics};
-use crate::primitives::{self, events};
+use crate::primitives::{self, events, usage};
 use crate::store::postgres;
 
 #[derive(Args)]
@@ -52,8 +52,12 @@ pub(super) fn run(arguments: &MigrateArgs) -> anyhow::Result<ExitCode> {
         }
     };
     let epoch = if arguments.new_epoch { postgres::Epoch::New } else { postgres::Epoch::Same };
-    let days = config.section("events").and_then(events::retention_days);
-    let migrated = match runtime()?.block_on(postgres::migrate(database, days, epoch, arguments.dry_run)) {
+    let retention = postgres::Retention {
+        events_days: config.section("events").and_then(events::retention_days),
+        usage_days: config.section("usage").and_then(usage::retention_days),
+    };
+    let migrated = match runtime()?.block_on(postgres::migrate(database, retention, epoch, arguments.dry_run))
+    {
         Ok(migrated) => migrated,
         Err(error) => {
             eprintln!("error: {error}");
@@ -104,8 +108,13 @@ fn topics(config: &ProxyConfig, dry_run: bool) -> anyhow::Result<Vec<TopicReport
 
 /// The access and the events policy.
 pub(super) fn event_policies(config: &ProxyConfig) -> anyhow::Result<Policies> {
+    policies_of(config, &events::KIND)
+}
+
+/// The access policy, and those of a kind.
+pub(super) fn policies_of(config: &ProxyConfig, kind: &'static Kind) -> anyhow::Result<Policies> {
     let actions = primitives::ALL.iter().flat_map(|row| row.actions).copied().collect();
-    let loader = PolicyLoader::new(config.policies.clone(), vec![&events::KIND], actions)
+    let loader = PolicyLoader::new(config.policies.clone(), vec![kind], actions)
         .ignoring(primitives::ALL.iter().map(|row| row.policy.name))
         .with_issuers(config.identity.issuers.iter().map(|issuer| issuer.name.clone()));
     loader.load(1).map_err(|report| anyhow::anyhow!("{report}"))

@@ -11,6 +11,7 @@ mod probe;
 mod serve;
 mod status;
 mod token;
+mod usage;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -47,6 +48,9 @@ enum Command {
     /// Show what is on its way out of the event log
     #[command(subcommand)]
     Outbox(outbox::OutboxCommand),
+    /// Check that totals of usage are what their records are
+    #[command(subcommand)]
+    Usage(usage::UsageCommand),
     /// Make or explain tokens
     #[command(subcommand)]
     Token(token::TokenCommand),
@@ -89,6 +93,7 @@ pub fn main() -> ExitCode {
         Command::Check(arguments) => check::run(&arguments),
         Command::Migrate(arguments) => migrate::run(&arguments),
         Command::Outbox(command) => outbox::run(&command),
+        Command::Usage(command) => usage::run(&command),
         Command::Token(command) => token::run(&command),
         Command::Status(arguments) => status::run(&arguments),
         Command::Openapi(arguments) => openapi::run(&arguments),

@@ -54,7 +54,7 @@ pub(super) fn run(command: &OutboxCommand) -> anyhow::Result<ExitCode> {
 }
 
 /// The configuration; what is wrong with it is said.
-fn load(path: &Path) -> Option<ProxyConfig> {
+pub(super) fn load(path: &Path) -> Option<ProxyConfig> {
     match ProxyConfig::load(path, &primitives::sections()) {
         Ok(config) => Some(config),
         Err(report) => {
@@ -65,7 +65,7 @@ fn load(path: &Path) -> Option<ProxyConfig> {
 }
 
 /// What is wrong, for the operator.
-fn problem(text: &str) -> anyhow::Result<ExitCode> {
+pub(super) fn problem(text: &str) -> anyhow::Result<ExitCode> {
     eprintln!("error: {text}");
     Ok(ExitCode::from(FOUND_PROBLEMS))
 }

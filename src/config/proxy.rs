@@ -335,9 +335,14 @@ impl ProxyConfig {
             kafka: None,
             limits: Limits::default(),
             log: Log { format: LogFormat::Text, ..Log::default() },
-            sections: [("cache", embedded.clone()), ("ratelimit", embedded), ("events", json!({}))]
-                .map(|(name, section)| (name.to_owned(), section))
-                .into(),
+            sections: [
+                ("cache", embedded.clone()),
+                ("ratelimit", embedded),
+                ("events", json!({})),
+                ("usage", json!({})),
+            ]
+            .map(|(name, section)| (name.to_owned(), section))
+            .into(),
         }
     }
 

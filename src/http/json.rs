@@ -1,6 +1,7 @@
 //! JSON bodies: read quickly when right, explained with a pointer when wrong.
 
 use http::HeaderMap;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::error::Category;
 
@@ -27,20 +28,29 @@ pub fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
 
 /// Reads `T`; the second, slower reading that finds the pointer happens only where the first fails.
 pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
-    serde_json::from_slice(body).map_err(|error| explain::<T>(body, &error))
+    parse_part(body, "")
 }
 
-fn explain<T: DeserializeOwned>(body: &[u8], error: &serde_json::Error) -> Problem {
+/// The same of a part of a body, which is at this pointer; `T` may borrow from it.
+pub fn parse_part<'b, T: Deserialize<'b>>(part: &'b [u8], at: &str) -> Result<T, Problem> {
+    serde_json::from_slice(part).map_err(|error| explain::<T>(part, at, &error))
+}
+
+fn explain<'b, T: Deserialize<'b>>(body: &'b [u8], at: &str, error: &serde_json::Error) -> Problem {
     match error.classify() {
-        Category::Syntax | Category::Eof | Category::Io => {
+        Category::Syntax | Category::Eof | Category::Io if at.is_empty() => {
             Problem::new(ErrorKind::Malformed, format!("the body is not JSON: {error}"))
+        }
+        Category::Syntax | Category::Eof | Category::Io => {
+            Problem::new(ErrorKind::Malformed, "a part of the body is not JSON")
+                .with_field(at.to_owned(), error.to_string())
         }
         Category::Data => {
             let mut reader = serde_json::Deserializer::from_slice(body);
             let found: Result<T, _> = serde_path_to_error::deserialize(&mut reader);
             let pointer = found.err().map(|error| pointer(error.path())).unwrap_or_default();
             Problem::new(ErrorKind::Invalid, "a field of the body is wrong")
-                .with_field(pointer, error.to_string())
+                .with_field(format!("{at}{pointer}"), error.to_string())
         }
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod cache;
 pub mod events;
+mod housekeeping;
 pub mod ratelimit;
 mod store_answer;
 pub mod usage;
@@ -46,7 +47,8 @@ pub struct Primitive {
 }
 
 /// Every primitive there is.
-pub const ALL: &[&Primitive] = &[&ratelimit::PRIMITIVE, &cache::PRIMITIVE, &events::PRIMITIVE];
+pub const ALL: &[&Primitive] =
+    &[&ratelimit::PRIMITIVE, &cache::PRIMITIVE, &events::PRIMITIVE, &usage::PRIMITIVE];
 
 /// The sections of `proxy.yaml` that primitives bring.
 #[must_use]

@@ -92,7 +92,7 @@ fn what_the_alert_rules_name_is_exported() {
     let relay = on.process("roles: [api, relay]\n");
     let redis = Sidecar::on_redis(&rig::shared_redis_nodes());
     let directory = tempfile::tempdir().unwrap();
-    let config = embedded_config(directory.path(), "store: embedded\nevents: {}\n");
+    let config = embedded_config(directory.path(), "store: embedded\nevents: {}\nusage: {}\n");
     let embedded = Sidecar::serve_in(directory, &config);
 
     wait_until("a relay's part of the shards", BOUND, || {

@@ -26,7 +26,7 @@ pub fn configuration_at(directory: &Path, database: &str, addresses: &[String], 
     assert!(GOOD.contains(redis));
     let postgres = format!(
         "store: postgres\npostgres:\n  servers: {addresses:?}\n  database: {database}\n  tls: {{ca_file: '{}'}}\n  required: true\n  \
-         app: {}\n  owner: {}\nevents: {{heartbeat_ms: 200}}\n",
+         app: {}\n  owner: {}\nevents: {{heartbeat_ms: 200}}\nusage: {{}}\n",
         authority.display(),
         role(PostgresRole::App),
         role(PostgresRole::Owner),

@@ -6,14 +6,11 @@ use prometheus::IntGauge;
 
 use super::{postgres, sqlite};
 use crate::leases::Leases;
+use crate::primitives::housekeeping;
 use crate::store::{Reach, Store, StoreError, Tx};
 use crate::tasks::Tasks;
 use crate::telemetry::{MetricError, Registry};
 
-/// Between two rounds.
-const EVERY: Duration = Duration::from_secs(600);
-/// After a round that failed.
-const AGAIN: Duration = Duration::from_secs(10);
 /// Of the fleet's lease: as long as a round may take.
 const LEASE: Duration = Duration::from_secs(60);
 const LEASE_NAME: &str = "events/housekeeping";
@@ -29,7 +26,6 @@ pub(super) fn start(
     registry: &Registry,
     tasks: &Tasks,
 ) -> Result<(), MetricError> {
-    let stopping = tasks.stopping().clone();
     let days_ahead = match &store {
         Store::Postgres(_) => Some(registry.gauge(
             "outrigger_events_partitions_ahead_days",
@@ -37,24 +33,12 @@ pub(super) fn start(
         )?),
         Store::Sqlite(_) => None,
     };
-    tasks.spawn("events housekeeping", async move {
-        loop {
-            let ended = match round(&store, &leases, retention_days).await {
-                Ok(()) => look_ahead(&store, days_ahead.as_ref()).await,
-                Err(error) => Err(error),
-            };
-            let pause = match ended {
-                Ok(()) => EVERY,
-                Err(error) => {
-                    tracing::warn!(%error, "what was kept long enough could not be dropped");
-                    AGAIN
-                }
-            };
-            tokio::select! {
-                () = stopping.cancelled() => return,
-                () = tokio::time::sleep(pause) => {}
-            }
-        }
+    housekeeping::start("events housekeeping", tasks, move || {
+        let (store, leases, days_ahead) = (store.clone(), leases.clone(), days_ahead.clone());
+        Box::pin(async move {
+            round(&store, &leases, retention_days).await?;
+            look_ahead(&store, days_ahead.as_ref()).await
+        })
     });
     Ok(())
 }

@@ -93,6 +93,12 @@ impl Amount {
         self.0 < 0
     }
 
+    /// What takes it away; none has no such number.
+    #[must_use]
+    pub fn negated(self) -> Option<Self> {
+        self.0.checked_neg().map(Self)
+    }
+
     /// In units of 10⁻⁹, for what compares values.
     #[must_use]
     pub fn to_be_bytes(self) -> [u8; 16] {
@@ -112,7 +118,7 @@ impl fmt::Display for Amount {
 
 /// A sum of any number of values: the part before the point and the part after it are kept apart, so that no sum of values
 /// that were accepted is too large.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Sum {
     whole: i128,
     /// Of the same sign as `whole`, or one of the two is zero.

@@ -9,11 +9,12 @@ use rig::PostgresRole;
 use uuid::Uuid;
 
 use super::{
-    Added, Amount, Call, Days, Metric, Point, PointKey, Range, ReadError, Rollup, Sum, SumOf, Verdict,
-    Window, count, fingerprint, read,
+    Added, Amount, Calendar, Call, Days, Difference, Metric, Point, PointKey, Range, ReadError, Reading,
+    Refusal, Rollup, Start, Sum, SumOf, UsagePolicy, Verdict, Window, count, fingerprint, read, reconcile,
 };
 use crate::names::Name;
 use crate::store::bench::Stores;
+use crate::store::postgres::{ConnectAs, Postgres};
 use crate::store::{Reach, Store, StoreError, Tx};
 
 const A: Uuid = Uuid::from_u128(1);
@@ -26,6 +27,10 @@ const HOURLY: &str = "SELECT tag || '=' || tag_value || ' ' || to_char(start AT 
 
 fn zone() -> TimeZone {
     TimeZone::get("Asia/Kathmandu").unwrap()
+}
+
+fn calendar() -> Calendar {
+    Calendar::new(zone(), None)
 }
 
 fn metric() -> Arc<Metric> {
@@ -46,6 +51,7 @@ fn point(tenant: Uuid, key: &str, time_us: i64, value: &str, region: Option<&str
         time_us,
         tags,
         metadata: None,
+        corrects: None,
     }
 }
 
@@ -55,7 +61,7 @@ fn now_us() -> i64 {
 
 /// Counts a call as its tenant.
 async fn counted(partitions: &Days, store: &Store, tenant: Uuid, points: &[Point]) -> Verdict {
-    let call = Call::of(tenant, vec![metric()], points.to_vec());
+    let call = Call::of(tenant, vec![metric()], points.to_vec(), &calendar());
     partitions.make(&call).await.unwrap();
     as_tenant(store, tenant, call).await.unwrap().pop().unwrap()
 }
@@ -65,7 +71,7 @@ async fn as_tenant(store: &Store, tenant: Uuid, call: Call) -> Result<Vec<Verdic
     store
         .run(Reach::background(tenant), 0, move |tx| {
             let calls = Arc::clone(&calls);
-            Box::pin(async move { count(tx, &calls[..], &zone()).await })
+            Box::pin(async move { count(tx, &calls[..]).await })
         })
         .await
 }
@@ -104,11 +110,15 @@ async fn sums(store: &Store, tenant: Uuid) -> BTreeMap<String, (String, i64)> {
     read.unwrap().into_iter().map(|(of, value, count)| (of, (value, count))).collect()
 }
 
+fn refused(conflicts: Vec<usize>) -> Verdict {
+    Verdict::Refused(Refusal { conflicts, nothing_to_correct: Vec::new() })
+}
+
 /// What the sums of these points are.
 fn expected(tenant: Uuid, points: &[Point]) -> BTreeMap<String, (String, i64)> {
-    let (metric, zone) = (metric(), zone());
-    let mut rollup = Rollup::default();
-    points.iter().for_each(|point| rollup.add(tenant, &metric, point, &zone));
+    let (metric, calendar) = (metric(), calendar());
+    let (mut rollup, books) = (Rollup::default(), calendar.at(0));
+    points.iter().for_each(|point| rollup.add(tenant, &metric, point, &books.book(point.time_us)));
     let shown = |added: &Added| (added.value.to_string(), added.count);
     let days = rollup
         .daily
@@ -136,7 +146,7 @@ async fn a_point_counts_once_and_a_call_with_a_conflict_counts_nothing() {
         let again = Verdict::Counted { accepted: 0, duplicates: 3 };
         assert_eq!(counted(&partitions, store, A, &points).await, again, "{name}");
         let lie = [point(A, "k4", now, "7", None), point(A, "k2", now, "0.000000002", Some("us"))];
-        assert_eq!(counted(&partitions, store, A, &lie).await, Verdict::Conflict(vec![1]), "{name}");
+        assert_eq!(counted(&partitions, store, A, &lie).await, refused(vec![1]), "{name}");
         let mixed = [point(A, "k4", now, "7", None), points[0].clone(), point(A, "k4", now, "7", None)];
         let some = Verdict::Counted { accepted: 1, duplicates: 2 };
         assert_eq!(counted(&partitions, store, A, &mixed).await, some, "{name}");
@@ -205,12 +215,14 @@ async fn reading(store: &Store, tenant: Uuid, tag: &'static str, range: &Range) 
     let read: Result<_, ReadError> = store
         .read(Reach::background(tenant), move |tx| {
             let range = range.clone();
-            Box::pin(async move { read(tx, &SumOf { tenant, metric: "calls", tag }, &range).await })
+            Box::pin(async move { read(tx, &SumOf { tenant, metric: "calls", tag }, &range, None).await })
         })
         .await;
-    let (points, total) = read.unwrap();
+    let Reading { points, total, next } = read.unwrap();
+    assert_eq!(next, None);
     let shown = points.iter().map(|point| {
-        format!("{} {:?} {} {}", point.start, point.group, point.added.value, point.added.count)
+        let adjusts = point.adjusts.map_or(String::new(), |month| format!(" adjusts {month}"));
+        format!("{} {:?} {} {}{adjusts}", point.start, point.group, point.added.value, point.added.count)
     });
     (shown.collect(), total.to_string())
 }
@@ -259,10 +271,152 @@ async fn what_was_counted_is_read_by_hours_days_and_months_and_by_tag() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_correction_names_what_was_counted_and_takes_it_back() {
+    let stores = Stores::new(2).await;
+    for (name, store) in stores.both() {
+        let (partitions, now) = (Days::new(store.clone()), now_us());
+        let correction = |key: &str, value: &str, of: &Point| Point {
+            corrects: Some(of.key),
+            ..point(A, key, now, value, Some("eu"))
+        };
+        let (first, second) = (point(A, "k1", now, "5", Some("eu")), point(A, "k2", now, "7", Some("eu")));
+        let nothing = Refusal { conflicts: Vec::new(), nothing_to_correct: vec![1] };
+        let early = [point(A, "k9", now, "1", None), correction("c1", "-1", &first)];
+        assert_eq!(counted(&partitions, store, A, &early).await, Verdict::Refused(nothing), "{name}");
+        let new = |accepted| Verdict::Counted { accepted, duplicates: 0 };
+        assert_eq!(counted(&partitions, store, A, std::slice::from_ref(&first)).await, new(1), "{name}");
+        // Of an earlier call, and of this one.
+        let both = [correction("c1", "-1.5", &first), correction("c2", "-7", &second), second.clone()];
+        assert_eq!(counted(&partitions, store, A, &both).await, new(3), "{name}");
+        let again = Verdict::Counted { accepted: 0, duplicates: 3 };
+        assert_eq!(counted(&partitions, store, A, &both).await, again, "{name}");
+        let all = [std::slice::from_ref(&first), &both].concat();
+        assert_eq!(sums(store, A).await, expected(A, &all), "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_comes_for_a_closed_month_is_booked_now_and_the_month_stays_as_it_was() {
+    let stores = Stores::new(2).await;
+    let begin = |day: civil::Date| day.to_zoned_datetime(zone()).unwrap().start_of_day().unwrap().timestamp();
+    for (name, store) in stores.both() {
+        let partitions = Days::new(store.clone());
+        // Read anew for each store: midnight may have come.
+        let month = zone().to_datetime(Timestamp::now()).date().first_of_month();
+        let (before, now) = (begin(month).as_microsecond() - 1, now_us());
+        let counted = async |key: &str, time_us: i64, value: &str, close_after_ms: Option<u64>| {
+            let points = vec![point(A, key, time_us, value, Some("eu"))];
+            let call = Call::of(A, vec![metric()], points, &Calendar::new(zone(), close_after_ms));
+            partitions.make(&call).await.unwrap();
+            as_tenant(store, A, call).await.unwrap().pop().unwrap()
+        };
+        let new = Verdict::Counted { accepted: 1, duplicates: 0 };
+        assert_eq!(counted("open", before, "1", None).await, new, "{name}");
+        assert_eq!(counted("closed", before, "2", Some(0)).await, new, "{name}");
+        assert_eq!(counted("current", now, "4", Some(0)).await, new, "{name}");
+        let again = Verdict::Counted { accepted: 0, duplicates: 1 };
+        assert_eq!(counted("closed", before, "2", Some(0)).await, again, "{name}");
+        let range = |from, to| Range::new(Window::Month, begin(from), begin(to), &zone()).unwrap();
+        let (last, next) = (month - 1.month(), month + 1.month());
+        let closed = reading(store, A, "", &range(last, month)).await;
+        assert_eq!(closed, (vec![format!("{} \"\" 1 1", begin(last))], "1".to_owned()), "{name}");
+        let (shown, total) = reading(store, A, "region", &range(month, next)).await;
+        let of = |group: &str, value: &str, count, adjusts: &str| {
+            format!("{} {group:?} {value} {count}{adjusts}", begin(month))
+        };
+        let expected = [of("eu", "4", 1, ""), of("eu", "2", 1, &format!(" adjusts {}", begin(last)))];
+        assert_eq!((shown, total.as_str()), (expected.to_vec(), "6"), "{name}");
+        let days = Range::new(Window::Total, begin(month), begin(next), &zone()).unwrap();
+        assert_eq!(reading(store, A, "", &days).await.1, "6", "{name}");
+        assert_eq!(reading(store, B, "", &days).await.1, "0", "{name}");
+    }
+    let database = &stores._database.database;
+    let noted = "SELECT count(*) || ' ' || max(value) FROM usage_adjustments WHERE time < booked_at";
+    let noted = tokio::task::block_in_place(|| database.psql(PostgresRole::Superuser, &[noted]));
+    assert_eq!(noted.unwrap().trim(), "1 2.000000000");
+}
+
+/// The differences of the last 40 days, as who sees everyone's records.
+async fn differences(stores: &Stores, name: &str) -> Vec<String> {
+    let owner = stores._database.config.owner.clone().unwrap();
+    let store = match name {
+        "sqlite" => stores.sqlite.clone(),
+        _ => Store::Postgres(
+            Postgres::open(&stores._database.config, &ConnectAs::Owner(&owner)).await.unwrap(),
+        ),
+    };
+    let policy = UsagePolicy::of(Calendar::new(zone(), Some(0)), vec![metric()]);
+    let midnight = |days: i64| {
+        let day = TimeZone::UTC.to_datetime(Timestamp::now()).date().checked_add(days.days()).unwrap();
+        day.to_zoned_datetime(TimeZone::UTC).unwrap().timestamp()
+    };
+    let mut found = Vec::new();
+    let range = (midnight(-40), midnight(2));
+    reconcile(&store, &policy, range, |difference| found.push(difference)).await.unwrap();
+    let shown = |added: Option<Added>| {
+        added.map_or("-".to_owned(), |added| format!("{} {}", added.value, added.count))
+    };
+    found
+        .into_iter()
+        .map(|Difference { of, kept, records }| {
+            let what = matches!(of.start, Start::Day(_)).then_some("day").unwrap_or("hour");
+            format!("{what} {}={} kept {} records {}", of.tag, of.tag_value, shown(kept), shown(records))
+        })
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sums_made_anew_from_the_records_are_those_that_are_kept_and_what_was_changed_by_hand_is_found() {
+    let stores = Stores::new(4).await;
+    let mut random = fastrand::Rng::with_seed(7);
+    for (name, store) in stores.both() {
+        let (partitions, now) = (Days::new(store.clone()), now_us());
+        for number in 0..40 {
+            let points: Vec<Point> = (0..random.usize(1..20))
+                .map(|_| {
+                    let (key, hours) = (random.u32(0..400).to_string(), random.i64(0..35 * 24));
+                    let value = format!("{}.{:09}", random.i32(-5..50), random.u32(0..1_000_000_000));
+                    let region = [None, Some("eu"), Some("us")][random.usize(0..3)];
+                    point([A, B][number % 2], &key, now - hours * 3_600_000_000, &value, region)
+                })
+                .collect();
+            let tenant = [A, B][number % 2];
+            // Half of them close months, so that some are adjustments.
+            let calendar = Calendar::new(zone(), (number % 4 > 1).then_some(0));
+            let call = Call::of(tenant, vec![metric()], points, &calendar);
+            partitions.make(&call).await.unwrap();
+            as_tenant(store, tenant, call).await.unwrap();
+        }
+        assert_eq!(differences(&stores, name).await, [""; 0], "{name}");
+        let points = [point(A, "last", now, "1.5", Some("asia"))];
+        counted(&partitions, store, A, &points).await;
+        let changes = [
+            "UPDATE usage_hourly SET value = '1.500000001' WHERE tag_value = 'asia'",
+            "UPDATE usage_daily SET count = 2 WHERE tag_value = 'asia'",
+        ];
+        match store {
+            Store::Postgres(_) => {
+                let database = &stores._database.database;
+                tokio::task::block_in_place(|| database.psql(PostgresRole::Superuser, &changes)).unwrap();
+            }
+            Store::Sqlite(sqlite) => {
+                let batch = changes.join(";");
+                sqlite.write(move |connection| connection.execute_batch(&batch)).await.unwrap();
+            }
+        }
+        let expected =
+            ["day region=asia kept 1.5 2 records 1.5 1", "hour region=asia kept 1.500000001 1 records 1.5 1"];
+        let mut found = differences(&stores, name).await;
+        found.sort();
+        assert_eq!(found, expected, "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_postgresql_nobody_counts_for_another_and_raw_rows_are_out_of_reach() {
     let stores = Stores::new(2).await;
     let (partitions, now) = (Days::new(stores.postgres.clone()), now_us());
-    let call = Call::of(B, vec![metric()], vec![point(B, "k", now, "1", None)]);
+    let call = Call::of(B, vec![metric()], vec![point(B, "k", now, "1", None)], &calendar());
     partitions.make(&call).await.unwrap();
     let refused = as_tenant(&stores.postgres, A, call).await.unwrap_err();
     assert!(refused.to_string().contains("no permit named"), "{refused}");
@@ -271,14 +425,15 @@ async fn on_postgresql_nobody_counts_for_another_and_raw_rows_are_out_of_reach()
     for statement in [
         "SELECT count(*) FROM usage_events",
         "SELECT count(*) FROM usage_dedupe",
-        "INSERT INTO usage_hourly VALUES (gen_random_uuid(), 'calls', '', now(), '', 1, 1)",
+        "INSERT INTO usage_hourly VALUES (gen_random_uuid(), 'calls', '', now(), '', '-infinity', 1, 1)",
         "UPDATE usage_daily SET value = 0",
         "SELECT outrigger_check_tenants('{}')",
     ] {
         let ended = tokio::task::block_in_place(|| database.psql(PostgresRole::App, &[statement]));
         assert!(ended.unwrap_err().to_string().contains("permission denied"), "{statement}");
     }
-    let long_ago = Call::of(A, vec![metric()], vec![point(A, "k", now - 101 * 86_400_000_000, "1", None)]);
+    let long_ago =
+        Call::of(A, vec![metric()], vec![point(A, "k", now - 101 * 86_400_000_000, "1", None)], &calendar());
     let refused = partitions.make(&long_ago).await.unwrap_err();
     assert!(refused.to_string().contains("no usage is kept of"), "{refused}");
 }

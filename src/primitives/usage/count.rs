@@ -3,11 +3,14 @@
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
-use jiff::tz::TimeZone;
+use jiff::Timestamp;
 use parking_lot::Mutex;
 use uuid::Uuid;
 
-use super::{Day, Known, Metric, Point, Rollup, Settled, Verdict, postgres, settle, sqlite};
+use super::{
+    Booked, Books, Calendar, Day, Known, Metric, Point, PointKey, Rollup, Settled, Verdict, postgres, settle,
+    sqlite,
+};
 use crate::policy::Permit;
 use crate::store::{Reach, Store, StoreError, Tx};
 
@@ -21,18 +24,40 @@ pub struct Call {
     /// What its points' metrics are numbers of.
     metrics: Vec<Arc<Metric>>,
     points: Vec<Point>,
+    /// Its days and months.
+    calendar: Calendar,
 }
 
 impl Call {
-    /// Of the tenant that these permits are of, one for each metric and in their order.
+    /// Of the permit's tenant, which may record all of these metrics.
     #[must_use]
-    pub fn new(tenant: &Permit, metrics: Vec<Arc<Metric>>, points: Vec<Point>) -> Self {
-        Self { tenant: *tenant.tenant().as_uuid(), metrics, points }
+    pub fn new(permit: &Permit, metrics: Vec<Arc<Metric>>, points: Vec<Point>, calendar: &Calendar) -> Self {
+        Self { tenant: *permit.tenant().as_uuid(), metrics, points, calendar: calendar.clone() }
     }
 
     #[cfg(test)]
-    pub(super) fn of(tenant: Uuid, metrics: Vec<Arc<Metric>>, points: Vec<Point>) -> Self {
-        Self { tenant, metrics, points }
+    pub(super) fn of(
+        tenant: Uuid,
+        metrics: Vec<Arc<Metric>>,
+        points: Vec<Point>,
+        calendar: &Calendar,
+    ) -> Self {
+        Self { tenant, metrics, points, calendar: calendar.clone() }
+    }
+
+    /// About what it adds to the store, in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.points.iter().map(Point::bytes).sum()
+    }
+
+    /// How many of its points are of an hour that was over an hour ago.
+    #[must_use]
+    pub fn late(&self, now: Timestamp) -> u64 {
+        let hour_us = 3_600_000_000;
+        let this_hour = now.as_microsecond().div_euclid(hour_us);
+        let is_late = |point: &&Point| point.time_us.div_euclid(hour_us) < this_hour - 1;
+        self.points.iter().filter(is_late).count() as u64
     }
 
     /// The metric of one of its points.
@@ -46,17 +71,26 @@ pub(super) struct Row<'c> {
     pub(super) tenant: Uuid,
     pub(super) metric: &'c Metric,
     pub(super) point: &'c Point,
+    calendar: &'c Calendar,
 }
 
-/// Counts calls in this transaction, each as a whole or not at all, and says what became of each. What is sums of days begins
-/// by this zone.
+/// Counts calls in this transaction, each as a whole or not at all, and says what became of each.
 ///
 /// The sums are its last step: they are hot, and locked until the commit.
-pub async fn count(tx: &mut Tx<'_>, calls: &[Call], zone: &TimeZone) -> Result<Vec<Verdict>, StoreError> {
+pub async fn count(tx: &mut Tx<'_>, calls: &[Call]) -> Result<Vec<Verdict>, StoreError> {
     let points: Vec<&[Point]> = calls.iter().map(|call| call.points.as_slice()).collect();
-    let mut known = Known::new();
+    let mut looked_for = BTreeSet::new();
+    let corrected = calls.iter().flat_map(|call| &call.points).filter_map(|point| point.corrects);
+    let mut known = counted(tx, corrected.collect()).await?;
     for _ in 0..ATTEMPTS {
-        let settled = settle(&points, &known);
+        let mut settled = settle(&points, &known);
+        let refused = refused_keys(calls, &settled);
+        if !refused.is_subset(&looked_for) {
+            // What is refused is not inserted, and that would not say all that is wrong with it.
+            known.extend(counted(tx, refused.clone()).await?);
+            looked_for.extend(refused);
+            settled = settle(&points, &known);
+        }
         let rows = rows(calls, &settled)?;
         if rows.is_empty() {
             return Ok(settled.verdicts);
@@ -66,12 +100,7 @@ pub async fn count(tx: &mut Tx<'_>, calls: &[Call], zone: &TimeZone) -> Result<V
             Tx::Sqlite(tx) => sqlite::insert(tx, &rows)?,
         };
         if held.is_empty() {
-            let mut sums = Rollup::default();
-            rows.iter().for_each(|row| sums.add(row.tenant, row.metric, row.point, zone));
-            match tx {
-                Tx::Postgres(tx) => postgres::add(tx, &sums).await?,
-                Tx::Sqlite(tx) => sqlite::add(tx, &sums)?,
-            }
+            add(tx, &rows).await?;
             return Ok(settled.verdicts);
         }
         for (number, fingerprint) in held {
@@ -82,10 +111,79 @@ pub async fn count(tx: &mut Tx<'_>, calls: &[Call], zone: &TimeZone) -> Result<V
     Err(defect("keys are held that were free"))
 }
 
+/// The keys of the calls that are refused.
+fn refused_keys(calls: &[Call], settled: &Settled<'_>) -> BTreeSet<PointKey> {
+    let with_verdicts = calls.iter().zip(&settled.verdicts);
+    let refused = with_verdicts.filter(|(_, verdict)| matches!(verdict, Verdict::Refused(_)));
+    refused.flat_map(|(call, _)| &call.points).map(|point| point.key).collect()
+}
+
+/// Of keys, those that were counted.
+async fn counted(tx: &mut Tx<'_>, keys: BTreeSet<PointKey>) -> Result<Known, StoreError> {
+    if keys.is_empty() {
+        return Ok(Known::new());
+    }
+    let keys: Vec<PointKey> = keys.into_iter().collect();
+    let counted = match tx {
+        Tx::Postgres(tx) => postgres::counted(tx, &keys).await?,
+        Tx::Sqlite(tx) => sqlite::counted(tx, &keys)?,
+    };
+    let of = |(number, fingerprint): (usize, i64)| {
+        let key = keys.get(number).ok_or_else(|| defect("a key that was not asked for"))?;
+        Ok((*key, fingerprint))
+    };
+    counted.into_iter().map(of).collect()
+}
+
+/// How far the store's clock may be ahead of this process's, in microseconds.
+const CLOCKS_DIFFER_US: i64 = 86_400_000_000;
+
+/// Adds points to the sums, where they are booked.
+async fn add(tx: &mut Tx<'_>, rows: &[Row<'_>]) -> Result<(), StoreError> {
+    let mut now_us = Timestamp::now().as_microsecond();
+    if book(rows, now_us + CLOCKS_DIFFER_US).any(|(_, booked)| booked.adjusts.is_some()) {
+        // The store's clock says which months are closed: those of sidecars differ.
+        now_us = match tx {
+            Tx::Postgres(tx) => postgres::now_us(tx).await?,
+            Tx::Sqlite(_) => now_us,
+        };
+    }
+    let (mut sums, mut adjustments) = (Rollup::default(), Vec::new());
+    for (row, booked) in book(rows, now_us) {
+        sums.add(row.tenant, row.metric, row.point, &booked);
+        adjustments.extend(booked.adjusts.map(|_| row));
+    }
+    match tx {
+        Tx::Postgres(tx) => {
+            if !adjustments.is_empty() {
+                postgres::adjust(tx, &adjustments).await?;
+            }
+            postgres::add(tx, &sums).await
+        }
+        Tx::Sqlite(tx) => {
+            sqlite::adjust(tx, &adjustments, now_us)?;
+            sqlite::add(tx, &sums)
+        }
+    }
+}
+
+/// Rows, and where each is booked at an instant.
+fn book<'r, 'c>(rows: &'r [Row<'c>], now_us: i64) -> impl Iterator<Item = (&'r Row<'c>, Booked)> {
+    let mut books: Option<(&Calendar, Books<'_>)> = None;
+    rows.iter().map(move |row| {
+        // Most rows have the calendar of the one before.
+        let (_, open) = match books.take() {
+            Some((of, open)) if std::ptr::eq(of, row.calendar) => books.insert((of, open)),
+            _ => books.insert((row.calendar, row.calendar.at(now_us))),
+        };
+        (row, open.book(row.point.time_us))
+    })
+}
+
 fn rows<'c>(calls: &'c [Call], settled: &Settled<'c>) -> Result<Vec<Row<'c>>, StoreError> {
     let row = |(call, point): &(usize, &'c Point)| {
         let call = calls.get(*call)?;
-        Some(Row { tenant: call.tenant, metric: call.metric(point)?, point })
+        Some(Row { tenant: call.tenant, metric: call.metric(point)?, point, calendar: &call.calendar })
     };
     let rows: Option<Vec<Row<'c>>> = settled.points.iter().map(row).collect();
     rows.ok_or_else(|| defect("a point of no metric"))

@@ -1,6 +1,6 @@
 //! Calls that share a transaction: which of their points are counted, and what each caller is told.
 //!
-//! The calls are taken as if each came alone, one after the other: one with a conflict leaves with all of its points, and the next one
+//! The calls are taken as if each came alone, one after the other: one that is refused leaves with all of its points, and the next one
 //! sees only what those before it left.
 
 use std::collections::HashMap;
@@ -18,8 +18,17 @@ pub enum Verdict {
         /// Those that were.
         duplicates: usize,
     },
-    /// Nothing of it is counted: these of its points, by number, have a key of another one.
-    Conflict(Vec<usize>),
+    /// Nothing of it is counted.
+    Refused(Refusal),
+}
+
+/// Why nothing of a call is counted: points of it, by number.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Refusal {
+    /// Those with a key of another one.
+    pub conflicts: Vec<usize>,
+    /// Those that correct one that was not counted.
+    pub nothing_to_correct: Vec<usize>,
 }
 
 /// What becomes of a group.
@@ -34,7 +43,7 @@ pub struct Settled<'p> {
 /// Keys that are counted already, each with its point's fingerprint.
 pub type Known = HashMap<PointKey, i64>;
 
-/// Takes the calls one after the other, after those that are known.
+/// Takes the calls one after the other, after those that are known; among which are all that they correct and that are counted.
 #[must_use]
 pub fn settle<'p>(calls: &[&'p [Point]], known: &Known) -> Settled<'p> {
     let all = calls.iter().map(|points| points.len()).sum();
@@ -43,7 +52,7 @@ pub fn settle<'p>(calls: &[&'p [Point]], known: &Known) -> Settled<'p> {
     let mut verdicts = Vec::with_capacity(calls.len());
     for (call, own) in calls.iter().enumerate() {
         let before = points.len();
-        let mut conflicts = Vec::new();
+        let mut refusal = Refusal::default();
         for (number, point) in own.iter().enumerate() {
             let held = match known.get(&point.key) {
                 Some(held) => *held,
@@ -57,17 +66,23 @@ pub fn settle<'p>(calls: &[&'p [Point]], known: &Known) -> Settled<'p> {
                 },
             };
             if held != point.fingerprint {
-                conflicts.push(number);
+                refusal.conflicts.push(number);
             }
         }
-        if conflicts.is_empty() {
+        for (number, point) in own.iter().enumerate() {
+            let is_counted = |key: &PointKey| known.contains_key(key) || taken.contains_key(key);
+            if point.corrects.as_ref().is_some_and(|key| !is_counted(key)) {
+                refusal.nothing_to_correct.push(number);
+            }
+        }
+        if refusal == Refusal::default() {
             let accepted = points.len() - before;
             verdicts.push(Verdict::Counted { accepted, duplicates: own.len() - accepted });
         } else {
             for (_, point) in points.drain(before..) {
                 taken.remove(&point.key);
             }
-            verdicts.push(Verdict::Conflict(conflicts));
+            verdicts.push(Verdict::Refused(refusal));
         }
     }
     points.sort_unstable_by_key(|(_, point)| point.key);
@@ -82,11 +97,16 @@ mod tests {
     use super::*;
     use crate::primitives::usage::{Amount, Day};
 
-    fn point(key: u8, value: u8) -> Point {
+    fn point_key(key: u8) -> PointKey {
         let day = Day::of("2026-01-31T09:30:00Z".parse().unwrap());
+        PointKey::new(Uuid::from_u128(1), "calls", day, &key.to_string())
+    }
+
+    fn point(key: u8, value: u8, corrects: Option<u8>) -> Point {
         Point {
             metric: 0,
-            key: PointKey::new(Uuid::from_u128(1), "calls", day, &key.to_string()),
+            key: point_key(key),
+            corrects: corrects.map(point_key),
             fingerprint: i64::from(value),
             value: Amount::parse(&value.to_string()).unwrap(),
             time_us: 0,
@@ -102,20 +122,24 @@ mod tests {
     impl Model {
         fn take(&mut self, call: &[Point]) -> Verdict {
             let (mut after, mut accepted) = (self.0.clone(), 0);
-            let mut conflicts = Vec::new();
+            let mut refusal = Refusal::default();
             for (number, point) in call.iter().enumerate() {
                 match after.insert(point.key, point.fingerprint) {
                     None => accepted += 1,
                     Some(held) => {
                         after.insert(point.key, held);
                         if held != point.fingerprint {
-                            conflicts.push(number);
+                            refusal.conflicts.push(number);
                         }
                     }
                 }
             }
-            if !conflicts.is_empty() {
-                return Verdict::Conflict(conflicts);
+            let corrections =
+                call.iter().enumerate().filter_map(|(number, point)| Some((number, point.corrects?)));
+            refusal.nothing_to_correct =
+                corrections.filter(|(_, key)| !after.contains_key(key)).map(|(number, _)| number).collect();
+            if refusal != Refusal::default() {
+                return Verdict::Refused(refusal);
             }
             self.0 = after;
             Verdict::Counted { accepted, duplicates: call.len() - accepted }
@@ -126,17 +150,20 @@ mod tests {
         /// Few keys and few values, so that calls repeat and contradict themselves, each other, and what is known.
         #[test]
         fn a_group_is_what_its_calls_are_one_after_the_other(
-            calls in prop::collection::vec(prop::collection::vec((0_u8..12, 0_u8..3), 0..6), 0..12),
+            calls in prop::collection::vec(prop::collection::vec((0_u8..12, 0_u8..3, 0_u8..30), 0..6), 0..12),
             before in prop::collection::vec((0_u8..12, 0_u8..3), 0..4),
         ) {
             let mut model = Model::default();
             for (key, value) in before {
-                model.take(&[point(key, value)]);
+                model.take(&[point(key, value, None)]);
             }
             let known = model.0.clone();
             let calls: Vec<Vec<Point>> = calls
                 .into_iter()
-                .map(|call| call.into_iter().map(|(key, value)| point(key, value)).collect())
+                .map(|call| {
+                    let of = |(key, value, other)| point(key, value, Some(other).filter(|other| *other < 12));
+                    call.into_iter().map(of).collect()
+                })
                 .collect();
             let slices: Vec<&[Point]> = calls.iter().map(Vec::as_slice).collect();
             let settled = settle(&slices, &known);

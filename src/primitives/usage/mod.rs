@@ -1,27 +1,89 @@
 //! Usage: points counted once, and exact totals of them.
+//!
+//! - A record that was accepted is durable, counts once whatever is sent again, and is in the next read.
+//! - A key that comes back with another record is a conflict, and of that call nothing is counted.
+//! - Totals are exact decimals, so that any order of arrival gives the same.
+//!
+//! What a record is ([`Checks`]), what becomes of a group of calls ([`settle`], [`Rollup`]) and how they are counted ([`count`]) and
+//! read ([`read()`]) know nothing of HTTP (`api`); `postgres` and `sqlite` have the statements.
 
 mod amount;
+mod api;
+mod calendar;
+mod config;
 #[cfg(test)]
 mod conformance;
 mod count;
+mod counter;
 mod day;
 mod group;
+mod housekeeping;
 mod key;
+mod metrics;
 mod policy;
 mod postgres;
 mod read;
+mod reconcile;
 mod record;
 mod rollup;
 mod sqlite;
 mod window;
 
 pub use amount::{Amount, AmountError, Sum};
+pub use calendar::{Booked, Books, Calendar};
 pub use count::{Call, Days, count};
+pub use counter::Counter;
 pub use day::Day;
-pub use group::{Known, Settled, Verdict, settle};
+pub use group::{Known, Refusal, Settled, Verdict, settle};
 pub use key::{PointKey, fingerprint};
-pub use policy::{KIND, Metric, MetricDocument, UsageDocument, UsagePolicy};
-pub use read::{ReadError, ReadPoint, SumOf, SumRow, Sums, fill, read};
+pub use policy::{BillingDocument, KIND, Metric, MetricDocument, UsageDocument, UsagePolicy};
+pub use read::{ReadError, ReadPoint, Reading, Start, SumOf, SumRow, read};
+pub use reconcile::{Difference, ReconcileError, SumName, reconcile};
 pub use record::{AcceptWindow, Checks, MAX_RECORDS, Point, Record, Records, Wrong};
 pub use rollup::{Added, Rollup, SumKey};
-pub use window::{Range, RangeError, Source, Window};
+pub use window::{Range, RangeError, Source, Step, Window};
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::http::Route;
+use crate::leases::{Leases, Owner};
+use crate::policy::Action;
+use crate::primitives::{BuildError, Primitive, Resources};
+
+/// The registry row.
+pub const PRIMITIVE: Primitive = Primitive {
+    name: "usage",
+    actions: ACTIONS,
+    config_schema: schemars::SchemaGenerator::subschema_for::<config::UsageConfig>,
+    policy: KIND,
+    redis_families: &[],
+    must_not_be_evicted: false,
+    migrations: &[],
+    needs_store: true,
+    build,
+};
+
+/// Counting records of a metric.
+pub const RECORD: Action = Action::new("usage", "record");
+/// Reading a metric's totals.
+pub const READ: Action = Action::new("usage", "read");
+/// Every action.
+pub const ACTIONS: &[Action] = &[RECORD, READ];
+
+/// For how many days records are kept, as a section that fits its schema says.
+#[must_use]
+pub fn retention_days(section: &Value) -> Option<u32> {
+    config::UsageConfig::read(section.clone()).ok().map(|config| config.retention_days)
+}
+
+fn build(section: Value, resources: &Resources) -> Result<Vec<Route>, BuildError> {
+    let config = config::UsageConfig::read(section)?;
+    let store = resources.store()?;
+    let leases = Leases::new(store.clone(), Owner::of_this_process());
+    housekeeping::start(store.clone(), leases, config.retention_days, &resources.tasks);
+    let metrics = Arc::new(metrics::UsageMetrics::new(&resources.metrics)?);
+    let counter = Counter::new(store.clone(), Arc::clone(&metrics), resources.tasks.clone());
+    Ok(api::routes(api::Api { store, counter, metrics }))
+}

@@ -8,6 +8,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::Calendar;
+use super::reconcile::DeclaredTag;
 use crate::config::{Findings, pointer_step};
 use crate::names::Name;
 use crate::policy::{Kind, Policies};
@@ -22,8 +24,21 @@ pub struct UsageDocument {
     /// The time zone in which days and months begin, as IANA names it. It stays as it is while there is usage.
     #[serde(default = "default_time_zone")]
     pub time_zone: String,
+    /// Billing periods, where months close; without it they never do.
+    #[serde(default)]
+    pub billing: Option<BillingDocument>,
     /// The metrics, by name. What is not listed does not exist.
     pub metrics: BTreeMap<String, MetricDocument>,
+}
+
+/// Billing periods: the months of `time_zone`.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BillingDocument {
+    /// How long after its end a month closes, in milliseconds; 90 days at the most. What comes for it later is booked when it comes, as
+    /// an adjustment.
+    #[schemars(range(min = 0, max = 7_776_000_000_u64))]
+    pub close_after_ms: u64,
 }
 
 /// One metric.
@@ -62,15 +77,32 @@ pub struct Metric {
 /// The usage policy in force.
 #[derive(Debug)]
 pub struct UsagePolicy {
-    time_zone: TimeZone,
+    calendar: Calendar,
     metrics: BTreeMap<Name, Arc<Metric>>,
 }
 
 impl UsagePolicy {
-    /// In which days and months begin.
+    #[cfg(test)]
+    pub(super) fn of(calendar: Calendar, metrics: Vec<Arc<Metric>>) -> Self {
+        Self { calendar, metrics: metrics.into_iter().map(|metric| (metric.name.clone(), metric)).collect() }
+    }
+
+    /// Its days and months.
     #[must_use]
-    pub fn time_zone(&self) -> &TimeZone {
-        &self.time_zone
+    pub fn calendar(&self) -> &Calendar {
+        &self.calendar
+    }
+
+    /// Every tag by which sums are kept, of every metric.
+    pub(super) fn declared_tags(&self) -> Vec<DeclaredTag> {
+        let tags = |metric: &Arc<Metric>| {
+            let metric = Arc::clone(metric);
+            (0..metric.group_by.len()).filter_map(move |number| {
+                let tag = metric.group_by.get(number)?.to_string();
+                Some(DeclaredTag { metric: metric.name.to_string(), tag })
+            })
+        };
+        self.metrics.values().flat_map(tags).collect()
     }
 
     /// The metric of this name.
@@ -134,7 +166,8 @@ fn read(document: &UsageDocument, findings: &mut Findings) -> Option<UsagePolicy
         }
     }
     let time_zone = time_zone.ok().filter(|_| findings.is_empty())?;
-    Some(UsagePolicy { time_zone, metrics })
+    let close_after_ms = document.billing.as_ref().map(|billing| billing.close_after_ms);
+    Some(UsagePolicy { calendar: Calendar::new(time_zone, close_after_ms), metrics })
 }
 
 #[cfg(test)]
@@ -159,7 +192,7 @@ mod tests {
         )
         .unwrap();
         let policy = policies.get::<UsagePolicy>().unwrap();
-        assert_eq!(policy.time_zone().iana_name(), Some("Asia/Kathmandu"));
+        assert_eq!(policy.calendar().zone().iana_name(), Some("Asia/Kathmandu"));
         let names: Vec<_> = policy.metrics().map(|metric| metric.name.as_str()).collect();
         assert_eq!(names, ["api_calls", "voice_minutes"]);
         assert_eq!(policy.metric("api_calls").unwrap().accept_late_ms, 35 * 86_400_000);

@@ -7,11 +7,13 @@ use jiff::civil::Date;
 
 use uuid::Uuid;
 
-use super::{Added, Range, Sum, postgres, sqlite};
+use super::{Added, Range, RangeError, Sum, postgres, sqlite};
 use crate::store::{StoreError, Tx};
 
-/// Sums of hours or days that one reading goes through at the most.
-pub(super) const MAX_ROWS: i64 = 200_000;
+/// Points of one page at the most; a window's are never parted.
+const MAX_POINTS: usize = 10_000;
+/// Values of a tag by which one reading is grouped at the most: a window's points fit a page.
+pub(super) const MAX_GROUPS: usize = MAX_POINTS;
 
 /// Whose sums, and of what.
 #[derive(Debug, Clone, Copy)]
@@ -30,50 +32,82 @@ pub enum ReadError {
     /// The store's.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// More sums than one reading goes through.
-    #[error("this range has more than {MAX_ROWS} sums: ask for a shorter one, or for longer windows")]
-    TooMany,
+    /// Where it goes on is no window of it.
+    #[error(transparent)]
+    Range(#[from] RangeError),
+    /// A tag has more values than a page has points.
+    #[error("`{0}` has more than {MAX_GROUPS} values in this range: ask for a shorter one")]
+    TooManyGroups(String),
 }
 
-/// Reads a range of sums.
+/// A page of a reading.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reading {
+    /// Every window of every group that has something in the range, in order of time and group.
+    pub points: Vec<ReadPoint>,
+    /// Of the whole range.
+    pub total: Sum,
+    /// The first window of the next page.
+    pub next: Option<Timestamp>,
+}
+
+/// Reads a range of sums, from this window on.
 pub async fn read(
     tx: &mut Tx<'_>,
     of: &SumOf<'_>,
-    range: &Range,
-) -> Result<(Vec<ReadPoint>, Sum), ReadError> {
-    let sums = match tx {
-        Tx::Postgres(tx) => postgres::sums(tx, of, range.source()).await?,
-        Tx::Sqlite(tx) => sqlite::sums(tx, of, range.source())?,
-    };
-    let count = match &sums {
-        Sums::Hours(rows) => rows.len(),
-        Sums::Days(rows) => rows.len(),
-    };
-    if i64::try_from(count).is_ok_and(|count| count <= MAX_ROWS) {
-        Ok(fill(range, sums))
+    whole: &Range,
+    begin: Option<Timestamp>,
+) -> Result<Reading, ReadError> {
+    let groups = if of.tag.is_empty() {
+        vec![String::new()]
     } else {
-        Err(ReadError::TooMany)
+        match tx {
+            Tx::Postgres(tx) => postgres::groups(tx, of, whole.days()).await?,
+            Tx::Sqlite(tx) => sqlite::groups(tx, of, whole.days())?,
+        }
+    };
+    if groups.len() > MAX_GROUPS {
+        return Err(ReadError::TooManyGroups(of.tag.to_owned()));
     }
+    let page = whole.page(begin, MAX_POINTS / groups.len().max(1))?;
+    // One statement, so that the points and the total are of the same moment.
+    let read = match tx {
+        Tx::Postgres(tx) => postgres::sums(tx, of, &page, whole).await?,
+        Tx::Sqlite(tx) => sqlite::sums(tx, of, &page, whole)?,
+    };
+    let points = fill(&page, groups, read.sums);
+    Ok(Reading { points, total: read.total, next: page.next_page(whole) })
 }
 
-/// A sum as the store has it, of one hour or day and one group.
+/// What the store has of a page.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SumRow<S> {
-    /// Of what.
-    pub start: S,
+pub(super) struct Sums {
+    /// Of its windows, or of parts of them.
+    pub(super) sums: Vec<SumRow>,
+    /// Of the whole range.
+    pub(super) total: Sum,
+}
+
+/// Where a sum begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Start {
+    /// A UTC hour.
+    Hour(Timestamp),
+    /// A day of the policy's zone.
+    Day(Date),
+}
+
+/// A sum of one group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SumRow {
+    /// Of what: an hour or a day, or several from this on.
+    pub start: Start,
     /// The tag's value; empty where nothing is grouped, and of points without the tag.
     pub group: String,
+    /// The first day of the closed month that it adjusts.
+    pub adjusts: Option<Date>,
     /// How much, and of how many points.
     pub added: Added,
-}
-
-/// Sums, by hours or by days.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Sums {
-    /// By UTC hours.
-    Hours(Vec<SumRow<Timestamp>>),
-    /// By days of the policy's zone.
-    Days(Vec<SumRow<Date>>),
 }
 
 /// A window of a reading.
@@ -83,42 +117,35 @@ pub struct ReadPoint {
     pub start: Timestamp,
     /// The tag's value.
     pub group: String,
+    /// The beginning of the closed month that it adjusts; the window has another point for what adjusts none.
+    pub adjusts: Option<Timestamp>,
     /// How much, and of how many points.
     pub added: Added,
 }
 
-/// What a range holds: every window of every group that has something in it, in order of time and group, and the sum of
-/// all.
-#[must_use]
-pub fn fill(range: &Range, sums: Sums) -> (Vec<ReadPoint>, Sum) {
-    let mut windows: BTreeMap<(Timestamp, String), Added> = BTreeMap::new();
-    let mut total = Sum::default();
-    let mut add = |start: Timestamp, group: String, added: Added| {
-        total += added.value;
-        let window = windows.entry((start, group)).or_default();
-        window.value += added.value;
-        window.count += added.count;
-    };
-    match sums {
-        Sums::Hours(rows) => {
-            rows.into_iter().for_each(|row| add(range.start_of_hour(row.start), row.group, row.added));
+/// What a range holds: every window of these groups and of those that the sums are of.
+fn fill(range: &Range, groups: Vec<String>, sums: Vec<SumRow>) -> Vec<ReadPoint> {
+    let mut groups: BTreeSet<String> = groups.into_iter().collect();
+    let mut windows: BTreeMap<(Timestamp, String, Option<Date>), Added> = BTreeMap::new();
+    for row in sums {
+        let start = range.start(row.start);
+        if row.adjusts.is_none() && !groups.contains(&row.group) {
+            groups.insert(row.group.clone());
         }
-        Sums::Days(rows) => {
-            rows.into_iter().for_each(|row| add(range.start_of_day(row.start), row.group, row.added));
-        }
+        let window = windows.entry((start, row.group, row.adjusts)).or_default();
+        window.value += row.added.value;
+        window.count += row.added.count;
     }
-    let mut groups: BTreeSet<String> = windows.keys().map(|(_, group)| group.clone()).collect();
-    if groups.is_empty() {
-        groups.insert(String::new());
-    }
-    let mut points = Vec::with_capacity(windows.len());
     for start in range.starts() {
         for group in &groups {
-            let added = windows.remove(&(start, group.clone())).unwrap_or_default();
-            points.push(ReadPoint { start, group: group.clone(), added });
+            windows.entry((start, group.clone(), None)).or_default();
         }
     }
-    (points, total)
+    let point = |((start, group, adjusts), added): ((Timestamp, String, Option<Date>), Added)| {
+        let adjusts = adjusts.map(|month| range.begin(month));
+        ReadPoint { start, group, adjusts, added }
+    };
+    windows.into_iter().map(point).collect()
 }
 
 #[cfg(test)]
@@ -141,25 +168,31 @@ mod tests {
             .collect()
     }
 
+    fn day(day: &str, group: &str, value: &str) -> SumRow {
+        SumRow {
+            start: Start::Day(day.parse().unwrap()),
+            group: group.to_owned(),
+            adjusts: None,
+            added: added(value, 1),
+        }
+    }
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
     #[test]
     fn windows_without_usage_are_there_and_months_are_sums_of_their_days() {
         let zone = TimeZone::get("Europe/Berlin").unwrap();
-        let at = |text: &str| text.parse::<Timestamp>().unwrap();
         let range =
             Range::new(Window::Month, at("2025-12-31T23:00:00Z"), at("2026-03-31T22:00:00Z"), &zone).unwrap();
-        let row = |day: &str, group: &str, value: &str| SumRow {
-            start: day.parse::<Date>().unwrap(),
-            group: group.to_owned(),
-            added: added(value, 1),
-        };
         let days = vec![
-            row("2026-01-01", "eu", "0.1"),
-            row("2026-01-31", "eu", "0.2"),
-            row("2026-03-31", "us", "-1"),
+            day("2026-01-01", "eu", "0.1"),
+            day("2026-01-31", "eu", "0.2"),
+            day("2026-03-31", "us", "-1"),
         ];
-        let (points, total) = fill(&range, Sums::Days(days));
         assert_eq!(
-            shown(&points),
+            shown(&fill(&range, vec!["eu".to_owned()], days)),
             [
                 "2025-12-31T23:00:00Z \"eu\" 0.3 2",
                 "2025-12-31T23:00:00Z \"us\" 0 0",
@@ -169,24 +202,45 @@ mod tests {
                 "2026-02-28T23:00:00Z \"us\" -1 1",
             ]
         );
-        assert_eq!(total.to_string(), "-0.7");
+    }
+
+    #[test]
+    fn an_adjustment_is_a_point_of_its_own_behind_the_window_in_which_it_was_booked() {
+        let range =
+            Range::new(Window::Month, at("2026-12-01T00:00:00Z"), at("2027-01-01T00:00:00Z"), &TimeZone::UTC);
+        let adjusts = |month: &str| Some(month.parse::<Date>().unwrap());
+        let adjustment = SumRow { adjusts: adjusts("2026-11-01"), ..day("2026-12-05", "", "-2") };
+        let earlier = SumRow { adjusts: adjusts("2026-10-01"), ..day("2026-12-06", "", "4") };
+        let again = SumRow { adjusts: adjusts("2026-11-01"), ..day("2026-12-07", "", "-1") };
+        let sums = vec![adjustment, earlier, day("2026-12-07", "", "10"), again];
+        let points = fill(&range.unwrap(), vec![String::new()], sums);
+        let shown: Vec<_> = points
+            .iter()
+            .map(|point| (point.adjusts, point.added.value.to_string(), point.added.count))
+            .collect();
+        let (october, november) = (at("2026-10-01T00:00:00Z"), at("2026-11-01T00:00:00Z"));
+        let expected = [(None, "10", 1), (Some(october), "4", 1), (Some(november), "-3", 2)]
+            .map(|(of, v, n)| (of, v.to_owned(), n));
+        assert_eq!(shown, expected);
     }
 
     #[test]
     fn what_was_never_used_is_nothing_in_every_window() {
-        let at = |text: &str| text.parse::<Timestamp>().unwrap();
         let range = |window, to: &str| {
             Range::new(window, at("2026-01-01T00:00:00Z"), at(to), &TimeZone::UTC).unwrap()
         };
-        let (hours, total) = fill(&range(Window::Hour, "2026-01-01T03:00:00Z"), Sums::Hours(Vec::new()));
+        let all = vec![String::new()];
+        let hours = fill(&range(Window::Hour, "2026-01-01T03:00:00Z"), all.clone(), Vec::new());
         assert_eq!(hours.len(), 3);
-        assert_eq!(total.to_string(), "0");
-        let sums = vec![
-            SumRow { start: at("2026-01-01T00:00:00Z"), group: String::new(), added: added("1", 1) },
-            SumRow { start: at("2026-01-01T02:00:00Z"), group: String::new(), added: added("2.5", 3) },
-        ];
-        let (all, total) = fill(&range(Window::Total, "2026-01-01T03:00:00Z"), Sums::Hours(sums));
-        assert_eq!(shown(&all), ["2026-01-01T00:00:00Z \"\" 3.5 4"]);
-        assert_eq!(total.to_string(), "3.5");
+        let hour = |text: &str, value: &str, count| SumRow {
+            start: Start::Hour(at(text)),
+            group: String::new(),
+            adjusts: None,
+            added: added(value, count),
+        };
+        let sums = vec![hour("2026-01-01T00:00:00Z", "1", 1), hour("2026-01-01T02:00:00Z", "2.5", 3)];
+        let total = fill(&range(Window::Total, "2026-01-01T03:00:00Z"), all, sums);
+        assert_eq!(shown(&total), ["2026-01-01T00:00:00Z \"\" 3.5 4"]);
+        assert!(fill(&range(Window::Total, "2026-01-01T03:00:00Z"), Vec::new(), Vec::new()).is_empty());
     }
 }

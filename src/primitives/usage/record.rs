@@ -57,6 +57,9 @@ pub struct Record<'a> {
     /// What the client wants kept with it: an object.
     #[serde(default, borrow)]
     pub metadata: Option<&'a RawValue>,
+    /// The key of a record that this one, which is negative, takes back in part or as a whole.
+    #[serde(default, borrow)]
+    pub corrects: Option<Cow<'a, str>>,
 }
 
 /// What is counted.
@@ -74,11 +77,20 @@ pub struct Point {
     pub time_us: i64,
     /// Its tags, sorted by name, each once.
     pub tags: Vec<(Box<str>, Box<str>)>,
-    /// Its metadata as a JSON object.
+    /// Its metadata as a JSON object; of a correction with the key that it corrects.
     pub metadata: Option<Box<str>>,
+    /// What it corrects.
+    pub corrects: Option<PointKey>,
 }
 
 impl Point {
+    /// About what it adds to the store, in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        let tags: usize = self.tags.iter().map(|(name, value)| name.len() + value.len() + 8).sum();
+        (tags + self.metadata.as_ref().map_or(0, |text| text.len()) + 512) as u64
+    }
+
     /// Its tags as a JSON object; nothing where it has none.
     #[must_use]
     pub fn tags_text(&self) -> Option<String> {
@@ -107,22 +119,17 @@ pub struct AcceptWindow {
 }
 
 /// Checks one call's records, and names all that is wrong in them.
+#[derive(Default)]
 pub struct Checks {
-    tenant: Uuid,
     wrong: Vec<Wrong>,
     count: usize,
 }
 
 impl Checks {
-    /// Of a tenant's call.
-    #[must_use]
-    pub fn new(tenant: Uuid) -> Self {
-        Self { tenant, wrong: Vec::new(), count: 0 }
-    }
-
-    /// The point of the call's record with this number, of a metric that was found; nothing where something in it is wrong.
+    /// The point of a tenant's record with this number, of a metric that was found; nothing where something in it is wrong.
     pub fn point(
         &mut self,
+        tenant: Uuid,
         number: usize,
         record: &Record<'_>,
         metric: (u16, &Name),
@@ -135,18 +142,20 @@ impl Checks {
             self.wrong(number, "/idempotency_key", error.to_string());
         }
         let tags = record.tags.map_or_else(|| Some(Vec::new()), |tags| self.tags(number, tags));
-        let metadata = match record.metadata {
-            Some(metadata) => self.metadata(number, metadata).map(Some),
-            None => Some(None),
-        };
+        let corrects = record.corrects.as_deref();
+        if let Some(corrects) = corrects {
+            self.correction(number, corrects, value);
+        }
+        let metadata = self.metadata(number, record.metadata, corrects);
         let (value, (time_us, day), tags, metadata) = (value?, time_us?, tags?, metadata?);
         if self.count > before {
             return None;
         }
-        let key = PointKey::new(self.tenant, metric.1.as_str(), day, &record.idempotency_key);
+        let key = |text: &str| PointKey::new(tenant, metric.1.as_str(), day, text);
         let fingerprint =
             fingerprint(value, time_us, &canonical(&tags), metadata.as_deref().unwrap_or_default());
-        Some(Point { metric: metric.0, key, fingerprint, value, time_us, tags, metadata })
+        let (key, corrects) = (key(&record.idempotency_key), corrects.map(key));
+        Some(Point { metric: metric.0, key, fingerprint, value, time_us, tags, metadata, corrects })
     }
 
     /// What is wrong, if anything is; more than a hundred fields are counted and not named.
@@ -229,17 +238,55 @@ impl Checks {
         (self.count == before).then(|| tags.into_iter().map(owned).collect())
     }
 
-    /// Without spaces and with sorted names, so that a client that writes it anew at a retry says the same.
-    fn metadata(&mut self, number: usize, raw: &RawValue) -> Option<Box<str>> {
+    fn correction(&mut self, number: usize, corrects: &str, value: Option<Amount>) {
+        if let Err(error) = Key::check(corrects) {
+            self.wrong(number, "/corrects", error.to_string());
+        }
+        if value.is_some_and(|value| !value.is_negative()) {
+            self.wrong(number, "/value", "what a correction takes back is negative");
+        }
+    }
+
+    /// Without spaces and with sorted names, so that a client that writes it anew at a retry says the same; and with what is
+    /// corrected, so that whoever reads raw records sees it.
+    fn metadata(
+        &mut self,
+        number: usize,
+        raw: Option<&RawValue>,
+        corrects: Option<&str>,
+    ) -> Option<Option<Box<str>>> {
+        let mut metadata = match raw {
+            Some(raw) => Some(self.object(number, raw)?),
+            None => None,
+        };
+        if let Some(key) = corrects {
+            let metadata = metadata.get_or_insert_default();
+            if metadata.insert("corrects".to_owned(), key.into()).is_some() {
+                self.wrong(
+                    number,
+                    "/metadata/corrects",
+                    "not there: `corrects` of the record is kept by this name",
+                );
+            }
+        }
+        Some(metadata.map(|metadata| {
+            let mut value = serde_json::Value::Object(metadata);
+            value.sort_all_objects();
+            value.to_string().into()
+        }))
+    }
+
+    fn object(
+        &mut self,
+        number: usize,
+        raw: &RawValue,
+    ) -> Option<serde_json::Map<String, serde_json::Value>> {
         let mut detail = format!("an object of at most {MAX_METADATA_BYTES} bytes");
         let text = raw.get();
         if text.len() <= MAX_METADATA_BYTES && text.starts_with('{') {
-            match serde_json::from_str::<serde_json::Value>(text) {
+            match serde_json::from_str(text) {
                 Ok(_) if text.contains("\\u0000") => "no NUL (\\u0000) in metadata".clone_into(&mut detail),
-                Ok(mut value) => {
-                    value.sort_all_objects();
-                    return Some(value.to_string().into());
-                }
+                Ok(object) => return Some(object),
                 Err(error) => detail = error.to_string(),
             }
         }
@@ -301,13 +348,14 @@ mod tests {
 
     fn check(body: &str) -> Result<Vec<Point>, Vec<(String, String)>> {
         let records: Records<'_> = serde_json::from_str(body).unwrap();
-        let mut checks = Checks::new(Uuid::from_u128(1));
+        let mut checks = Checks::default();
+        let tenant = Uuid::from_u128(1);
         let name = Name::parse("calls").unwrap();
         let points: Vec<_> = records
             .records
             .iter()
             .enumerate()
-            .filter_map(|(number, record)| checks.point(number, record, (0, &name), window()))
+            .filter_map(|(number, record)| checks.point(tenant, number, record, (0, &name), window()))
             .collect();
         let named = |wrong: Vec<Wrong>| wrong.into_iter().map(|one| (one.pointer, one.detail)).collect();
         checks.into_result().map(|()| points).map_err(named)

@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use jiff::tz::TimeZone;
-use jiff::{Timestamp, civil};
+use jiff::civil;
 use uuid::Uuid;
 
-use super::{Metric, Point, Sum};
+use super::{Booked, Metric, Point, Sum};
 
 const HOUR_US: i64 = 3_600_000_000;
 
@@ -22,10 +21,12 @@ pub struct SumKey<'p> {
     pub tag: &'p str,
     /// The tag's value; empty of all together, and of records without the tag.
     pub tag_value: &'p str,
+    /// The first day of the closed month that it adjusts.
+    pub adjusts: Option<civil::Date>,
 }
 
 /// A sum of some points.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Added {
     /// Of their values.
     pub value: Sum,
@@ -50,34 +51,30 @@ pub struct Rollup<'p> {
 }
 
 impl<'p> Rollup<'p> {
-    /// Adds a tenant's point.
-    pub fn add(&mut self, tenant: Uuid, metric: &'p Metric, point: &'p Point, zone: &TimeZone) {
-        let hour = point.time_us.div_euclid(HOUR_US) * HOUR_US;
-        let day = day(point.time_us, zone);
-        let all = SumKey { tenant, metric: metric.name.as_str(), tag: "", tag_value: "" };
+    /// Adds a tenant's point, where it is booked.
+    pub fn add(&mut self, tenant: Uuid, metric: &'p Metric, point: &'p Point, booked: &Booked) {
+        let hour = booked.time_us.div_euclid(HOUR_US) * HOUR_US;
+        let adjusts = booked.adjusts;
+        let all = SumKey { tenant, metric: metric.name.as_str(), tag: "", tag_value: "", adjusts };
         let groups = metric.group_by.iter().map(|tag| {
             let value = point.tags.iter().find(|(name, _)| **name == *tag.as_str());
             SumKey { tag: tag.as_str(), tag_value: value.map_or("", |(_, value)| value), ..all.clone() }
         });
         for key in std::iter::once(all.clone()).chain(groups) {
-            self.daily.entry((key.clone(), day)).or_default().add(point);
+            self.daily.entry((key.clone(), booked.day)).or_default().add(point);
             self.hourly.entry((key, hour)).or_default().add(point);
         }
     }
 }
 
-/// The day of an instant in a zone.
-fn day(time_us: i64, zone: &TimeZone) -> civil::Date {
-    // Every time of a record was read from a text of a year of four digits.
-    let time = Timestamp::from_microsecond(time_us).unwrap_or_default();
-    zone.to_datetime(time).date()
-}
-
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
+    use jiff::tz::TimeZone;
+
     use super::*;
     use crate::names::Name;
-    use crate::primitives::usage::{Amount, Day, PointKey};
+    use crate::primitives::usage::{Amount, Calendar, Day, PointKey};
 
     const TENANT: Uuid = Uuid::from_u128(1);
 
@@ -91,6 +88,7 @@ mod tests {
             time_us: time.as_microsecond(),
             tags: tags.iter().map(|(name, value)| (Box::from(*name), Box::from(*value))).collect(),
             metadata: None,
+            corrects: None,
         }
     }
 
@@ -105,9 +103,9 @@ mod tests {
             point("2026-01-31T18:15:00Z", "0.25", &[("region", "eu"), ("plan", "pro")]),
             point("2026-01-31T19:00:00Z", "-1", &[("region", "us")]),
         ];
-        let zone = TimeZone::get("Asia/Kathmandu").unwrap();
-        let mut rollup = Rollup::default();
-        points.iter().for_each(|point| rollup.add(TENANT, &metric, point, &zone));
+        let calendar = Calendar::new(TimeZone::get("Asia/Kathmandu").unwrap(), None);
+        let (mut rollup, books) = (Rollup::default(), calendar.at(0));
+        points.iter().for_each(|point| rollup.add(TENANT, &metric, point, &books.book(point.time_us)));
         let shown = |key: &SumKey<'_>, added: &Added| {
             format!("{}={} {} {}", key.tag, key.tag_value, added.value, added.count)
         };

@@ -4,6 +4,8 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp, ToSpan as _};
 
+use super::Start;
+
 const HOUR_US: i64 = 3_600_000_000;
 /// The longest range, in days.
 const MAX_DAYS: i64 = 3660;
@@ -30,6 +32,17 @@ pub enum Source {
     Days(Date, Date),
 }
 
+/// How much of the sums of hours or days a window has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// One.
+    Each,
+    /// Those of a month's days.
+    Month,
+    /// All.
+    All,
+}
+
 /// A range between two instants that begin windows.
 #[derive(Debug, Clone)]
 pub struct Range {
@@ -40,9 +53,10 @@ pub struct Range {
 }
 
 /// Why there is no such range; the field, and what would be right.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {detail}")]
 pub struct RangeError {
-    /// `from` or `to`.
+    /// `from`, `to` or `cursor`.
     pub field: &'static str,
     /// What would be right.
     pub detail: String,
@@ -69,6 +83,69 @@ impl Range {
         Ok(range)
     }
 
+    /// The first instant after the window that `now` is in, as the end of a range from `from` on.
+    #[must_use]
+    pub fn end(window: Window, from: Timestamp, now: Timestamp, zone: &TimeZone) -> Timestamp {
+        let from_on = Self { window, from, to: now, zone: zone.clone() };
+        let next_hour = (now.as_microsecond().div_euclid(HOUR_US) + 1) * HOUR_US;
+        let of_days = match window {
+            Window::Hour => None,
+            Window::Total if !from_on.begins_day(from) => None,
+            Window::Total | Window::Day => from_on.date(now).tomorrow().ok(),
+            Window::Month => from_on.date(now).first_of_month().checked_add(1.month()).ok(),
+        };
+        let hour = || Timestamp::from_microsecond(next_hour).unwrap_or(now);
+        of_days.map_or_else(hour, |day| from_on.begin(day))
+    }
+
+    /// The part of it that begins with this window, or with its first, and has so many windows at the most.
+    pub fn page(&self, begin: Option<Timestamp>, windows: usize) -> Result<Self, RangeError> {
+        let from = begin.unwrap_or(self.from);
+        let within = Self { from, ..self.clone() };
+        let is_a_window = from == self.from || (from > self.from && from < self.to && self.begins(from));
+        if !is_a_window || self.window == Window::Total && from != self.from {
+            let detail = "the `next_cursor` of the page before, with all else as it was".to_owned();
+            return Err(RangeError { field: "cursor", detail });
+        }
+        let to = within.starts().nth(windows).unwrap_or(self.to);
+        Ok(Self { to, ..within })
+    }
+
+    /// Where the windows after it begin, as a part of another; nothing where they end together.
+    #[must_use]
+    pub fn next_page(&self, whole: &Self) -> Option<Timestamp> {
+        (self.to < whole.to).then_some(self.to)
+    }
+
+    /// What its windows are sums of.
+    #[must_use]
+    pub fn step(&self) -> Step {
+        match self.window {
+            Window::Hour | Window::Day => Step::Each,
+            Window::Month => Step::Month,
+            Window::Total => Step::All,
+        }
+    }
+
+    /// The days that it has a part of.
+    #[must_use]
+    pub fn days(&self) -> (Date, Date) {
+        let to = self.date(self.to);
+        (self.date(self.from), if self.begins_day(self.to) { to } else { to.tomorrow().unwrap_or(to) })
+    }
+
+    /// Its first instant, in microseconds since 1970.
+    #[must_use]
+    pub fn from_us(&self) -> i64 {
+        self.from.as_microsecond()
+    }
+
+    /// The instant after its last.
+    #[must_use]
+    pub fn to_us(&self) -> i64 {
+        self.to.as_microsecond()
+    }
+
     /// Which sums it is made of.
     #[must_use]
     pub fn source(&self) -> Source {
@@ -88,6 +165,15 @@ impl Range {
             next = self.after(start);
             Some(start)
         })
+    }
+
+    /// The window that a sum is in.
+    #[must_use]
+    pub fn start(&self, of: Start) -> Timestamp {
+        match of {
+            Start::Hour(hour) => self.start_of_hour(hour),
+            Start::Day(day) => self.start_of_day(day),
+        }
     }
 
     /// The window that a day's sum is in.
@@ -161,7 +247,8 @@ impl Range {
     }
 
     /// The first instant of a day; it is not always midnight.
-    fn begin(&self, day: Date) -> Timestamp {
+    #[must_use]
+    pub fn begin(&self, day: Date) -> Timestamp {
         let begins = day.to_zoned_datetime(self.zone.clone()).and_then(|zoned| zoned.start_of_day());
         // Every day here is one of an instant, or of the month of one.
         begins.map_or(self.from, |zoned| zoned.timestamp())
@@ -186,6 +273,41 @@ mod tests {
 
     fn starts(window: Window, from: &str, to: &str, zone: &str) -> Vec<String> {
         range(window, from, to, zone).unwrap().starts().map(|start| start.to_string()).collect()
+    }
+
+    #[test]
+    fn without_an_end_a_range_ends_with_the_window_of_now() {
+        let zone = TimeZone::get("Asia/Kathmandu").unwrap();
+        let (day, now) = (at("2026-01-30T18:15:00Z"), at("2026-01-31T20:30:00Z"));
+        for (window, from, end) in [
+            (Window::Hour, day, "2026-01-31T21:00:00Z"),
+            (Window::Day, day, "2026-02-01T18:15:00Z"),
+            (Window::Month, day, "2026-02-28T18:15:00Z"),
+            (Window::Total, day, "2026-02-01T18:15:00Z"),
+            (Window::Total, at("2026-01-30T19:00:00Z"), "2026-01-31T21:00:00Z"),
+        ] {
+            assert_eq!(Range::end(window, from, now, &zone), at(end), "{window:?} from {from}");
+        }
+    }
+
+    #[test]
+    fn pages_begin_with_windows_and_are_the_whole_together() {
+        let range =
+            Range::new(Window::Day, at("2026-01-30T00:00:00Z"), at("2026-02-04T00:00:00Z"), &TimeZone::UTC);
+        let whole = range.unwrap();
+        let (mut next, mut starts) = (None, Vec::new());
+        loop {
+            let page = whole.page(next, 2).unwrap();
+            starts.extend(page.starts());
+            next = page.next_page(&whole);
+            if next.is_none() {
+                break;
+            }
+        }
+        assert_eq!(starts, whole.starts().collect::<Vec<_>>());
+        for text in ["2026-01-29T00:00:00Z", "2026-01-31T01:00:00Z", "2026-02-04T00:00:00Z"] {
+            assert_eq!(whole.page(Some(at(text)), 2).unwrap_err().field, "cursor", "{text}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rig::{Database, PostgresAccess, PostgresRole, shared_postgres};
 use serde_json::json;
 
-use super::{ConnectAs, Epoch, Postgres, PostgresMetrics, migrate};
+use super::{ConnectAs, Epoch, Postgres, PostgresMetrics, Retention, migrate};
 use crate::config::{PostgresConfig, SecretSource};
 use crate::tasks::Tasks;
 use crate::telemetry::{HealthBoard, Registry};
@@ -65,7 +65,7 @@ pub(crate) async fn bench_at(
 ) -> Bench {
     let ca_file = access.certificate().authority.clone();
     let (mut config, secrets) = config(servers, database.name(), Some(ca_file));
-    migrate(&config, None, Epoch::Same, false).await.unwrap();
+    migrate(&config, Retention::default(), Epoch::Same, false).await.unwrap();
     config.connections = connections;
     // Most tests are one tenant alone.
     config.tenant_connections = Some(connections);

@@ -83,13 +83,22 @@ pub enum Epoch {
 
 const NEW_EPOCH: &str = "UPDATE outrigger_store SET epoch = epoch + 1, previous_epoch_end = (SELECT last_value FROM events_id_seq)";
 
+/// For how many days something is kept; where none is given, that stays as it is.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Retention {
+    /// Events.
+    pub events_days: Option<u32>,
+    /// Records of usage.
+    pub usage_days: Option<u32>,
+}
+
 /// Brings the database to this program's version, and gives the roles of the configuration their rights. With `dry_run`
 /// it only says what it would do.
 ///
-/// `retention_days` is for how long events are kept from then on; without it that stays as it is.
+/// `retention` is for how long events and usage are kept from then on.
 pub async fn migrate(
     database: &PostgresConfig,
-    retention_days: Option<u32>,
+    retention: Retention,
     epoch: Epoch,
     dry_run: bool,
 ) -> Result<Migrated, MigrationError> {
@@ -113,9 +122,7 @@ pub async fn migrate(
         let locked = connection.execute("SELECT pg_advisory_lock(1869968498)").await;
         locked.map(drop).map_err(refused("the lock"))?;
         migrator.run_direct(None, &mut connection, false).await?;
-        if let Some(days) = retention_days {
-            keep_events(&mut connection, days).await?;
-        }
+        keep(&mut connection, retention).await?;
         if epoch == Epoch::New {
             let begun = connection.execute(NEW_EPOCH).await;
             begun.map(drop).map_err(refused("the new epoch"))?;
@@ -236,10 +243,14 @@ async fn check_apart(
     if member { Err(MigrationError::Role { role: app.user.clone(), reason }) } else { Ok(()) }
 }
 
-async fn keep_events(connection: &mut PgConnection, days: u32) -> Result<(), MigrationError> {
-    let days = i32::try_from(days).unwrap_or(i32::MAX);
-    let set = sqlx::query("UPDATE outrigger_store SET events_retention_days = $1").bind(days);
-    set.execute(connection).await.map(drop).map_err(refused("the retention of events"))
+async fn keep(connection: &mut PgConnection, retention: Retention) -> Result<(), MigrationError> {
+    let days = |days: Option<u32>| days.map(|days| i32::try_from(days).unwrap_or(i32::MAX));
+    let set = sqlx::query(
+        "UPDATE outrigger_store SET events_retention_days = coalesce($1, events_retention_days), \
+         usage_retention_days = coalesce($2, usage_retention_days)",
+    );
+    let set = set.bind(days(retention.events_days)).bind(days(retention.usage_days));
+    set.execute(connection).await.map(drop).map_err(refused("the retention"))
 }
 
 async fn grant(

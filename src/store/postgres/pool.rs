@@ -36,6 +36,8 @@ pub struct Postgres {
     patience: Duration,
     /// Whether statements are named, and planned once a connection.
     prepared: bool,
+    /// Whether its role is the owner, for a command.
+    pub(super) is_owner: bool,
 }
 
 /// As whom a pool connects.
@@ -45,6 +47,8 @@ pub enum ConnectAs<'c> {
     App(&'c PostgresRole),
     /// `postgres.relay`: the log of everyone, to be carried on.
     Relay(&'c PostgresRole),
+    /// `postgres.owner`: an operator's command that looks at everyone's, which row-level security does not hold.
+    Owner(&'c PostgresRole),
 }
 
 impl<'c> ConnectAs<'c> {
@@ -52,12 +56,13 @@ impl<'c> ConnectAs<'c> {
         match self {
             Self::App(_) => "app",
             Self::Relay(_) => "relay",
+            Self::Owner(_) => "owner",
         }
     }
 
     fn role(self) -> &'c PostgresRole {
         match self {
-            Self::App(role) | Self::Relay(role) => role,
+            Self::App(role) | Self::Relay(role) | Self::Owner(role) => role,
         }
     }
 }
@@ -106,6 +111,7 @@ impl Postgres {
             trouble: Notify::new(),
             patience: Duration::from_millis(database.wait_ms),
             prepared: database.prepared,
+            is_owner: matches!(role, ConnectAs::Owner(_)),
         }))
     }
 

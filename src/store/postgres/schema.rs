@@ -171,10 +171,11 @@ async fn server_in(transaction: &mut PgTx) -> Result<(String, bool, String, i32,
 }
 
 async fn look(postgres: &Postgres) -> Result<Look, PgError> {
-    postgres.run_unchecked(&Tenants::None, |transaction| look_in(transaction).boxed()).await
+    let is_owner = postgres.is_owner;
+    postgres.run_unchecked(&Tenants::None, |transaction| look_in(transaction, is_owner).boxed()).await
 }
 
-async fn look_in(transaction: &mut PgTx) -> Result<Look, PgError> {
+async fn look_in(transaction: &mut PgTx, is_owner: bool) -> Result<Look, PgError> {
     let rows = match transaction.query(VERSION, &[]).await {
         Ok(rows) => rows,
         Err(error) if error.is(&SqlState::UNDEFINED_TABLE) => return Ok(behind(0)),
@@ -200,7 +201,7 @@ async fn look_in(transaction: &mut PgTx) -> Result<Look, PgError> {
     if let [row] = transaction.query(ROLE, &[]).await?.as_slice() {
         let (name, above, owns): (String, bool, bool) =
             (|| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?)))().map_err(PgError::of_row)?;
-        if above || owns {
+        if (above || owns) && !is_owner {
             return Ok(Look::Refused(format!(
                 "row-level security would not hold the role `{name}`: `postgres.app` takes a role that is no superuser, has \
                  NOBYPASSRLS, owns nothing and is no member of the owner"

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::bench::{self, bench};
 use super::classify::{Failure, PgError};
 use super::metrics::PostgresMetrics;
-use super::migrate::{self, Epoch, MigrationError, migrate};
+use super::migrate::{self, Epoch, MigrationError, Retention, migrate};
 use super::pool::{ConnectAs, Postgres};
 use super::schema::inspect;
 use super::tx::Tenants;
@@ -63,13 +63,16 @@ async fn a_database_that_was_not_migrated_is_refused_with_the_command_and_served
     assert!(refused.to_string().contains("run `outrigger migrate --config FILE`"), "{refused}");
     until(&board, BackendState::Down, "outrigger migrate").await;
 
-    let planned = migrate(&config, None, Epoch::Same, true).await.unwrap();
+    let planned = migrate(&config, Retention::default(), Epoch::Same, true).await.unwrap();
     assert_eq!((planned.from, planned.steps.len()), (0, usize::try_from(migrate::KNOWN).unwrap()));
     assert!(call(&postgres).await.is_err(), "a dry run changes nothing");
-    let (one, other) =
-        join(migrate(&config, None, Epoch::Same, false), migrate(&config, None, Epoch::Same, false)).await;
+    let (one, other) = join(
+        migrate(&config, Retention::default(), Epoch::Same, false),
+        migrate(&config, Retention::default(), Epoch::Same, false),
+    )
+    .await;
     assert!(one.is_ok() && other.is_ok(), "two at once: {one:?} {other:?}");
-    assert_eq!(migrate(&config, None, Epoch::Same, false).await.unwrap().steps, [""; 0]);
+    assert_eq!(migrate(&config, Retention::default(), Epoch::Same, false).await.unwrap().steps, [""; 0]);
     until(&board, BackendState::Up, "").await;
     call(&postgres).await.unwrap();
 }
@@ -92,7 +95,10 @@ async fn a_step_that_was_applied_and_is_another_now_is_refused() {
     let bench = bench(1).await;
     let changed = "UPDATE _sqlx_migrations SET checksum = 'x' WHERE version = 1";
     bench.database.psql(PostgresRole::Owner, &[changed]).unwrap();
-    assert!(matches!(migrate(&bench.config, None, Epoch::Same, false).await, Err(MigrationError::Step(_))));
+    assert!(matches!(
+        migrate(&bench.config, Retention::default(), Epoch::Same, false).await,
+        Err(MigrationError::Step(_))
+    ));
 }
 
 #[tokio::test]
@@ -100,15 +106,18 @@ async fn a_role_that_row_level_security_does_not_hold_is_refused() {
     let bench = bench(1).await;
     let mut config = bench.config.clone();
     config.app = config.owner.clone().unwrap();
-    assert!(matches!(migrate(&config, None, Epoch::Same, false).await, Err(MigrationError::Role { .. })));
+    assert!(matches!(
+        migrate(&config, Retention::default(), Epoch::Same, false).await,
+        Err(MigrationError::Role { .. })
+    ));
     let (board, tasks) = (HealthBoard::default(), Tasks::default());
     let refused = call(&start(&config, &board, &tasks)).await.unwrap_err();
     assert!(refused.to_string().contains("row-level security would not hold"), "{refused}");
     config.app = config.relay.clone().unwrap();
-    let same = migrate(&config, None, Epoch::Same, false).await.unwrap_err();
+    let same = migrate(&config, Retention::default(), Epoch::Same, false).await.unwrap_err();
     assert!(same.to_string().contains("two roles apart"), "{same}");
     config.app.user = "nobody".to_owned();
-    let missing = migrate(&config, None, Epoch::Same, false).await.unwrap_err();
+    let missing = migrate(&config, Retention::default(), Epoch::Same, false).await.unwrap_err();
     assert!(missing.to_string().contains("CREATE ROLE"), "{missing}");
 }
 
@@ -210,7 +219,7 @@ async fn a_database_that_any_role_may_connect_to_is_closed_by_migrate_and_check_
     open(PostgresRole::Owner).unwrap();
     let found = inspect(&bench.config).await.unwrap();
     assert!(!closed(&found.warnings) && found.problem.is_none(), "{found:?}");
-    migrate(&bench.config, None, Epoch::Same, false).await.unwrap();
+    migrate(&bench.config, Retention::default(), Epoch::Same, false).await.unwrap();
     assert!(closed(&inspect(&bench.config).await.unwrap().warnings));
     // The owner of the tables is not always the one of the database: then check says what to run.
     bench
@@ -224,7 +233,7 @@ async fn a_database_that_any_role_may_connect_to_is_closed_by_migrate_and_check_
         )
         .unwrap();
     open(PostgresRole::Superuser).unwrap();
-    migrate(&bench.config, None, Epoch::Same, false).await.unwrap();
+    migrate(&bench.config, Retention::default(), Epoch::Same, false).await.unwrap();
     let warnings = inspect(&bench.config).await.unwrap().warnings;
     let advice = warnings.iter().find(|text| text.contains("GRANT CONNECT")).unwrap();
     let statements = advice.rsplit_once("of the database: ").unwrap().1;

@@ -21,6 +21,13 @@ impl From<Day> for Date {
     }
 }
 
+/// `-infinity` where there is none.
+impl From<Option<civil::Date>> for Date {
+    fn from(date: Option<civil::Date>) -> Self {
+        date.map_or(Self(i32::MIN), Self::from)
+    }
+}
+
 impl From<civil::Date> for Date {
     fn from(date: civil::Date) -> Self {
         let days = (date - civil::date(2000, 1, 1)).get_days();

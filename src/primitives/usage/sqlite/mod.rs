@@ -1,7 +1,12 @@
 //! Usage in SQLite.
 
+mod held;
+mod old;
 mod read;
+mod reconcile;
 mod write;
 
-pub(super) use read::sums;
-pub(super) use write::{add, insert};
+pub(super) use old::drop_old;
+pub(super) use read::{groups, sums};
+pub(super) use reconcile::{kept, records};
+pub(super) use write::{add, adjust, counted, insert};

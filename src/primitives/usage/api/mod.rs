@@ -1,0 +1,54 @@
+//! HTTP: the routes, and what they share.
+
+mod docs;
+mod read;
+mod record;
+
+use std::sync::Arc;
+
+use http::Method;
+
+use super::{Counter, READ, RECORD};
+use crate::error::ErrorKind;
+use crate::http::{Problem, Route, handler};
+use crate::names::Name;
+use crate::primitives::store_answer::StoreAnswer;
+use crate::store::Store;
+
+/// What the handlers need.
+pub(super) struct Api {
+    pub(super) store: Store,
+    pub(super) counter: Counter,
+    pub(super) metrics: Arc<super::metrics::UsageMetrics>,
+}
+
+/// The routes of usage.
+pub(super) fn routes(api: Api) -> Vec<Route> {
+    let api = Arc::new(api);
+    let route = |method, pattern, action, operation, docs, handler| Route {
+        method,
+        pattern,
+        action,
+        serves_fleets: false,
+        operation,
+        docs,
+        handler,
+    };
+    let of_metric = "/v1/usage/{metric}";
+    vec![
+        route(Method::POST, "/v1/usage", RECORD, "record", docs::RECORD, handler(&api, record::record)),
+        route(Method::GET, "/v1/usage", READ, "list", docs::LIST, handler(&api, read::list)),
+        route(Method::GET, of_metric, READ, "read", docs::READ, handler(&api, read::read)),
+    ]
+}
+
+fn no_such_metric(name: &Name) -> Problem {
+    Problem::new(ErrorKind::NotFound, format!("no policy of `kind: usage` names the metric `{name}`"))
+}
+
+const ANSWER: StoreAnswer = StoreAnswer {
+    store: "the store of usage",
+    done: "counted",
+    again: "each key counts once",
+    room: "there is room again as records end",
+};

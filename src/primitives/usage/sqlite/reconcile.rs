@@ -1,0 +1,147 @@
+//! What records are together, and what is kept of them.
+
+use std::collections::HashMap;
+
+use jiff::Timestamp;
+use jiff::civil::Date;
+use rusqlite::Row;
+use rusqlite::types::ToSql;
+use uuid::Uuid;
+
+use crate::primitives::usage::reconcile::{DeclaredTag, Found};
+use crate::primitives::usage::{Added, Amount, Calendar, Start, Sum, SumName};
+use crate::store::StoreError;
+use crate::store::sqlite::SqliteTx;
+
+/// Records where they are booked: an adjustment is not in the sums of its own time. The last column is 1 of those that are, -1 of
+/// what takes one from there, and the fifth when the month that is adjusted was.
+const RECORDS: &str = "SELECT tenant, metric, tags, time_us, NULL, value, 1 FROM usage_events WHERE time_us >= ?1 AND time_us < ?2 \
+     UNION ALL SELECT tenant, metric, tags, time_us, NULL, value, -1 FROM usage_adjustments WHERE time_us >= ?1 AND time_us < ?2 \
+     UNION ALL SELECT tenant, metric, tags, booked_us, time_us, value, 1 FROM usage_adjustments WHERE booked_us >= ?1 AND booked_us < ?2";
+const KEPT_HOURS: &str = "SELECT tenant, metric, tag, tag_value, adjusts, start, value, count FROM usage_hourly WHERE start >= ?1 AND start < ?2";
+const KEPT_DAYS: &str = "SELECT tenant, metric, tag, tag_value, adjusts, start, value, count FROM usage_daily WHERE start >= ?1 AND start < ?2";
+const HOUR_US: i64 = 3_600_000_000;
+
+/// A record as it is booked.
+struct Booked {
+    tenant: Uuid,
+    metric: String,
+    tags: Option<String>,
+    at_us: i64,
+    adjusts: Option<Date>,
+    added: Added,
+}
+
+/// The sums of the records that are booked between two instants, by hour and by day.
+pub(in super::super) fn records(
+    tx: &mut SqliteTx<'_>,
+    (from_us, to_us): (i64, i64),
+    tags: &[DeclaredTag],
+    calendar: &Calendar,
+) -> Result<Found, StoreError> {
+    let mut sums: HashMap<SumName, Added> = HashMap::new();
+    let odd = tx.run(|connection| {
+        let mut asked = connection.prepare_cached(RECORDS)?;
+        let mut rows = asked.query((from_us, to_us))?;
+        while let Some(row) = rows.next()? {
+            let Some(booked) = booked(row, calendar)? else { return Ok(Some(row.get::<_, String>(5)?)) };
+            let read: HashMap<String, String> =
+                booked.tags.as_deref().and_then(|tags| serde_json::from_str(tags).ok()).unwrap_or_default();
+            let hour = booked.at_us.div_euclid(HOUR_US) * HOUR_US;
+            let starts = [
+                Start::Hour(Timestamp::from_microsecond(hour).unwrap_or_default()),
+                Start::Day(calendar.day(booked.at_us)),
+            ];
+            let declared = tags.iter().filter(|declared| declared.metric == booked.metric);
+            let declared = declared.map(|declared| (declared.tag.as_str(), read.get(&declared.tag)));
+            for (tag, tag_value) in std::iter::once(("", None)).chain(declared) {
+                for start in starts {
+                    let of = SumName {
+                        tenant: booked.tenant,
+                        metric: booked.metric.clone(),
+                        tag: tag.to_owned(),
+                        tag_value: tag_value.cloned().unwrap_or_default(),
+                        adjusts: booked.adjusts,
+                        start,
+                    };
+                    let sum = sums.entry(of).or_default();
+                    sum.value += booked.added.value;
+                    sum.count += booked.added.count;
+                }
+            }
+        }
+        Ok(None)
+    })?;
+    match odd {
+        None => Ok(sums.into_iter().collect()),
+        Some(text) => Err(StoreError::Corrupt(format!("the value `{text}`"))),
+    }
+}
+
+/// None where its value is no number.
+fn booked(row: &Row<'_>, calendar: &Calendar) -> rusqlite::Result<Option<Booked>> {
+    let (text, sign): (String, i64) = (row.get(5)?, row.get(6)?);
+    let of_month: Option<i64> = row.get(4)?;
+    let amount = Amount::parse(&text).ok();
+    let amount = amount.and_then(|amount| if sign < 0 { amount.negated() } else { Some(amount) });
+    let Some(amount) = amount else { return Ok(None) };
+    Ok(Some(Booked {
+        tenant: Uuid::from_bytes(row.get(0)?),
+        metric: row.get(1)?,
+        tags: row.get(2)?,
+        at_us: row.get(3)?,
+        adjusts: of_month.map(|time_us| calendar.day(time_us).first_of_month()),
+        added: Added { value: Sum::from(amount), count: sign },
+    }))
+}
+
+/// The sums that are kept of hours, and of days.
+pub(in super::super) fn kept(
+    tx: &mut SqliteTx<'_>,
+    (from_us, to_us): (i64, i64),
+    days: Option<(Date, Date)>,
+    tags: &[DeclaredTag],
+) -> Result<Found, StoreError> {
+    let hour = |row: &Row<'_>| Ok(Timestamp::from_microsecond(row.get(5)?).ok().map(Start::Hour));
+    let mut found = sums(tx, KEPT_HOURS, (&from_us, &to_us), hour)?;
+    if let Some((first, last)) = days {
+        let day = |row: &Row<'_>| Ok(row.get_ref(5)?.as_str()?.parse().ok().map(Start::Day));
+        found.extend(sums(tx, KEPT_DAYS, (&first.to_string(), &last.to_string()), day)?);
+    }
+    let is_asked = |of: &SumName| {
+        of.tag.is_empty()
+            || tags.iter().any(|declared| declared.metric == of.metric && declared.tag == of.tag)
+    };
+    found.retain(|(of, _)| is_asked(of));
+    Ok(found)
+}
+
+fn sums(
+    tx: &mut SqliteTx<'_>,
+    statement: &str,
+    (from, to): (&dyn ToSql, &dyn ToSql),
+    start: impl Fn(&Row<'_>) -> rusqlite::Result<Option<Start>>,
+) -> Result<Found, StoreError> {
+    let mut found = Vec::new();
+    let odd = tx.run(|connection| {
+        let mut asked = connection.prepare_cached(statement)?;
+        let mut rows = asked.query((from, to))?;
+        while let Some(row) = rows.next()? {
+            let (adjusts, value): (String, String) = (row.get(4)?, row.get(6)?);
+            let month = Some(adjusts.as_str()).filter(|text| !text.is_empty()).map(str::parse::<Date>);
+            let (Some(start), Some(sum), Ok(adjusts)) = (start(row)?, Sum::parse(&value), month.transpose())
+            else {
+                return Ok(Some(value));
+            };
+            let (metric, tag, tag_value) = (row.get(1)?, row.get(2)?, row.get(3)?);
+            let of =
+                SumName { tenant: Uuid::from_bytes(row.get(0)?), metric, tag, tag_value, adjusts, start };
+            found.push((of, Added { value: sum, count: row.get(7)? }));
+        }
+        Ok(None)
+    })?;
+    match odd {
+        None => Ok(found),
+        Some(text) => Err(StoreError::Corrupt(format!("the sum `{text}`"))),
+    }
+}
