@@ -27,8 +27,12 @@ pub struct Doors(Vec<Mutex<Door>>);
 
 impl Doors {
     pub fn of(sidecars: &[&Sidecar]) -> Self {
+        Self::of_tenant(ACME, sidecars)
+    }
+
+    pub fn of_tenant(tenant: &str, sidecars: &[&Sidecar]) -> Self {
         let door = |sidecar: &&Sidecar| {
-            let token = sidecar.token_with(&["--tenant", ACME, "--subject", "faults", "--ttl", "12h"]);
+            let token = sidecar.token_with(&["--tenant", tenant, "--subject", "faults", "--ttl", "12h"]);
             Mutex::new(Door { api: sidecar.api, bearer: format!("Bearer {token}") })
         };
         Self(sidecars.iter().map(door).collect())

@@ -1,0 +1,78 @@
+//! PostgreSQL with a synchronous standby, and two sidecars on it: killed, ended, promoted.
+
+use std::time::Duration;
+
+use rig::{PgBouncer, PgBouncerOptions, PostgresCluster, PostgresOptions};
+use rustix::process::Signal;
+
+use crate::load::{Load, Ways, run};
+use crate::support::postgres::OnPostgres;
+use crate::support::random::{Random, seed, size};
+use crate::support::sidecar::Sidecar;
+use crate::verdict::reconciles;
+
+/// After a fault records are counted again within this time.
+const RECOVERS: Duration = Duration::from_secs(60);
+
+#[test]
+fn chaos_postgres_counts_every_record_once_where_sidecars_and_primaries_are_killed() {
+    through(size(8, 120), false);
+}
+
+#[test]
+fn chaos_postgres_counts_every_record_once_through_a_pooler() {
+    through(size(4, 40), true);
+}
+
+fn through(faults: u64, is_pooled: bool) {
+    let seed = seed();
+    println!("seed {seed}, {faults} faults");
+    let cluster = PostgresCluster::start(PostgresOptions::default()).unwrap();
+    let pooler = is_pooled.then(|| PgBouncer::start(&cluster, PgBouncerOptions::default()).unwrap());
+    let on = OnPostgres::on_cluster(&cluster, pooler.as_ref());
+    let mut sidecars = [Some(on.sidecar()), Some(on.sidecar())];
+    let ways = Ways::of(&[sidecars[0].as_ref().unwrap(), sidecars[1].as_ref().unwrap()]);
+    let mut random = Random::new(seed);
+    let model = run(&ways, seed, |load| {
+        for _ in 0..faults {
+            load.until_more_are_counted(100 + random.below(500), RECOVERS);
+            std::thread::park_timeout(Duration::from_micros(random.below(30_000)));
+            match random.below(4) {
+                0 => {
+                    cluster.kill(cluster.primary()).unwrap();
+                    promote(&cluster, pooler.as_ref(), load);
+                }
+                1 => {
+                    let sidecar = sidecars[0].as_mut().unwrap();
+                    sidecar.signal(Signal::TERM);
+                    assert!(sidecar.wait(RECOVERS).success());
+                    start_again(&mut sidecars, 0, load);
+                }
+                _ => start_again(&mut sidecars, random.below(2) as usize, load),
+            }
+        }
+        load.until_more_are_counted(100, RECOVERS);
+    });
+    let [Some(one), Some(other)] = sidecars else { panic!("two sidecars") };
+    model.holds(&one);
+    model.holds(&other);
+    reconciles(&one.directory.path().join("proxy.yaml"));
+}
+
+fn start_again(sidecars: &mut [Option<Sidecar>; 2], at: usize, load: &Load<'_>) {
+    let directory = sidecars[at].take().unwrap().kill();
+    let config = directory.path().join("proxy.yaml");
+    let sidecar = Sidecar::serve_in(directory, &config);
+    load.ways.moved(at, &sidecar);
+    sidecars[at] = Some(sidecar);
+}
+
+/// Records are counted before the old primary is made a standby of the new one.
+fn promote(cluster: &PostgresCluster, pooler: Option<&PgBouncer>, load: &Load<'_>) {
+    cluster.promote().unwrap();
+    if let Some(pooler) = pooler {
+        pooler.point_to(cluster.primary()).unwrap();
+    }
+    load.until_more_are_counted(50, RECOVERS);
+    cluster.rejoin().unwrap();
+}
