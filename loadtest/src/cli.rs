@@ -12,6 +12,7 @@ use crate::events::EventsArgs;
 use crate::generator::Load;
 use crate::profiles::{Profile, Step, steps};
 use crate::scenarios::{Backend, Kind, SCENARIOS, Transport};
+use crate::usage::UsageArgs;
 
 const ABOUT: &str = "Outrigger's load generator: contenders side by side in one run, so that their ratios hold on a noisy machine";
 
@@ -32,6 +33,8 @@ pub(crate) enum Command {
     Run(Box<RunArgs>),
     /// Measure events on PostgreSQL beside the same work done directly, and write the report
     Events(Box<EventsArgs>),
+    /// Measure usage on PostgreSQL beside the same rows without deduplication, and write the report
+    Usage(Box<UsageArgs>),
     /// Run one of the built-in contenders by itself
     Contender {
         /// Which one
@@ -256,7 +259,7 @@ mod tests {
     fn run_args(extra: &[&str]) -> RunArgs {
         match Cli::parse_from(["loadtest", "run"].iter().chain(extra)).command {
             Command::Run(arguments) => *arguments,
-            Command::Events(_) | Command::Contender { .. } => panic!("not run"),
+            Command::Events(_) | Command::Usage(_) | Command::Contender { .. } => panic!("not run"),
         }
     }
 

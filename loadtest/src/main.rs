@@ -18,6 +18,7 @@ mod progress;
 mod report;
 mod rounds;
 mod scenarios;
+mod usage;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Run(arguments) => run(&arguments),
         Command::Events(arguments) => events::run(&arguments),
+        Command::Usage(arguments) => usage::run(&arguments),
         Command::Contender { contender } => serve(contender),
     };
     match outcome {

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::cli::RunArgs;
 use crate::contender::server::Server;
-use crate::events::EventsArgs;
+use crate::events::OnPostgres;
 use crate::scenarios::Backend;
 
 /// How to start Outrigger, and who signs the tokens that it accepts.
@@ -46,31 +46,28 @@ impl<'a> Launch<'a> {
         Ok(Self { binary, config, policies, data, tenant: &arguments.tenant, tier: &arguments.tier, folder })
     }
 
-    /// For the measurements of events.
-    pub(crate) fn of_events(arguments: &'a EventsArgs, binary: &'a Path, folder: &'a Path) -> Self {
+    /// For what is measured on PostgreSQL.
+    pub(crate) fn on_postgres(on: &'a OnPostgres, binary: &'a Path, folder: &'a Path) -> Self {
         Self {
             binary,
-            config: Some(&arguments.outrigger_config),
+            config: Some(&on.outrigger_config),
             policies: None,
-            data: arguments.identity.clone(),
-            tenant: &arguments.tenant,
+            data: on.identity.clone(),
+            tenant: &on.tenant,
             tier: "enterprise",
             folder,
         }
     }
 
-    /// The other build of the measurements of events.
-    pub(crate) fn before(arguments: &'a EventsArgs, binary: &'a Path, folder: &'a Path) -> Self {
-        let config = arguments.before_config.as_deref().unwrap_or(&arguments.outrigger_config);
-        Self { config: Some(config), ..Self::of_events(arguments, binary, folder) }
+    /// The same with another configuration.
+    pub(crate) fn with_config(self, config: &'a Path) -> Self {
+        Self { config: Some(config), ..self }
     }
 
-    /// Its relay.
-    pub(crate) fn relay(arguments: &'a EventsArgs, folder: &'a Path) -> Self {
-        Self {
-            config: Some(&arguments.relay_config),
-            ..Self::of_events(arguments, &arguments.outrigger_bin, folder)
-        }
+    /// The other build that takes turns with the first.
+    pub(crate) fn before(on: &'a OnPostgres, binary: &'a Path, folder: &'a Path) -> Self {
+        let config = on.before_config.as_deref().unwrap_or(&on.outrigger_config);
+        Self::on_postgres(on, binary, folder).with_config(config)
     }
 
     /// Makes what its configuration needs in the stores.

@@ -17,21 +17,15 @@ pub(crate) enum Part {
     Kept,
 }
 
-/// Options of `events`.
+/// Options of what is measured on PostgreSQL.
 #[derive(Clone, Debug, Args)]
-pub(crate) struct EventsArgs {
+pub(crate) struct OnPostgres {
     /// Outrigger's binary (a release build)
     #[arg(long, value_name = "PATH")]
     pub(crate) outrigger_bin: PathBuf,
     /// Its configuration; `--database` is the one that it names
     #[arg(long, value_name = "PATH", default_value = "loadtest/postgres.yaml")]
     pub(crate) outrigger_config: PathBuf,
-    /// The relay's configuration, with the same database and the topics' prefix `loadtest`
-    #[arg(long, value_name = "PATH", default_value = "loadtest/kafka.yaml")]
-    pub(crate) relay_config: PathBuf,
-    /// Kafka's brokers, as that configuration names them
-    #[arg(long, env = "KAFKA_BROKERS", value_name = "HOST:PORT,...", default_value = "127.0.0.1:17021")]
-    pub(crate) brokers: String,
     /// Folder whose key signs tokens that this configuration accepts
     #[arg(long, value_name = "DIR", default_value = ".rig/identity")]
     pub(crate) identity: PathBuf,
@@ -50,15 +44,9 @@ pub(crate) struct EventsArgs {
     /// The database: dropped, made and migrated at the beginning
     #[arg(long, default_value = "loadtest")]
     pub(crate) database: String,
-    /// Tenant of every event, a UUID
+    /// Whose events or records they are, a UUID
     #[arg(long, default_value = "0198c0de-0000-7000-8000-00000000010a")]
     pub(crate) tenant: String,
-    /// A topic of the policies
-    #[arg(long, default_value = "leads")]
-    pub(crate) topic: String,
-    /// What is measured
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Part::Accept, Part::Pull, Part::Kafka, Part::Kept])]
-    pub(crate) parts: Vec<Part>,
     /// Turns of each contender
     #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(crate) rounds: u32,
@@ -68,6 +56,34 @@ pub(crate) struct EventsArgs {
     /// Measured part of a turn
     #[arg(long, default_value_t = 1500, value_parser = clap::value_parser!(u64).range(10..=600_000))]
     pub(crate) measured_ms: u64,
+    /// Write the whole report as JSON
+    #[arg(long, value_name = "PATH")]
+    pub(crate) json: Option<PathBuf>,
+    /// Replace the table between its marks, such as <!-- loadtest events --> and <!-- /loadtest events -->, in this file
+    #[arg(long, value_name = "PATH")]
+    pub(crate) markdown: Option<PathBuf>,
+    /// A progress line on stderr even where it is no terminal
+    #[arg(long)]
+    pub(crate) progress: bool,
+}
+
+/// Options of `events`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct EventsArgs {
+    #[command(flatten)]
+    pub(crate) on: OnPostgres,
+    /// The relay's configuration, with the same database and the topics' prefix `loadtest`
+    #[arg(long, value_name = "PATH", default_value = "loadtest/kafka.yaml")]
+    pub(crate) relay_config: PathBuf,
+    /// Kafka's brokers, as that configuration names them
+    #[arg(long, env = "KAFKA_BROKERS", value_name = "HOST:PORT,...", default_value = "127.0.0.1:17021")]
+    pub(crate) brokers: String,
+    /// A topic of the policies
+    #[arg(long, default_value = "leads")]
+    pub(crate) topic: String,
+    /// What is measured
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Part::Accept, Part::Pull, Part::Kafka, Part::Kept])]
+    pub(crate) parts: Vec<Part>,
     /// How long each open loop publishes, in seconds
     #[arg(long, default_value_t = 8)]
     pub(crate) open_loop_s: u64,
@@ -77,13 +93,4 @@ pub(crate) struct EventsArgs {
     /// How many events are kept, step by step
     #[arg(long, value_delimiter = ',', default_values_t = [1_000_000, 10_000_000])]
     pub(crate) kept: Vec<u64>,
-    /// Write the whole report as JSON
-    #[arg(long, value_name = "PATH")]
-    pub(crate) json: Option<PathBuf>,
-    /// Replace what stands between the marks <!-- loadtest events --> and <!-- /loadtest events --> of this file
-    #[arg(long, value_name = "PATH")]
-    pub(crate) markdown: Option<PathBuf>,
-    /// A progress line on stderr even where it is no terminal
-    #[arg(long)]
-    pub(crate) progress: bool,
 }

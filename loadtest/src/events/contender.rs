@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::database::Database;
 use super::http::Connection;
 use super::kafka::{BareProducer, Brokers};
+use super::load::Calls;
 use super::message::{Request, attributes, data, key};
 
 /// Callers in one transaction of the client-side batcher at the most; as in Outrigger.
@@ -158,6 +159,16 @@ impl Caller {
                 batcher.insert(ids.map(|id| (id, key(caller, id))).collect()).await
             }
         }
+    }
+}
+
+impl Calls for Caller {
+    fn items(&self) -> u64 {
+        self.events
+    }
+
+    async fn call(&mut self, first: u64) -> Result<()> {
+        self.publish(first).await
     }
 }
 

@@ -8,20 +8,8 @@ use rustls::pki_types::pem::PemObject as _;
 use tokio_postgres::{Client, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::cli::EventsArgs;
+use super::cli::OnPostgres;
 use crate::contender::Launch;
-
-/// An events table of the same shape without deduplication and row-level security, and the outbox that each
-/// application has of its own.
-const TABLES: &str = "
-    CREATE SEQUENCE direct_events_id_seq;
-    CREATE TABLE direct_events (LIKE events INCLUDING DEFAULTS);
-    ALTER TABLE direct_events ADD PRIMARY KEY (id, accepted_at);
-    CREATE INDEX ON direct_events (tenant_id, topic, id);
-    CREATE TABLE outbox (
-        id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, accepted_at timestamptz NOT NULL DEFAULT now(),
-        tenant_id uuid NOT NULL, topic text NOT NULL, key text NOT NULL, type text NOT NULL,
-        event_id bigint NOT NULL, attributes bytea NOT NULL, data bytea)";
 
 /// How to reach it.
 #[derive(Clone, Debug)]
@@ -31,16 +19,16 @@ pub(crate) struct Database {
 }
 
 impl Database {
-    /// Drops, makes and migrates it.
+    /// Drops, makes and migrates it, and makes tables for those who do the same directly.
     ///
     /// # Errors
     /// The server cannot be reached, or `outrigger migrate` failed.
-    pub(crate) async fn fresh(arguments: &EventsArgs) -> Result<Self> {
-        let tls = tls(&arguments.ca_file)?;
-        let mut config: Config = arguments.admin_url.parse().context("--admin-url")?;
+    pub(crate) async fn fresh(on: &OnPostgres, tables: &str) -> Result<Self> {
+        let tls = tls(&on.ca_file)?;
+        let mut config: Config = on.admin_url.parse().context("--admin-url")?;
         config.dbname("postgres");
         let admin = Self { config: config.clone(), tls: tls.clone() }.connect().await?;
-        let name = &arguments.database;
+        let name = &on.database;
         for statement in [
             format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"),
             format!("CREATE DATABASE {name} OWNER outrigger_owner"),
@@ -49,8 +37,8 @@ impl Database {
         }
         config.dbname(name);
         let database = Self { config, tls };
-        Launch::of_events(arguments, &arguments.outrigger_bin, Path::new("")).migrate()?;
-        database.connect().await?.batch_execute(TABLES).await?;
+        Launch::on_postgres(on, &on.outrigger_bin, Path::new("")).migrate()?;
+        database.connect().await?.batch_execute(tables).await?;
         Ok(database)
     }
 

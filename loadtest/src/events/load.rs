@@ -13,6 +13,15 @@ use crate::generator::{Arrivals, Tally};
 use crate::interrupt;
 use crate::process;
 
+/// One who calls, one call after the other.
+pub(crate) trait Calls: Send + 'static {
+    /// What a call has: events, or records.
+    fn items(&self) -> u64;
+
+    /// Calls with the items from `first` on; returns once they are durable.
+    fn call(&mut self, first: u64) -> impl Future<Output = Result<()>> + Send;
+}
+
 /// The processes whose time is counted.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Processes {
@@ -77,14 +86,14 @@ impl Turn {
 ///
 /// # Errors
 /// A call failed.
-pub(crate) async fn saturate(
-    callers: Vec<Caller>,
+pub(crate) async fn saturate<C: Calls>(
+    callers: Vec<C>,
     ids: &Arc<AtomicU64>,
     warm_up: Duration,
     measured: Duration,
     processes: Processes,
 ) -> Result<Turn> {
-    let events = callers.first().context("no callers")?.events();
+    let events = callers.first().context("no callers")?.items();
     let from = Instant::now() + warm_up;
     let until = from + measured;
     let mut running = JoinSet::new();
@@ -97,7 +106,7 @@ pub(crate) async fn saturate(
                 if began >= until {
                     return Ok::<_, anyhow::Error>(tally);
                 }
-                caller.publish(ids.fetch_add(events, Ordering::Relaxed)).await?;
+                caller.call(ids.fetch_add(events, Ordering::Relaxed)).await?;
                 let ended = Instant::now();
                 if ended >= from && ended < until {
                     tally.record(ended - began);

@@ -83,7 +83,8 @@ pub(crate) fn post(host: &str, path: &str, token: &str, media: &str, body: &str)
     .into_bytes()
 }
 
-fn write_digits(into: &mut [u8], mut number: u64) {
+/// Writes a number's last digits.
+pub(crate) fn write_digits(into: &mut [u8], mut number: u64) {
     for digit in into.iter_mut().rev() {
         *digit = b'0' + (number % 10) as u8;
         number /= 10;

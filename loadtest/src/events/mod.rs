@@ -3,14 +3,14 @@
 mod cli;
 mod consumer;
 mod contender;
-mod database;
-mod http;
+pub(crate) mod database;
+pub(crate) mod http;
 mod kafka;
 mod kept;
 mod ledger;
-mod load;
-mod message;
-mod report;
+pub(crate) mod load;
+pub(crate) mod message;
+pub(crate) mod report;
 
 use std::fs;
 use std::path::Path;
@@ -22,8 +22,8 @@ use anyhow::{Context as _, Result, bail};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use cli::EventsArgs;
 use cli::Part;
+pub(crate) use cli::{EventsArgs, OnPostgres};
 use contender::{Caller, Target, Way};
 use database::Database;
 use kafka::Brokers;
@@ -47,6 +47,18 @@ const BATCHES: (u64, u64) = (16, 100);
 const BACKLOG: u64 = 200_000;
 /// How long consumers may take for what is left when the publishers have ended.
 const CATCH_UP: Duration = Duration::from_secs(60);
+
+/// An events table of the same shape without deduplication and row-level security, and the outbox that each
+/// application has of its own.
+const TABLES: &str = "
+    CREATE SEQUENCE direct_events_id_seq;
+    CREATE TABLE direct_events (LIKE events INCLUDING DEFAULTS);
+    ALTER TABLE direct_events ADD PRIMARY KEY (id, accepted_at);
+    CREATE INDEX ON direct_events (tenant_id, topic, id);
+    CREATE TABLE outbox (
+        id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, accepted_at timestamptz NOT NULL DEFAULT now(),
+        tenant_id uuid NOT NULL, topic text NOT NULL, key text NOT NULL, type text NOT NULL,
+        event_id bigint NOT NULL, attributes bytea NOT NULL, data bytea)";
 
 /// What every measurement needs.
 struct Bench<'a> {
@@ -82,11 +94,11 @@ pub(crate) fn run(arguments: &EventsArgs) -> Result<()> {
     report.took_s = began.elapsed().as_secs_f64();
     let table = report.render();
     print!("{table}");
-    if let Some(path) = &arguments.markdown {
+    if let Some(path) = &arguments.on.markdown {
         let document = fs::read_to_string(path).with_context(|| path.display().to_string())?;
         fs::write(path, markdown::replace_table(&document, MARK, &table)?)?;
     }
-    if let Some(path) = &arguments.json {
+    if let Some(path) = &arguments.on.json {
         fs::write(path, serde_json::to_string_pretty(&report)? + "\n")?;
     }
     match report.wrong() {
@@ -97,16 +109,17 @@ pub(crate) fn run(arguments: &EventsArgs) -> Result<()> {
 
 impl<'a> Bench<'a> {
     async fn new(arguments: &'a EventsArgs, folder: &'a Path) -> Result<Self> {
-        let progress = Progress::new(arguments.progress, Duration::ZERO);
+        let progress = Progress::new(arguments.on.progress, Duration::ZERO);
         progress.note("making and migrating the database");
-        let database = Database::fresh(arguments).await?;
-        let launch = Launch::of_events(arguments, &arguments.outrigger_bin, folder);
+        let database = Database::fresh(&arguments.on, TABLES).await?;
+        let launch = Launch::on_postgres(&arguments.on, &arguments.on.outrigger_bin, folder);
         let outrigger = launch.start()?;
         let token = launch.mint_token()?;
         let other = folder.join("before");
-        let before = arguments.before.as_deref();
-        let before = before.map(|binary| Launch::before(arguments, binary, &other).start()).transpose()?;
-        let tenant = arguments.tenant.parse().context("--tenant")?;
+        let before = arguments.on.before.as_deref();
+        let before =
+            before.map(|binary| Launch::before(&arguments.on, binary, &other).start()).transpose()?;
+        let tenant = arguments.on.tenant.parse().context("--tenant")?;
         let target = Target {
             postmaster: database.postmaster().await?,
             database,
@@ -166,7 +179,7 @@ impl<'a> Bench<'a> {
         let mut ways = ways.to_vec();
         ways.extend(self.before.is_some().then_some(Way::Before));
         let mut turns: Vec<Vec<Turn>> = ways.iter().map(|_| Vec::new()).collect();
-        let rounds = self.arguments.rounds as usize;
+        let rounds = self.arguments.on.rounds as usize;
         for round in 0..rounds {
             for place in order(ways.len(), round) {
                 let Some((way, turns)) = ways.get(place).zip(turns.get_mut(place)) else { continue };
@@ -175,6 +188,7 @@ impl<'a> Bench<'a> {
             }
         }
         let cpus = process::machine().cpus;
+        let turns: Vec<Vec<&Turn>> = turns.iter().map(|turns| turns.iter().collect()).collect();
         let first = turns.first().map_or(&[][..], Vec::as_slice);
         let rows: Result<Vec<AcceptRow>> = ways
             .iter()
@@ -188,7 +202,7 @@ impl<'a> Bench<'a> {
         let callers = Caller::all(&self.target, way, callers, events).await?;
         let milliseconds = Duration::from_millis;
         let (warm_up, measured) =
-            (milliseconds(self.arguments.warm_up_ms), milliseconds(self.arguments.measured_ms));
+            (milliseconds(self.arguments.on.warm_up_ms), milliseconds(self.arguments.on.measured_ms));
         saturate(callers, &self.ids, warm_up, measured, self.processes(way)).await
     }
 
@@ -224,7 +238,8 @@ impl<'a> Bench<'a> {
         self.progress.note("making Kafka's topics");
         self.target.brokers.remove_topics().await?;
         let folder = self.folder.join("relay");
-        let launch = Launch::relay(self.arguments, &folder);
+        let launch = Launch::on_postgres(&self.arguments.on, &self.arguments.on.outrigger_bin, &folder)
+            .with_config(&self.arguments.relay_config);
         launch.migrate()?;
         let bare = self.turn(Way::Kafka, BATCHES).await?;
         let (relay, backlog_per_s) = self.backlog(&launch).await?;
@@ -364,7 +379,7 @@ impl<'a> Bench<'a> {
             kept::fill(&self.target, have, *wanted, planned).await?;
             self.progress.note(&format!("{wanted} events kept"));
             let (mut single, mut batches) = (Vec::new(), Vec::new());
-            for _ in 0..self.arguments.rounds {
+            for _ in 0..self.arguments.on.rounds {
                 single.push(self.turn(Way::Outrigger, SINGLE).await?.events_per_s());
                 batches.push(self.turn(Way::Outrigger, BATCHES).await?.events_per_s());
             }

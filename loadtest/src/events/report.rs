@@ -126,8 +126,8 @@ impl Latency {
 
 impl AcceptRow {
     /// Of a contender's turns, and those of the first contender in the same rounds.
-    pub(crate) fn of(name: &str, turns: &[Turn], first: &[Turn], cpus: usize) -> anyhow::Result<Self> {
-        let rates: Vec<f64> = turns.iter().map(Turn::events_per_s).collect();
+    pub(crate) fn of(name: &str, turns: &[&Turn], first: &[&Turn], cpus: usize) -> anyhow::Result<Self> {
+        let rates: Vec<f64> = turns.iter().map(|turn| turn.events_per_s()).collect();
         let ratios: Vec<f64> =
             turns.iter().zip(first).map(|(own, first)| own.events_per_s() / first.events_per_s()).collect();
         let mut tally = crate::generator::Tally::default();
