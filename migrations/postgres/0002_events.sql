@@ -37,7 +37,7 @@ CREATE POLICY own_or_batch ON events FOR INSERT
 
 CREATE TABLE event_dedupe (
     tenant_id uuid NOT NULL,
-    -- The first half of SHA-256 over topic, source and id.
+    -- A place in the order of its client's ids, and the first half of SHA-256 over topic, source and id.
     key bytea NOT NULL,
     -- Of acceptance, UTC.
     day date NOT NULL,
@@ -76,9 +76,11 @@ BEGIN
     THEN
         RETURN false;
     END IF;
-    PERFORM FROM unnest(tenants, keys) AS input (tenant_id, key) CROSS JOIN LATERAL (
+    PERFORM FROM unnest(tenants, keys, windows_ms) AS input (tenant_id, key, window_ms) CROSS JOIN LATERAL (
         SELECT FROM public.event_dedupe kept WHERE kept.tenant_id = input.tenant_id AND kept.key = input.key
-            AND kept.day >= today - days_back AND kept.day <= today AND kept.until > now() LIMIT 1) known
+            AND kept.day >= today - days_back AND kept.day <= today
+            AND kept.day >= today - ((input.window_ms + 86399999) / 86400000)::integer
+            AND kept.until > now() LIMIT 1) known
         LIMIT 1;
     IF FOUND THEN
         RETURN false;

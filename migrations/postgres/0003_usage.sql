@@ -66,6 +66,8 @@ CREATE TABLE usage_adjustments (
     metadata jsonb
 );
 CREATE INDEX usage_adjustments_of_tenant ON usage_adjustments (tenant_id, metric, booked_at);
+CREATE INDEX usage_adjustments_by_booking ON usage_adjustments (booked_at);
+CREATE INDEX usage_adjustments_by_time ON usage_adjustments (time);
 ALTER TABLE usage_adjustments ENABLE ROW LEVEL SECURITY;
 ALTER TABLE usage_adjustments FORCE ROW LEVEL SECURITY;
 ALTER TABLE usage_hourly ENABLE ROW LEVEL SECURITY;
@@ -89,7 +91,8 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    IF NOT tenants <@ (coalesce(nullif(current_setting('app.writes_for', true), '')::uuid[], '{}')
+    -- Of NULL nothing is true.
+    IF tenants IS NULL OR array_position(tenants, NULL) IS NOT NULL OR NOT tenants <@ (coalesce(nullif(current_setting('app.writes_for', true), '')::uuid[], '{}')
         || coalesce(ARRAY[nullif(current_setting('app.tenant_id', true), '')::uuid], '{}'))
     THEN
         RAISE EXCEPTION 'usage of a tenant that no permit named' USING ERRCODE = 'insufficient_privilege';
@@ -111,9 +114,12 @@ BEGIN
     IF day NOT BETWEEN current_date - 100 AND current_date + 10 THEN
         RAISE EXCEPTION 'no usage is kept of %', day USING ERRCODE = 'check_violation';
     END IF;
-    -- One at a time; who comes second finds it done.
-    PERFORM pg_advisory_xact_lock(1869968499, 1);
     IF to_regclass('public.' || dedupe) IS NOT NULL THEN
+        RETURN false;
+    END IF;
+    -- One at a time; who comes second finds it done, by a look of its own: `to_regclass` remembers what it did not find.
+    PERFORM pg_advisory_xact_lock(1869968499, 1);
+    IF EXISTS (SELECT FROM pg_class WHERE relname = dedupe AND relnamespace = 'public'::regnamespace) THEN
         RETURN false;
     END IF;
     -- Made apart and attached: made in place it would lock the tables against everyone.
@@ -193,6 +199,12 @@ SET jit = off
 AS $$
 BEGIN
     PERFORM public.outrigger_check_tenants(tenants);
+    -- A key for each record, and no other.
+    IF cardinality(tenants) IS DISTINCT FROM cardinality(hashes) OR cardinality(tenants) IS DISTINCT FROM cardinality(days)
+        OR cardinality(tenants) IS DISTINCT FROM cardinality(places) OR cardinality(tenants) IS DISTINCT FROM cardinality(amounts)
+    THEN
+        RAISE EXCEPTION 'usage without a key for each record' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
     BEGIN
         INSERT INTO public.usage_dedupe (day, place, hash, fingerprint)
             SELECT * FROM unnest(days, places, hashes, fingerprints);
@@ -205,6 +217,10 @@ BEGIN
         NULL;
     END;
     RETURN QUERY SELECT * FROM public.outrigger_usage_counted(days, places, hashes);
+    -- Nothing that is returned means that all was written.
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'a key that is held and not to be seen' USING ERRCODE = 'serialization_failure';
+    END IF;
 END
 $$;
 

@@ -20,12 +20,19 @@ pub(super) struct StoreAnswer {
 impl StoreAnswer {
     /// Of a transaction.
     pub(super) fn of(&self, error: &StoreError) -> Problem {
-        tracing::debug!(%error, "the store failed");
+        match error.kind() {
+            ErrorKind::Internal => tracing::error!(%error, "the store refused a call"),
+            _ => tracing::debug!(%error, "the store failed"),
+        }
         if error.is_share_taken() { self.share_taken() } else { self.failed(error.kind(), error.full()) }
     }
 
     /// Of one that several callers share.
     pub(super) fn of_group(&self, error: &GroupCommitError) -> Problem {
+        match error.kind() {
+            ErrorKind::Internal => tracing::error!(%error, "the store refused a call"),
+            _ => tracing::debug!(%error, "the store failed"),
+        }
         match error {
             GroupCommitError::Store { kind, full, .. } => self.failed(*kind, *full),
             GroupCommitError::ShareTaken => self.share_taken(),

@@ -286,9 +286,9 @@ impl<C: Send + Sync + 'static, O: Send + 'static> GroupCommit<C, O> {
                         caller.answer(Ok(outcome));
                     }
                 }
-                Err(error) if error.is_refusal() && callers.len() > 1 => {
+                Err(error) if error.may_be_of_one() && callers.len() > 1 => {
                     let (count, what) = (callers.len(), self.terms.callers_are);
-                    tracing::warn!(%error, callers = count, what, "a transaction of several callers was refused: halved");
+                    tracing::warn!(%error, callers = count, what, "a transaction of several callers failed for one of them: halved");
                     let others = callers.split_off(callers.len() / 2);
                     let of_others = from + callers.len();
                     self.commit(callers, Arc::clone(&calls), from, written.clone()).await;

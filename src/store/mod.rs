@@ -7,6 +7,7 @@
 pub(crate) mod bench;
 mod group_commit;
 pub mod postgres;
+pub mod spool;
 pub mod sqlite;
 mod tx;
 

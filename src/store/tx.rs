@@ -87,6 +87,9 @@ pub enum StoreError {
     /// What was read is not what this program, or an earlier one, wrote.
     #[error("the store holds what this program does not understand: {0}")]
     Corrupt(String),
+    /// Others were quicker, again and again: nothing was written, and it may be tried again.
+    #[error("others wrote the same meanwhile, again and again")]
+    Contended,
 }
 
 impl StoreError {
@@ -97,6 +100,7 @@ impl StoreError {
             Self::Postgres(error) => error.kind(),
             Self::Sqlite(error) => error.kind(),
             Self::Corrupt(_) => ErrorKind::Internal,
+            Self::Contended => ErrorKind::BackendUnavailable,
         }
     }
 }
@@ -107,8 +111,14 @@ impl StoreError {
     pub fn is_refusal(&self) -> bool {
         match self {
             Self::Postgres(error) => error.failure() == Failure::Refused,
-            Self::Sqlite(_) | Self::Corrupt(_) => false,
+            Self::Sqlite(_) | Self::Corrupt(_) | Self::Contended => false,
         }
+    }
+
+    /// Whether one of those that share a transaction may be the reason alone: by themselves the others may do.
+    #[must_use]
+    pub fn may_be_of_one(&self) -> bool {
+        self.is_refusal() || matches!(self, Self::Corrupt(_) | Self::Contended)
     }
 
     /// Whether its tenant has too much under way, and the others have room.
@@ -117,7 +127,7 @@ impl StoreError {
         match self {
             Self::Postgres(error) => matches!(error, PgError::ShareTaken),
             Self::Sqlite(error) => matches!(error, SqliteError::ShareTaken),
-            Self::Corrupt(_) => false,
+            Self::Corrupt(_) | Self::Contended => false,
         }
     }
 
@@ -126,7 +136,7 @@ impl StoreError {
     pub fn full(&self) -> Option<Full> {
         match self {
             Self::Sqlite(error) => error.full(),
-            Self::Postgres(_) | Self::Corrupt(_) => None,
+            Self::Postgres(_) | Self::Corrupt(_) | Self::Contended => None,
         }
     }
 }

@@ -1,5 +1,7 @@
 //! What both stores do alike.
 
+mod kept;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -10,8 +12,10 @@ use uuid::Uuid;
 
 use super::{
     Added, Amount, Calendar, Call, Days, Difference, Metric, Point, PointKey, Range, ReadError, Reading,
-    Refusal, Rollup, Start, Sum, SumOf, UsagePolicy, Verdict, Window, count, fingerprint, read, reconcile,
+    Refusal, Rollup, Start, Sum, SumOf, UsagePolicy, Verdict, Window, count, fingerprint, housekeeping, read,
+    reconcile,
 };
+use crate::leases::{Leases, Owner};
 use crate::names::Name;
 use crate::store::bench::Stores;
 use crate::store::postgres::{ConnectAs, Postgres};
@@ -62,7 +66,7 @@ fn now_us() -> i64 {
 /// Counts a call as its tenant.
 async fn counted(partitions: &Days, store: &Store, tenant: Uuid, points: &[Point]) -> Verdict {
     let call = Call::of(tenant, vec![metric()], points.to_vec(), &calendar());
-    partitions.make(&call).await.unwrap();
+    partitions.make(call.days()).await.unwrap();
     as_tenant(store, tenant, call).await.unwrap().pop().unwrap()
 }
 
@@ -290,6 +294,9 @@ async fn a_correction_names_what_was_counted_and_takes_it_back() {
         assert_eq!(counted(&partitions, store, A, &both).await, new(3), "{name}");
         let again = Verdict::Counted { accepted: 0, duplicates: 3 };
         assert_eq!(counted(&partitions, store, A, &both).await, again, "{name}");
+        let itself = [correction("c3", "-1", &point(A, "c3", now, "0", None))];
+        let nothing = Refusal { conflicts: Vec::new(), nothing_to_correct: vec![0] };
+        assert_eq!(counted(&partitions, store, A, &itself).await, Verdict::Refused(nothing), "{name}");
         let all = [std::slice::from_ref(&first), &both].concat();
         assert_eq!(sums(store, A).await, expected(A, &all), "{name}");
     }
@@ -307,7 +314,7 @@ async fn what_comes_for_a_closed_month_is_booked_now_and_the_month_stays_as_it_w
         let counted = async |key: &str, time_us: i64, value: &str, close_after_ms: Option<u64>| {
             let points = vec![point(A, key, time_us, value, Some("eu"))];
             let call = Call::of(A, vec![metric()], points, &Calendar::new(zone(), close_after_ms));
-            partitions.make(&call).await.unwrap();
+            partitions.make(call.days()).await.unwrap();
             as_tenant(store, A, call).await.unwrap().pop().unwrap()
         };
         let new = Verdict::Counted { accepted: 1, duplicates: 0 };
@@ -336,88 +343,12 @@ async fn what_comes_for_a_closed_month_is_booked_now_and_the_month_stays_as_it_w
     assert_eq!(noted.unwrap().trim(), "1 2.000000000");
 }
 
-/// The differences of the last 40 days, as who sees everyone's records.
-async fn differences(stores: &Stores, name: &str) -> Vec<String> {
-    let owner = stores._database.config.owner.clone().unwrap();
-    let store = match name {
-        "sqlite" => stores.sqlite.clone(),
-        _ => Store::Postgres(
-            Postgres::open(&stores._database.config, &ConnectAs::Owner(&owner)).await.unwrap(),
-        ),
-    };
-    let policy = UsagePolicy::of(Calendar::new(zone(), Some(0)), vec![metric()]);
-    let midnight = |days: i64| {
-        let day = TimeZone::UTC.to_datetime(Timestamp::now()).date().checked_add(days.days()).unwrap();
-        day.to_zoned_datetime(TimeZone::UTC).unwrap().timestamp()
-    };
-    let mut found = Vec::new();
-    let range = (midnight(-40), midnight(2));
-    reconcile(&store, &policy, range, |difference| found.push(difference)).await.unwrap();
-    let shown = |added: Option<Added>| {
-        added.map_or("-".to_owned(), |added| format!("{} {}", added.value, added.count))
-    };
-    found
-        .into_iter()
-        .map(|Difference { of, kept, records }| {
-            let what = matches!(of.start, Start::Day(_)).then_some("day").unwrap_or("hour");
-            format!("{what} {}={} kept {} records {}", of.tag, of.tag_value, shown(kept), shown(records))
-        })
-        .collect()
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sums_made_anew_from_the_records_are_those_that_are_kept_and_what_was_changed_by_hand_is_found() {
-    let stores = Stores::new(4).await;
-    let mut random = fastrand::Rng::with_seed(7);
-    for (name, store) in stores.both() {
-        let (partitions, now) = (Days::new(store.clone()), now_us());
-        for number in 0..40 {
-            let points: Vec<Point> = (0..random.usize(1..20))
-                .map(|_| {
-                    let (key, hours) = (random.u32(0..400).to_string(), random.i64(0..35 * 24));
-                    let value = format!("{}.{:09}", random.i32(-5..50), random.u32(0..1_000_000_000));
-                    let region = [None, Some("eu"), Some("us")][random.usize(0..3)];
-                    point([A, B][number % 2], &key, now - hours * 3_600_000_000, &value, region)
-                })
-                .collect();
-            let tenant = [A, B][number % 2];
-            // Half of them close months, so that some are adjustments.
-            let calendar = Calendar::new(zone(), (number % 4 > 1).then_some(0));
-            let call = Call::of(tenant, vec![metric()], points, &calendar);
-            partitions.make(&call).await.unwrap();
-            as_tenant(store, tenant, call).await.unwrap();
-        }
-        assert_eq!(differences(&stores, name).await, [""; 0], "{name}");
-        let points = [point(A, "last", now, "1.5", Some("asia"))];
-        counted(&partitions, store, A, &points).await;
-        let changes = [
-            "UPDATE usage_hourly SET value = '1.500000001' WHERE tag_value = 'asia'",
-            "UPDATE usage_daily SET count = 2 WHERE tag_value = 'asia'",
-        ];
-        match store {
-            Store::Postgres(_) => {
-                let database = &stores._database.database;
-                tokio::task::block_in_place(|| database.psql(PostgresRole::Superuser, &changes)).unwrap();
-            }
-            Store::Sqlite(sqlite) => {
-                let batch = changes.join(";");
-                sqlite.write(move |connection| connection.execute_batch(&batch)).await.unwrap();
-            }
-        }
-        let expected =
-            ["day region=asia kept 1.5 2 records 1.5 1", "hour region=asia kept 1.500000001 1 records 1.5 1"];
-        let mut found = differences(&stores, name).await;
-        found.sort();
-        assert_eq!(found, expected, "{name}");
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_postgresql_nobody_counts_for_another_and_raw_rows_are_out_of_reach() {
     let stores = Stores::new(2).await;
     let (partitions, now) = (Days::new(stores.postgres.clone()), now_us());
     let call = Call::of(B, vec![metric()], vec![point(B, "k", now, "1", None)], &calendar());
-    partitions.make(&call).await.unwrap();
+    partitions.make(call.days()).await.unwrap();
     let refused = as_tenant(&stores.postgres, A, call).await.unwrap_err();
     assert!(refused.to_string().contains("no permit named"), "{refused}");
     assert_eq!(sums(&stores.postgres, B).await, BTreeMap::new());
@@ -434,7 +365,7 @@ async fn on_postgresql_nobody_counts_for_another_and_raw_rows_are_out_of_reach()
     }
     let long_ago =
         Call::of(A, vec![metric()], vec![point(A, "k", now - 101 * 86_400_000_000, "1", None)], &calendar());
-    let refused = partitions.make(&long_ago).await.unwrap_err();
+    let refused = partitions.make(long_ago.days()).await.unwrap_err();
     assert!(refused.to_string().contains("no usage is kept of"), "{refused}");
 }
 

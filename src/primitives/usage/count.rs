@@ -16,6 +16,8 @@ use crate::store::{Reach, Store, StoreError, Tx};
 
 /// How often a group is settled anew, since others counted its keys meanwhile.
 const ATTEMPTS: usize = 4;
+/// What a sum of an hour and its day's cost, in bytes of records.
+const SUM_COST: u64 = 600;
 
 /// A tenant's call.
 #[derive(Debug, Clone)]
@@ -26,13 +28,21 @@ pub struct Call {
     points: Vec<Point>,
     /// Its days and months.
     calendar: Calendar,
+    /// Whether its keys are looked up before anything is written: its tenant had some of late that were counted.
+    looks_first: bool,
 }
 
 impl Call {
     /// Of the permit's tenant, which may record all of these metrics.
     #[must_use]
     pub fn new(permit: &Permit, metrics: Vec<Arc<Metric>>, points: Vec<Point>, calendar: &Calendar) -> Self {
-        Self { tenant: *permit.tenant().as_uuid(), metrics, points, calendar: calendar.clone() }
+        Self {
+            tenant: *permit.tenant().as_uuid(),
+            metrics,
+            points,
+            calendar: calendar.clone(),
+            looks_first: false,
+        }
     }
 
     #[cfg(test)]
@@ -42,13 +52,45 @@ impl Call {
         points: Vec<Point>,
         calendar: &Calendar,
     ) -> Self {
-        Self { tenant, metrics, points, calendar: calendar.clone() }
+        Self { tenant, metrics, points, calendar: calendar.clone(), looks_first: false }
     }
 
     /// About what it adds to the store, in bytes.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.points.iter().map(Point::bytes).sum()
+    }
+
+    /// What it costs a transaction: its bytes, and the sums that it adds to.
+    #[must_use]
+    pub fn cost(&self) -> u64 {
+        let hour = |point: &Point| point.time_us.div_euclid(3_600_000_000);
+        let mut sums: HashSet<(u16, &str, &str, i64)> = HashSet::new();
+        for point in &self.points {
+            sums.insert((point.metric, "", "", hour(point)));
+            let declared = self.metric(point).map_or(&[][..], |metric| &metric.group_by);
+            for tag in declared {
+                let value = point.tags.iter().find(|(name, _)| **name == *tag.as_str());
+                let value = value.map_or("", |(_, value)| value);
+                sums.insert((point.metric, tag.as_str(), value, hour(point)));
+            }
+        }
+        self.bytes() + SUM_COST * sums.len() as u64
+    }
+
+    /// Has its keys looked up before anything is written.
+    #[must_use]
+    pub(super) fn looking_first(self, looks_first: bool) -> Self {
+        Self { looks_first, ..self }
+    }
+
+    pub(super) fn tenant(&self) -> Uuid {
+        self.tenant
+    }
+
+    /// The days that its points are of.
+    pub(super) fn days(&self) -> BTreeSet<Day> {
+        self.points.iter().map(|point| point.key.day).collect()
     }
 
     /// How many of its points are of an hour that was over an hour ago.
@@ -79,9 +121,10 @@ pub(super) struct Row<'c> {
 /// The sums are its last step: they are hot, and locked until the commit.
 pub async fn count(tx: &mut Tx<'_>, calls: &[Call]) -> Result<Vec<Verdict>, StoreError> {
     let points: Vec<&[Point]> = calls.iter().map(|call| call.points.as_slice()).collect();
-    let mut looked_for = BTreeSet::new();
     let corrected = calls.iter().flat_map(|call| &call.points).filter_map(|point| point.corrects);
-    let mut known = counted(tx, corrected.collect()).await?;
+    let suspected = calls.iter().filter(|call| call.looks_first).flat_map(|call| &call.points);
+    let mut looked_for: BTreeSet<PointKey> = suspected.map(|point| point.key).chain(corrected).collect();
+    let mut known = counted(tx, looked_for.clone()).await?;
     for _ in 0..ATTEMPTS {
         let mut settled = settle(&points, &known);
         let refused = refused_keys(calls, &settled);
@@ -108,7 +151,7 @@ pub async fn count(tx: &mut Tx<'_>, calls: &[Call]) -> Result<Vec<Verdict>, Stor
             known.insert(row.point.key, fingerprint);
         }
     }
-    Err(defect("keys are held that were free"))
+    Err(StoreError::Contended)
 }
 
 /// The keys of the calls that are refused.
@@ -198,23 +241,27 @@ pub struct Days {
     store: Store,
     /// Days with partitions.
     days: Mutex<HashSet<Day>>,
+    /// One day is made at a time, and by one caller.
+    making: tokio::sync::Mutex<()>,
 }
 
 impl Days {
     /// Of this one.
     #[must_use]
     pub fn new(store: Store) -> Self {
-        Self { store, days: Mutex::default() }
+        Self { store, days: Mutex::default(), making: tokio::sync::Mutex::new(()) }
     }
 
     /// Makes the partitions of days that this process has not seen: late records are rare, and their days many.
-    pub async fn make(&self, call: &Call) -> Result<(), StoreError> {
+    pub async fn make(&self, days: BTreeSet<Day>) -> Result<(), StoreError> {
         let Store::Postgres(_) = &self.store else { return Ok(()) };
-        let missing: BTreeSet<Day> = {
-            let days = self.days.lock();
-            call.points.iter().map(|point| point.key.day).filter(|day| !days.contains(day)).collect()
-        };
-        for day in missing {
+        let is_missing = |day: &Day| !self.days.lock().contains(day);
+        if !days.iter().any(is_missing) {
+            return Ok(());
+        }
+        // Who waits finds most of its days made.
+        let _alone = self.making.lock().await;
+        for day in days.into_iter().filter(is_missing) {
             self.store
                 .run(Reach::nobody(), 0, move |tx| {
                     Box::pin(async move {
@@ -228,5 +275,10 @@ impl Days {
             self.days.lock().insert(day);
         }
         Ok(())
+    }
+
+    /// Days that may be gone again, with a server that was promoted or restored.
+    pub(super) fn forget(&self, days: &BTreeSet<Day>) {
+        self.days.lock().retain(|day| !days.contains(day));
     }
 }

@@ -1,18 +1,23 @@
 //! Calls of many callers and tenants, counted in transactions that they share.
 
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use parking_lot::Mutex;
+use uuid::Uuid;
 
 use super::metrics::UsageMetrics;
 use super::{Call, Days, Verdict, count};
+use crate::error::ErrorKind;
 use crate::fairness::Bounds;
 use crate::policy::Permit;
 use crate::store::{GroupCommit, GroupCommitError, Store, Terms};
 use crate::tasks::Tasks;
 
-/// Two write: the one's keys wait for the disk while the other's are looked up. A transaction has 16,000 points without metadata
-/// where others wait.
+/// Two write: the one's keys wait for the disk while the other's are looked up. A transaction has about 7,000 points where others
+/// wait.
 const TERMS: Terms = Terms {
     callers_are: "usage",
     max_callers: 256,
@@ -23,11 +28,18 @@ const TERMS: Terms = Terms {
     under_way: 4,
     room: Bounds { calls: 8192, bytes: 256 * 1024 * 1024, share: 4 },
 };
+/// For how long a tenant's keys are looked up first, once some were counted already.
+const SUSPECTED: Duration = Duration::from_secs(60);
+/// Tenants that are remembered before it is looked which of them are no longer suspected.
+const FEW: usize = 1024;
 
 /// Counts on one store.
 pub struct Counter {
     group: Arc<GroupCommit<Call, Verdict>>,
     days: Days,
+    /// Tenants that sent what was counted, and until when they are expected to do it again: what is inserted and found to be
+    /// there is undone for all that share the transaction.
+    repeating: Mutex<HashMap<Uuid, Instant>>,
     metrics: Arc<UsageMetrics>,
 }
 
@@ -42,17 +54,39 @@ impl Counter {
             metrics.counting.clone(),
             tasks,
         );
-        Self { group, days, metrics }
+        Self { group, days, repeating: Mutex::default(), metrics }
     }
 
     /// Counts a call and returns once that is durable. A caller that stops waiting does not undo it.
     pub async fn count(&self, permit: Permit, call: Call) -> Result<Verdict, GroupCommitError> {
-        let (bytes, late) = (call.bytes(), call.late(Timestamp::now()));
-        let ended = match self.days.make(&call).await {
-            Ok(()) => self.group.call(permit, call, bytes, bytes).await,
+        let (bytes, cost, late) = (call.bytes(), call.cost(), call.late(Timestamp::now()));
+        let (tenant, days) = (call.tenant(), call.days());
+        let ended = match self.days.make(days.clone()).await {
+            Ok(()) => {
+                let call = call.looking_first(self.repeats(tenant));
+                self.group.call(permit, call, bytes, cost).await
+            }
             Err(error) => Err(error.into()),
         };
+        match &ended {
+            Ok(Verdict::Counted { duplicates: 0, .. }) => {}
+            Ok(_) => self.repeated(tenant),
+            Err(error) if error.kind() == ErrorKind::Internal => self.days.forget(&days),
+            Err(_) => {}
+        }
         self.metrics.ended(&ended, late);
         ended
+    }
+
+    fn repeats(&self, tenant: Uuid) -> bool {
+        self.repeating.lock().get(&tenant).is_some_and(|until| *until > Instant::now())
+    }
+
+    fn repeated(&self, tenant: Uuid) {
+        let (mut repeating, now) = (self.repeating.lock(), Instant::now());
+        if repeating.len() >= FEW {
+            repeating.retain(|_, until| *until > now);
+        }
+        repeating.insert(tenant, now + SUSPECTED);
     }
 }

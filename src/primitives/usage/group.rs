@@ -70,8 +70,9 @@ pub fn settle<'p>(calls: &[&'p [Point]], known: &Known) -> Settled<'p> {
             }
         }
         for (number, point) in own.iter().enumerate() {
+            let is_another = |key: &PointKey| *key != point.key;
             let is_counted = |key: &PointKey| known.contains_key(key) || taken.contains_key(key);
-            if point.corrects.as_ref().is_some_and(|key| !is_counted(key)) {
+            if point.corrects.as_ref().is_some_and(|key| !(is_another(key) && is_counted(key))) {
                 refusal.nothing_to_correct.push(number);
             }
         }
@@ -136,8 +137,10 @@ mod tests {
             }
             let corrections =
                 call.iter().enumerate().filter_map(|(number, point)| Some((number, point.corrects?)));
-            refusal.nothing_to_correct =
-                corrections.filter(|(_, key)| !after.contains_key(key)).map(|(number, _)| number).collect();
+            refusal.nothing_to_correct = corrections
+                .filter(|(number, key)| call[*number].key == *key || !after.contains_key(key))
+                .map(|(number, _)| number)
+                .collect();
             if refusal != Refusal::default() {
                 return Verdict::Refused(refusal);
             }

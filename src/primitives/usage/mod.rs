@@ -19,6 +19,7 @@ mod day;
 mod group;
 mod housekeeping;
 mod key;
+mod metadata;
 mod metrics;
 mod policy;
 mod postgres;

@@ -9,7 +9,7 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::{Amount, Day, PointKey, fingerprint};
+use super::{Amount, Day, PointKey, fingerprint, metadata};
 use crate::names::{Key, Name};
 use crate::rfc3339;
 
@@ -19,8 +19,6 @@ pub const MAX_RECORDS: usize = 10_000;
 const MAX_TAGS: usize = 16;
 /// The longest value of a tag, in bytes.
 const MAX_TAG_BYTES: usize = 256;
-/// The longest metadata of a record as text, in bytes.
-const MAX_METADATA_BYTES: usize = 4096;
 /// How far ahead of this process's clock a record's time may be, in microseconds.
 const AHEAD_US: i64 = 300_000_000;
 /// Fields that are named in one answer.
@@ -195,8 +193,11 @@ impl Checks {
         };
         let time_us = time.as_microsecond();
         if time_us < window.now_us - window.accept_late_us {
-            let days = window.accept_late_us / 86_400_000_000;
-            self.wrong(number, "/time", format!("records of this metric are taken for {days} days"));
+            let late = match window.accept_late_us {
+                days if days % 86_400_000_000 == 0 => format!("{} days", days / 86_400_000_000),
+                other => format!("{} ms", other / 1000),
+            };
+            self.wrong(number, "/time", format!("records of this metric are taken for {late}"));
             return None;
         }
         if time_us > window.now_us + AHEAD_US {
@@ -255,43 +256,17 @@ impl Checks {
         raw: Option<&RawValue>,
         corrects: Option<&str>,
     ) -> Option<Option<Box<str>>> {
-        let mut metadata = match raw {
-            Some(raw) => Some(self.object(number, raw)?),
-            None => None,
-        };
-        if let Some(key) = corrects {
-            let metadata = metadata.get_or_insert_default();
-            if metadata.insert("corrects".to_owned(), key.into()).is_some() {
-                self.wrong(
-                    number,
-                    "/metadata/corrects",
-                    "not there: `corrects` of the record is kept by this name",
-                );
+        let own = corrects.map(|key| ("corrects", key));
+        if raw.is_none() && own.is_none() {
+            return Some(None);
+        }
+        match metadata::canonical(raw.map_or("{}", RawValue::get), own) {
+            Ok(text) => Some(Some(text.into())),
+            Err(detail) => {
+                self.wrong(number, "/metadata", detail);
+                None
             }
         }
-        Some(metadata.map(|metadata| {
-            let mut value = serde_json::Value::Object(metadata);
-            value.sort_all_objects();
-            value.to_string().into()
-        }))
-    }
-
-    fn object(
-        &mut self,
-        number: usize,
-        raw: &RawValue,
-    ) -> Option<serde_json::Map<String, serde_json::Value>> {
-        let mut detail = format!("an object of at most {MAX_METADATA_BYTES} bytes");
-        let text = raw.get();
-        if text.len() <= MAX_METADATA_BYTES && text.starts_with('{') {
-            match serde_json::from_str(text) {
-                Ok(_) if text.contains("\\u0000") => "no NUL (\\u0000) in metadata".clone_into(&mut detail),
-                Ok(object) => return Some(object),
-                Err(error) => detail = error.to_string(),
-            }
-        }
-        self.wrong(number, "/metadata", detail);
-        None
     }
 }
 

@@ -26,7 +26,7 @@ pub type Statement<'p> = (&'static str, &'p [Parameter<'p>]);
 
 /// Bounds of the server's own: what hangs there holds locks. A statement whose connection was dropped ends within a
 /// second, since the server looks whether it is still there.
-const BEGIN: &str = "BEGIN; SET LOCAL statement_timeout = '10s'; SET LOCAL lock_timeout = '5s'; \
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout = '10s'; SET LOCAL lock_timeout = '5s'; \
                      SET LOCAL idle_in_transaction_session_timeout = '15s'; \
                      SET LOCAL client_connection_check_interval = '1s'";
 const SET_TENANTS: &str = "SELECT set_config('app.tenant_id', $1, true), set_config('app.writes_for', $2, true), \

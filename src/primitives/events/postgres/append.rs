@@ -17,7 +17,7 @@ const TAKE_NEW: &str = "SELECT outrigger_take_new_event_ids($1, $2, $3, $4, $5)"
 /// Around midnight an id is taken on both days: two transactions that begin on different ones meet. Ten minutes are
 /// longer than any transaction. An id counts as taken where every day's row of it is new. Each id is looked up by itself
 /// (`LIMIT`): as a plain join the planner may read every id of the tenant's of the days before; and on those days alone of which a
-/// row can still hold it, since each partition costs a look. Which are new is said only where not all are.
+/// row can hold it by its topic's own window, since each partition costs a look. Whose events share the transaction says nothing about it. Which are new is said only where not all are.
 ///
 /// What is known is not tried again, and what another transaction inserts meanwhile is waited for and not locked: of
 /// transactions with the same id each waits for the first one's commit, and none for the next.
@@ -31,6 +31,8 @@ const TAKE: &str = "WITH input AS ( \
          SELECT input.tenant_id, input.key FROM input CROSS JOIN LATERAL ( \
              SELECT FROM event_dedupe kept WHERE kept.tenant_id = input.tenant_id AND kept.key = input.key \
                  AND kept.day >= ((now() - interval '10 min') AT TIME ZONE 'UTC')::date - $5 \
+                 AND kept.day >= ((now() - interval '10 min') AT TIME ZONE 'UTC')::date \
+                     - ((input.window_ms + 86399999) / 86400000)::integer \
                  AND kept.day <= ((now() + interval '10 min') AT TIME ZONE 'UTC')::date \
                  AND kept.until > now() LIMIT 1) found), \
      taken AS ( \
@@ -58,6 +60,8 @@ const RENEW: &str = "WITH input AS ( \
                  AND kept.day >= ((now() - interval '10 min') AT TIME ZONE 'UTC')::date AND kept.until <= now() \
                  AND NOT EXISTS (SELECT FROM event_dedupe live WHERE live.tenant_id = input.tenant_id AND live.key = input.key \
                      AND live.day >= ((now() - interval '10 min') AT TIME ZONE 'UTC')::date - $5 AND live.until > now() \
+                     AND live.day >= ((now() - interval '10 min') AT TIME ZONE 'UTC')::date \
+                         - ((input.window_ms + 86399999) / 86400000)::integer \
                      AND live.xmin <> pg_current_xact_id()::xid) \
              ORDER BY day LIMIT 2 FOR UPDATE) kept), \
      renewed AS ( \
@@ -68,10 +72,12 @@ const RENEW: &str = "WITH input AS ( \
      SELECT tenant_id, key, count(*) FROM renewed GROUP BY tenant_id, key";
 
 /// Of ids that are taken, the first event's.
-const HELD: &str = "SELECT tenant_id, key, fingerprint FROM unnest($1::uuid[], $2::bytea[]) AS input (tenant_id, key) \
+const HELD: &str = "SELECT tenant_id, key, fingerprint FROM unnest($1::uuid[], $2::bytea[], $3::bigint[]) AS input (tenant_id, key, window_ms) \
      CROSS JOIN LATERAL ( \
          SELECT fingerprint FROM event_dedupe kept WHERE kept.tenant_id = input.tenant_id AND kept.key = input.key \
-             AND kept.day >= ((now() - interval '10 min') AT TIME ZONE 'UTC')::date - $3 \
+             AND kept.day >= ((now() - interval '10 min') AT TIME ZONE 'UTC')::date - $4 \
+             AND kept.day >= ((now() - interval '10 min') AT TIME ZONE 'UTC')::date \
+                 - ((input.window_ms + 86399999) / 86400000)::integer \
              AND kept.until > now() ORDER BY day LIMIT 1) found";
 const DAY_MS: i64 = 86_400_000;
 
@@ -108,8 +114,9 @@ pub(in super::super) async fn take_ids(
         taken.get(&id(candidate)).is_some_and(|taken| *taken == days)
     };
     let others = Input::of(candidates.iter().filter(|candidate| !is_new(&taken, candidate)));
-    let [tenants, keys, _, _, days_back] = others.parameters();
-    let answers = tx.query_all(&[(RENEW, &others.parameters()), (HELD, &[tenants, keys, days_back])]).await?;
+    let [tenants, keys, _, windows, days_back] = others.parameters();
+    let answers =
+        tx.query_all(&[(RENEW, &others.parameters()), (HELD, &[tenants, keys, windows, days_back])]).await?;
     let [renewed, held]: [Vec<Row>; 2] = answers.try_into().map_err(|_| PgError::Ended)?;
     for row in renewed {
         let (id, renewed): (Id, i64) = of_id(&row).map_err(PgError::of_row)?;
@@ -155,7 +162,7 @@ struct Input<'c> {
     keys: Vec<&'c [u8]>,
     fingerprints: Vec<i64>,
     windows: Vec<i64>,
-    /// So many days ago was the first of which a row may hold one of them.
+    /// So many days ago was the first of which a row may hold one of them: what lies before is not planned for.
     days_back: i32,
 }
 

@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 
 use crate::primitives::events::append::Appended;
 use crate::primitives::events::bench::{Callers, event};
-use crate::primitives::events::{Batch, append};
+use crate::primitives::events::{Batch, append, append_all};
 use crate::store::bench::Stores;
 use crate::store::{Store, StoreError};
 
@@ -32,7 +32,10 @@ struct Held {
 
 impl Bench {
     async fn new() -> Self {
-        Self { stores: Stores::new(8).await, callers: Callers::new("  leads: {}\n") }
+        Self {
+            stores: Stores::new(8).await,
+            callers: Callers::new("  leads: {}\n  payments: {dedupe_ms: 604800000}\n"),
+        }
     }
 
     fn store(&self) -> &Store {
@@ -170,4 +173,39 @@ async fn who_took_an_id_and_was_rolled_back_has_not_taken_it() {
     first.ends.abort();
     assert_eq!(second.appended().await, accepted(2));
     second.commit().await;
+}
+
+/// Its topic's window was seven days when the event came.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whether_an_id_is_new_is_for_its_own_topic_s_window_to_say_whatever_shares_the_transaction() {
+    let bench = Bench::new().await;
+    let key = crate::primitives::events::dedupe_key("leads", "/test", "old");
+    let key: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+    let kept = [
+        "DO $$ DECLARE day date := current_date - 4; BEGIN EXECUTE format('CREATE TABLE event_dedupe_%s PARTITION OF event_dedupe \
+         FOR VALUES FROM (%L) TO (%L)', to_char(day, 'YYYYMMDD'), day, day + 1); END $$"
+            .to_owned(),
+        format!(
+            "INSERT INTO event_dedupe (tenant_id, key, day, until, fingerprint) \
+             VALUES ('{}', '\\x{key}', current_date - 4, now() + interval '3 days', 1)",
+            uuid::Uuid::from_u128(TENANT)
+        ),
+    ];
+    let database = &bench.stores._database.database;
+    tokio::task::block_in_place(|| database.psql(PostgresRole::Superuser, &[&kept[0], &kept[1]])).unwrap();
+    let batches = Arc::new([
+        bench.callers.batch(TENANT, "leads", vec![event("old", "k")]).await,
+        bench.callers.batch(TENANT, "payments", vec![event("other", "k")]).await,
+    ]);
+    let permits =
+        [bench.callers.publisher(TENANT, "leads").await, bench.callers.publisher(TENANT, "payments").await];
+    let appended: Result<Vec<Appended>, StoreError> = bench
+        .store()
+        .run(&permits[..], 0, move |tx| {
+            let batches = Arc::clone(&batches);
+            Box::pin(async move { append_all(tx, &batches[..]).await })
+        })
+        .await;
+    assert_eq!(appended.unwrap(), [accepted(1), accepted(1)]);
+    assert_eq!(bench.publish(&["old"]).await, duplicate());
 }

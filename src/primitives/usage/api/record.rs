@@ -43,7 +43,9 @@ pub(super) async fn record(api: &Api, mut call: Box<wire::Call>) -> Result<Reply
             .with_field("/records", format!("1 to {MAX_RECORDS} records")));
     }
     let (permit, call) = read(&call.caller, &records).inspect_err(|_| api.metrics.invalid.inc())?;
+    // A call that waits holds its points alone.
     drop(records);
+    drop(body);
     match api.counter.count(permit, call).await.map_err(|error| ANSWER.of_group(&error))? {
         Verdict::Counted { accepted, duplicates } => {
             Reply::new(StatusCode::ACCEPTED).with_json(&RecordReply { accepted, duplicates })
@@ -156,7 +158,8 @@ impl Found {
 }
 
 fn invalid(wrong: &[Wrong]) -> Problem {
-    let problem = Problem::new(ErrorKind::Invalid, "records are wrong: nothing was counted");
+    let problem =
+        Problem::new(ErrorKind::Invalid, "records are wrong: nothing of this call was counted by it");
     wrong
         .iter()
         .fold(problem, |problem, wrong| problem.with_field(wrong.pointer.clone(), wrong.detail.clone()))

@@ -35,6 +35,10 @@ const ASK_KAFKA: Duration = Duration::from_secs(60);
 const FORGET_ORDERS: Duration = Duration::from_secs(600);
 /// The label of every group that consumers named: their names have no bound.
 const CONSUMERS: &str = "consumers";
+/// What stands for the groups of services among the names of others.
+const SERVICES_NAME: &str = "~";
+/// The label of every group of a service.
+const SERVICES: &str = "services";
 
 const TELL: &str = "INSERT INTO event_topic_limits (topic, kafka_topic, max_message_bytes, read_at) \
      SELECT topic, kafka_topic, max_bytes, now() FROM unnest($1::text[], $2::text[], $3::bigint[]) \
@@ -43,11 +47,19 @@ const TELL: &str = "INSERT INTO event_topic_limits (topic, kafka_topic, max_mess
          max_message_bytes = excluded.max_message_bytes, read_at = excluded.read_at";
 /// One look into the index for each group; at most so many groups.
 const GROUPS: &str = "SELECT topic, name, count(*), floor(extract(epoch FROM min(accepted_at)))::bigint \
-     FROM (SELECT tenant_id, topic, name, position FROM event_groups LIMIT 20000) kept \
+     FROM (SELECT tenant_id, topic, name, position FROM event_groups WHERE name NOT LIKE '~%' LIMIT 20000) kept \
      CROSS JOIN LATERAL ( \
          SELECT accepted_at FROM events WHERE events.tenant_id = kept.tenant_id AND events.topic = kept.topic \
              AND events.id > kept.position ORDER BY id LIMIT 1) unseen \
      WHERE accepted_at < now() - interval '10 s' GROUP BY topic, name";
+/// A service's groups look at everyone's events, in the order of the log, and have a name like no tenant's. What comes first behind
+/// one is looked for among its next positions alone.
+const SERVICES_GROUPS: &str = "SELECT topic, count(*), floor(extract(epoch FROM min(accepted_at)))::bigint \
+     FROM (SELECT topic, position FROM event_groups WHERE name LIKE '~%' LIMIT 200) kept \
+     CROSS JOIN LATERAL ( \
+         SELECT accepted_at FROM events WHERE events.id > kept.position AND events.id <= kept.position + 10000 \
+             AND events.topic = kept.topic ORDER BY id LIMIT 1) unseen \
+     WHERE accepted_at < now() - interval '10 s' GROUP BY topic";
 /// Relays say every 5 s how far they are; what is younger may be there already. What is looked through begins behind the shard that is
 /// the least far, and where that stands still it hides how far the others are behind it: each shard's own gauges say that.
 const TOPICS: &str = "SELECT topic, count(*), floor(extract(epoch FROM min(accepted_at)))::bigint \
@@ -74,12 +86,12 @@ impl FleetMetrics {
         Ok(Self {
             groups_behind: registry.gauges(
                 "outrigger_events_groups_behind_count",
-                "Groups of tenants that have not looked at an event of 10 s ago. Said by one relay of the fleet.",
+                "Groups that have not looked at an event of 10 s ago. Said by one relay of the fleet.",
                 of_groups,
             )?,
             oldest_unseen: registry.gauges(
                 "outrigger_events_groups_oldest_unseen_timestamp_seconds",
-                "When the oldest event was accepted that a tenant's group has not looked at, in seconds since 1970; 0 where there is none. Said by one relay of the fleet.",
+                "When the oldest event was accepted that a group has not looked at, in seconds since 1970; 0 where there is none. Said by one relay of the fleet.",
                 of_groups,
             )?,
             undelivered: registry.gauges(
@@ -239,6 +251,8 @@ impl Report {
                     .iter()
                     .map(|row| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?)))
                     .collect();
+                let services = tx.query(SERVICES_GROUPS, &[]).await?;
+                let services = behind(&services).map_err(PgError::of_row)?;
                 let first = tx.query(FIRST, &[]).await?;
                 let first: Option<i64> =
                     first.first().ok_or(PgError::Ended)?.try_get(0).map_err(PgError::of_row)?;
@@ -246,11 +260,11 @@ impl Report {
                 let parameters: [Parameter<'_>; 3] =
                     [(&shards, Type::INT2), (&first, Type::INT8), (&(first + LOOKED_THROUGH), Type::INT8)];
                 let topics = tx.query(TOPICS, &parameters).await?;
-                let topics: Result<Vec<(String, i64, i64)>, tokio_postgres::Error> = topics
-                    .iter()
-                    .map(|row| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?)))
-                    .collect();
-                Ok((groups.map_err(PgError::of_row)?, topics.map_err(PgError::of_row)?))
+                let topics = behind(&topics).map_err(PgError::of_row)?;
+                let mut groups = groups.map_err(PgError::of_row)?;
+                let of_services = |(topic, count, oldest)| (topic, SERVICES_NAME.to_owned(), count, oldest);
+                groups.extend(services.into_iter().map(of_services));
+                Ok((groups, topics))
             })
         })
         .await?;
@@ -267,13 +281,18 @@ impl Report {
             for name in [topic.name.as_str(), topic.dead_letters.as_str()] {
                 by_topic.insert(name, (0, 0));
                 by_group.insert((name, CONSUMERS), (0, 0));
+                by_group.insert((name, SERVICES), (0, 0));
             }
         }
         for subscription in policy.subscriptions() {
             by_group.insert((subscription.topic.as_str(), subscription.group.as_str()), (0, 0));
         }
         for (topic, name, count, oldest) in &groups {
-            let label = if name.starts_with(GROUP_PREFIX) { name.as_str() } else { CONSUMERS };
+            let label = match name.as_str() {
+                SERVICES_NAME => SERVICES,
+                name if name.starts_with(GROUP_PREFIX) => name,
+                _ => CONSUMERS,
+            };
             // What policy no longer names is nobody's to catch up with.
             if let Some(behind) = by_group.get_mut(&(topic.as_str(), label)) {
                 add(behind, *count, *oldest);
@@ -299,6 +318,11 @@ impl Report {
             self.metrics.oldest_undelivered.with_label_values(&[topic]).set(oldest);
         }
     }
+}
+
+/// A topic, how many, and the oldest in seconds since 1970.
+fn behind(rows: &[tokio_postgres::Row]) -> Result<Vec<(String, i64, i64)>, tokio_postgres::Error> {
+    rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?))).collect()
 }
 
 fn add((count, oldest): &mut Behind, more: i64, accepted: i64) {

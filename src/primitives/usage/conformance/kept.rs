@@ -1,0 +1,134 @@
+//! What is kept: for how long, and that sums are those of their records.
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_go_when_no_record_of_their_day_is_taken_and_records_after_the_retention() {
+    let stores = Stores::new(2).await;
+    let day = |ago: i32| super::super::Day::of(Timestamp::now()).number() - ago;
+    for (name, store) in stores.both() {
+        let leases = Leases::new(store.clone(), Owner::of_this_process());
+        let left = match store {
+            Store::Postgres(_) => {
+                let database = &stores._database.database;
+                let psql = |statements: &[&str]| {
+                    tokio::task::block_in_place(|| database.psql(PostgresRole::Superuser, statements))
+                        .unwrap()
+                };
+                for (table, ago) in [("dedupe", 99), ("dedupe", 101), ("events", 399), ("events", 401)] {
+                    psql(&[&format!(
+                        "DO $$ DECLARE day date := current_date - {ago}; BEGIN EXECUTE format('CREATE TABLE usage_{table}_%s \
+                         PARTITION OF usage_{table} FOR VALUES FROM (%L) TO (%L)', to_char(day, 'YYYYMMDD'), day, day + 1); END $$"
+                    )]);
+                }
+                housekeeping::round(store, &leases, 400).await.unwrap();
+                let left = "SELECT string_agg(split_part(relname, '_', 2) || ' ' || current_date - to_date(right(relname, 8), 'YYYYMMDD'), \
+                            ',' ORDER BY relname) FROM pg_class WHERE relname ~ '^usage_(events|dedupe)_[0-9]+$'";
+                psql(&[left]).trim().to_owned()
+            }
+            Store::Sqlite(sqlite) => {
+                let rows: String = [99, 101]
+                    .map(|ago| format!("INSERT INTO usage_dedupe VALUES ({}, {ago}, x'00', 1);", day(ago)))
+                    .concat();
+                let events = [401, 399].map(|ago| {
+                    let time_us = i64::from(day(ago)) * 86_400_000_000;
+                    format!(
+                        "INSERT INTO usage_events VALUES ({time_us}, x'{}', 'calls', '1', NULL, NULL);",
+                        "00".repeat(16)
+                    )
+                });
+                let batch = rows + &events.concat();
+                sqlite.write(move |connection| connection.execute_batch(&batch)).await.unwrap();
+                housekeeping::round(store, &leases, 400).await.unwrap();
+                let today = day(0);
+                let left = sqlite.read(move |connection| {
+                    let days = "SELECT (SELECT group_concat(?1 - day) FROM usage_dedupe) || ' ' || \
+                                (SELECT group_concat(?1 - time_us / 86400000000) FROM usage_events)";
+                    connection.query_row(days, [today], |row| row.get::<_, String>(0))
+                });
+                left.await.unwrap()
+            }
+        };
+        let expected = match name {
+            "sqlite" => "99 399",
+            _ => "dedupe 99,dedupe 0,dedupe -1,dedupe -2,events 399,events 0,events -1,events -2",
+        };
+        assert_eq!(left, expected, "{name}");
+    }
+}
+
+/// The differences of the last 40 days, as who sees everyone's records.
+async fn differences(stores: &Stores, name: &str) -> Vec<String> {
+    let owner = stores._database.config.owner.clone().unwrap();
+    let store = match name {
+        "sqlite" => stores.sqlite.clone(),
+        _ => Store::Postgres(
+            Postgres::open(&stores._database.config, &ConnectAs::Owner(&owner)).await.unwrap(),
+        ),
+    };
+    let policy = UsagePolicy::of(Calendar::new(zone(), Some(0)), vec![metric()]);
+    let midnight = |days: i64| {
+        let day = TimeZone::UTC.to_datetime(Timestamp::now()).date().checked_add(days.days()).unwrap();
+        day.to_zoned_datetime(TimeZone::UTC).unwrap().timestamp()
+    };
+    let mut found = Vec::new();
+    let range = (midnight(-40), midnight(2));
+    reconcile(&store, &policy, range, |difference| found.push(difference)).await.unwrap();
+    let shown = |added: Option<Added>| {
+        added.map_or("-".to_owned(), |added| format!("{} {}", added.value, added.count))
+    };
+    found
+        .into_iter()
+        .map(|Difference { of, kept, records }| {
+            let what = matches!(of.start, Start::Day(_)).then_some("day").unwrap_or("hour");
+            format!("{what} {}={} kept {} records {}", of.tag, of.tag_value, shown(kept), shown(records))
+        })
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sums_made_anew_from_the_records_are_those_that_are_kept_and_what_was_changed_by_hand_is_found() {
+    let stores = Stores::new(4).await;
+    let mut random = fastrand::Rng::with_seed(7);
+    for (name, store) in stores.both() {
+        let (partitions, now) = (Days::new(store.clone()), now_us());
+        for number in 0..40 {
+            let points: Vec<Point> = (0..random.usize(1..20))
+                .map(|_| {
+                    let (key, hours) = (random.u32(0..400).to_string(), random.i64(0..35 * 24));
+                    let value = format!("{}.{:09}", random.i32(-5..50), random.u32(0..1_000_000_000));
+                    let region = [None, Some("eu"), Some("us")][random.usize(0..3)];
+                    point([A, B][number % 2], &key, now - hours * 3_600_000_000, &value, region)
+                })
+                .collect();
+            let tenant = [A, B][number % 2];
+            // Half of them close months, so that some are adjustments.
+            let calendar = Calendar::new(zone(), (number % 4 > 1).then_some(0));
+            let call = Call::of(tenant, vec![metric()], points, &calendar);
+            partitions.make(call.days()).await.unwrap();
+            as_tenant(store, tenant, call).await.unwrap();
+        }
+        assert_eq!(differences(&stores, name).await, [""; 0], "{name}");
+        let points = [point(A, "last", now, "1.5", Some("asia"))];
+        counted(&partitions, store, A, &points).await;
+        let changes = [
+            "UPDATE usage_hourly SET value = '1.500000001' WHERE tag_value = 'asia'",
+            "UPDATE usage_daily SET count = 2 WHERE tag_value = 'asia'",
+        ];
+        match store {
+            Store::Postgres(_) => {
+                let database = &stores._database.database;
+                tokio::task::block_in_place(|| database.psql(PostgresRole::Superuser, &changes)).unwrap();
+            }
+            Store::Sqlite(sqlite) => {
+                let batch = changes.join(";");
+                sqlite.write(move |connection| connection.execute_batch(&batch)).await.unwrap();
+            }
+        }
+        let expected =
+            ["day region=asia kept 1.5 2 records 1.5 1", "hour region=asia kept 1.500000001 1 records 1.5 1"];
+        let mut found = differences(&stores, name).await;
+        found.sort();
+        assert_eq!(found, expected, "{name}");
+    }
+}

@@ -1,0 +1,163 @@
+//! A queue of entries on this machine's disk: what was appended survives the process and its machine, until it is removed.
+//!
+//! Many callers share a `fdatasync`, and each gets its answer after it. Entries lie in segment files in the order of their sequence; a
+//! segment is removed as a whole, once all of it is done with. After a restart entries that were done with may come again: whoever takes them
+//! does so by a key. A torn end, and damage in the middle, cost the entries that they touch and no others.
+
+mod frame;
+mod segment;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+pub use frame::MAX_PAYLOAD_BYTES;
+use segment::Segment;
+pub use segment::{Entry, Read};
+use writer::{Order, Writer};
+
+/// How much there may be.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Of all segments, in bytes; more is refused.
+    pub max_bytes: u64,
+    /// Of a segment, which ends behind the entry that goes over it.
+    pub segment_bytes: u64,
+}
+
+/// Why a spool cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it.
+    #[error("another process uses this folder")]
+    InUse,
+    /// The disk, or its rights.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// Why an entry is not known to be kept.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum AppendError {
+    /// The bound of all segments is reached: nothing was kept.
+    #[error("the spool has as much as it may")]
+    Full,
+    /// The disk took nothing more: nothing was kept.
+    #[error("the spool's disk refused it: {0}")]
+    Disk(Arc<str>),
+    /// The disk did not say whether it is kept.
+    #[error("the spool's disk did not say whether it was written: {0}")]
+    Unknown(Arc<str>),
+    /// More than an entry may have.
+    #[error("an entry has {MAX_PAYLOAD_BYTES} bytes at the most")]
+    Large,
+    /// A defect: the writer's thread ended.
+    #[error("the spool's thread ended")]
+    Gone,
+}
+
+/// A queue on disk.
+pub struct Spool {
+    shared: Arc<Shared>,
+    writer: Writer,
+    /// Held until the thread is gone: another process is refused until then.
+    _lock: File,
+}
+
+/// What the writer and who reads both know.
+pub(super) struct Shared {
+    directory: PathBuf,
+    bounds: Bounds,
+    segments: Mutex<Segments>,
+}
+
+#[derive(Default)]
+pub(super) struct Segments {
+    /// From the oldest; the last one is written to unless it is sealed.
+    all: Vec<Segment>,
+    bytes: u64,
+    next_sequence: u64,
+}
+
+impl Spool {
+    /// Opens or makes the folder, which no other process may have.
+    pub fn open(directory: &Path, bounds: Bounds) -> Result<Self, OpenError> {
+        DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+        let lock = lock(directory)?;
+        let all = segment::list(directory)?;
+        let mut segments = Segments { bytes: all.iter().map(Segment::bytes).sum(), all, next_sequence: 1 };
+        if let Some(last) = segments.all.last() {
+            let read = last.read(0)?;
+            let ends = read.entries.last().map_or(0, |entry| entry.sequence + 1);
+            // A segment's name is its own, also where nothing of it is left.
+            let ends = ends.max(last.first_sequence() + 1);
+            segments.next_sequence = ends;
+        }
+        let shared =
+            Arc::new(Shared { directory: directory.to_owned(), bounds, segments: Mutex::new(segments) });
+        let writer = Writer::start(Arc::clone(&shared))?;
+        Ok(Self { shared, writer, _lock: lock })
+    }
+
+    /// Appends an entry and returns its sequence once it is on the disk. A caller that stops waiting does not undo it.
+    pub async fn append(&self, payload: Vec<u8>) -> Result<u64, AppendError> {
+        if payload.len() > MAX_PAYLOAD_BYTES {
+            return Err(AppendError::Large);
+        }
+        let (answer, answered) = oneshot::channel();
+        self.writer.send(Order::Append { payload, answer }).await?;
+        answered.await.map_err(|_| AppendError::Gone)?
+    }
+
+    /// The entries of the oldest segment from this place on, and what there was beside; nothing where there are none. What
+    /// was appended is there once it was answered.
+    pub fn read(&self, from: Option<Place>) -> io::Result<Option<Read>> {
+        let oldest = self.shared.segments.lock().all.first().cloned();
+        let Some(oldest) = oldest else { return Ok(None) };
+        let offset =
+            from.filter(|place| place.segment == oldest.first_sequence()).map_or(0, |place| place.offset);
+        oldest.read(offset).map(Some)
+    }
+
+    /// Removes the oldest segment, which must have been read to this place, where nothing can be added to it; whether it did.
+    pub async fn remove(&self, read_to: Place) -> Result<bool, AppendError> {
+        let (answer, answered) = oneshot::channel();
+        self.writer.send(Order::Remove { read_to, answer }).await?;
+        answered.await.map_err(|_| AppendError::Gone)?
+    }
+
+    /// What all segments have, in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.shared.segments.lock().bytes
+    }
+}
+
+/// Up to where a segment was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    pub(super) segment: u64,
+    pub(super) offset: u64,
+}
+
+fn lock(directory: &Path) -> Result<File, OpenError> {
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(directory.join("lock"))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(OpenError::InUse),
+        Err(TryLockError::Error(error)) => Err(OpenError::Io(error)),
+    }
+}

@@ -1,0 +1,143 @@
+//! Segment files: `{first sequence}-{mark}.seg`.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use super::Place;
+use super::frame::{self, Mark, Piece};
+
+const SUFFIX: &str = ".seg";
+
+/// A segment. Clones are the same.
+#[derive(Debug, Clone)]
+pub(super) struct Segment(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    path: PathBuf,
+    first_sequence: u64,
+    mark: Mark,
+    /// What is on the disk of it for good.
+    durable: AtomicU64,
+    is_sealed: AtomicBool,
+}
+
+/// An entry that was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// One more than that of the entry before.
+    pub sequence: u64,
+    /// As it was appended.
+    pub payload: Vec<u8>,
+}
+
+/// What a segment had from some place on.
+#[derive(Debug)]
+pub struct Read {
+    /// In order.
+    pub entries: Vec<Entry>,
+    /// Bytes that are no entry: a torn end, or damage.
+    pub damaged_bytes: u64,
+    /// Up to where this is.
+    pub to: Place,
+}
+
+impl Segment {
+    /// Makes a new one, whose entries begin with this sequence.
+    pub(super) fn create(directory: &Path, first_sequence: u64, mark: Mark) -> io::Result<(Self, File)> {
+        let mark_text: String = mark.iter().map(|byte| format!("{byte:02x}")).collect();
+        let path = directory.join(format!("{first_sequence:020}-{mark_text}{SUFFIX}"));
+        let file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&path)?;
+        // Its name is durable before anything in it is promised.
+        File::open(directory)?.sync_all()?;
+        let inner = Inner {
+            path,
+            first_sequence,
+            mark,
+            durable: AtomicU64::new(0),
+            is_sealed: AtomicBool::new(false),
+        };
+        Ok((Self(Arc::new(inner)), file))
+    }
+
+    pub(super) fn first_sequence(&self) -> u64 {
+        self.0.first_sequence
+    }
+
+    pub(super) fn mark(&self) -> Mark {
+        self.0.mark
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.0.durable.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_bytes(&self, bytes: u64) {
+        self.0.durable.store(bytes, Ordering::Release);
+    }
+
+    /// Nothing is added to it any more.
+    pub(super) fn seal(&self) {
+        self.0.is_sealed.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_sealed(&self) -> bool {
+        self.0.is_sealed.load(Ordering::Acquire)
+    }
+
+    /// Its entries from an offset on, up to what is durable.
+    pub(super) fn read(&self, offset: u64) -> io::Result<Read> {
+        let durable = self.bytes();
+        let length = usize::try_from(durable.saturating_sub(offset)).map_err(io::Error::other)?;
+        let mut bytes = vec![0; length];
+        File::open(&self.0.path)?.read_exact_at(&mut bytes, offset)?;
+        let mut read = Read {
+            entries: Vec::new(),
+            damaged_bytes: 0,
+            to: Place { segment: self.0.first_sequence, offset: durable.max(offset) },
+        };
+        for piece in frame::read(&bytes, self.0.mark) {
+            match piece {
+                Piece::Entry { sequence, payload } => {
+                    read.entries.push(Entry { sequence, payload: payload.to_vec() });
+                }
+                Piece::Damage(bytes) => read.damaged_bytes += bytes as u64,
+            }
+        }
+        Ok(read)
+    }
+
+    pub(super) fn delete(&self) -> io::Result<()> {
+        fs::remove_file(&self.0.path)
+    }
+}
+
+/// The segments of a folder from the oldest, all of them sealed: what was torn off is never written behind.
+pub(super) fn list(directory: &Path) -> io::Result<Vec<Segment>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let Some((first_sequence, mark)) = entry.file_name().to_str().and_then(name) else { continue };
+        let inner = Inner {
+            path: entry.path(),
+            first_sequence,
+            mark,
+            durable: AtomicU64::new(entry.metadata()?.len()),
+            is_sealed: AtomicBool::new(true),
+        };
+        found.push(Segment(Arc::new(inner)));
+    }
+    found.sort_by_key(Segment::first_sequence);
+    Ok(found)
+}
+
+/// What a file's name says, where it is one of a segment.
+fn name(text: &str) -> Option<(u64, Mark)> {
+    let (sequence, mark) = text.strip_suffix(SUFFIX)?.split_once('-')?;
+    let mark = u64::from_str_radix(mark, 16).ok().filter(|_| mark.len() == 16)?;
+    Some((sequence.parse().ok()?, mark.to_be_bytes()))
+}

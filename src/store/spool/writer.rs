@@ -1,0 +1,217 @@
+//! The thread that writes: many callers, one `fdatasync`.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
+use std::thread;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::frame::{self, HEAD_BYTES, Mark};
+use super::segment::Segment;
+use super::{AppendError, Place, Shared};
+
+/// Callers that wait; more wait for room.
+const WAITING: usize = 1024;
+/// Bytes that one `fdatasync` is for at the most, beside one caller's.
+const AT_ONCE_BYTES: usize = 4 * 1024 * 1024;
+
+type Appended = oneshot::Sender<Result<u64, AppendError>>;
+
+/// What the thread is told.
+pub(super) enum Order {
+    Append { payload: Vec<u8>, answer: Appended },
+    Remove { read_to: Place, answer: oneshot::Sender<Result<bool, AppendError>> },
+}
+
+/// The way to the thread, which ends when this is dropped and all that was told is done.
+pub(super) struct Writer {
+    orders: Option<mpsc::Sender<Order>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Writer {
+    pub(super) fn start(shared: Arc<Shared>) -> io::Result<Self> {
+        let (orders, mut told) = mpsc::channel(WAITING);
+        let thread = thread::Builder::new().name("spool".to_owned()).spawn(move || {
+            let mut active = Active { shared, open: None };
+            let mut batch = Vec::new();
+            while told.blocking_recv_many(&mut batch, WAITING) > 0 {
+                active.work(batch.drain(..));
+            }
+        })?;
+        Ok(Self { orders: Some(orders), thread: Some(thread) })
+    }
+
+    pub(super) async fn send(&self, order: Order) -> Result<(), AppendError> {
+        let orders = self.orders.as_ref().ok_or(AppendError::Gone)?;
+        orders.send(order).await.map_err(|_| AppendError::Gone)
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.orders = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the spool's thread panicked");
+        }
+    }
+}
+
+/// The segment that is written to.
+struct Active {
+    shared: Arc<Shared>,
+    open: Option<Open>,
+}
+
+struct Open {
+    segment: Segment,
+    file: File,
+    length: u64,
+}
+
+impl Active {
+    fn work(&mut self, orders: impl Iterator<Item = Order>) {
+        let (mut payloads, mut answers, mut bytes) = (Vec::new(), Vec::new(), 0);
+        for order in orders {
+            match order {
+                Order::Append { payload, answer } => {
+                    let adds = payload.len() + HEAD_BYTES;
+                    if !self.has_room(bytes + adds) {
+                        say(answer, Err(AppendError::Full));
+                        continue;
+                    }
+                    bytes += adds;
+                    payloads.push(payload);
+                    answers.push(answer);
+                    if bytes >= AT_ONCE_BYTES {
+                        self.append(&payloads, answers.drain(..));
+                        payloads.clear();
+                        bytes = 0;
+                    }
+                }
+                Order::Remove { read_to, answer } => {
+                    self.append(&payloads, answers.drain(..));
+                    payloads.clear();
+                    bytes = 0;
+                    say(answer, self.remove(read_to));
+                }
+            }
+        }
+        self.append(&payloads, answers.drain(..));
+    }
+
+    fn has_room(&self, bytes: usize) -> bool {
+        self.shared.segments.lock().bytes.saturating_add(bytes as u64) <= self.shared.bounds.max_bytes
+    }
+
+    fn append(&mut self, payloads: &[Vec<u8>], answers: impl Iterator<Item = Appended>) {
+        if payloads.is_empty() {
+            return;
+        }
+        let ended = self.write(payloads);
+        for (place, answer) in (0..).zip(answers) {
+            say(answer, ended.clone().map(|first| first + place));
+        }
+    }
+
+    /// Writes entries behind each other and waits for the disk; the first one's sequence.
+    fn write(&mut self, payloads: &[Vec<u8>]) -> Result<u64, AppendError> {
+        let adds: usize = payloads.iter().map(|payload| payload.len() + HEAD_BYTES).sum();
+        let first = self.shared.segments.lock().next_sequence;
+        let refused = |error: io::Error| AppendError::Disk(error.to_string().into());
+        if self.open.is_none() {
+            self.open = Some(self.begin(first).map_err(refused)?);
+        }
+        let Some(open) = &mut self.open else { return Err(AppendError::Gone) };
+        let mut bytes = Vec::with_capacity(adds);
+        for (sequence, payload) in (first..).zip(payloads) {
+            frame::write(&mut bytes, open.segment.mark(), sequence, payload);
+        }
+        if let Err(error) = open.file.write_all_at(&bytes, open.length) {
+            // What was written of it must not come again: its callers are told that it is not kept.
+            let undone = open.file.set_len(open.length).and_then(|()| open.file.sync_data());
+            return Err(match undone {
+                Ok(()) => refused(error),
+                Err(_) => self.give_up(&error),
+            });
+        }
+        if let Err(error) = open.file.sync_data() {
+            return Err(self.give_up(&error));
+        }
+        open.length += adds as u64;
+        open.segment.set_bytes(open.length);
+        let is_over = open.length >= self.shared.bounds.segment_bytes;
+        {
+            let mut segments = self.shared.segments.lock();
+            segments.bytes += adds as u64;
+            segments.next_sequence = first + payloads.len() as u64;
+        }
+        if is_over {
+            self.seal();
+        }
+        Ok(first)
+    }
+
+    fn begin(&self, first: u64) -> io::Result<Open> {
+        let mut mark = Mark::default();
+        getrandom(&mut mark)?;
+        let (segment, file) = Segment::create(&self.shared.directory, first, mark)?;
+        self.shared.segments.lock().all.push(segment.clone());
+        Ok(Open { segment, file, length: 0 })
+    }
+
+    /// After a failed `fdatasync` nobody knows what is on the disk, and another one would not say: what comes goes into another segment.
+    fn give_up(&mut self, error: &io::Error) -> AppendError {
+        tracing::error!(%error, "the spool's disk failed: another segment is begun");
+        if let Some(open) = &self.open {
+            // What is there of it is read: it may have been promised by nobody, and each entry counts once.
+            let length = open.file.metadata().map_or(open.length, |data| data.len());
+            let mut segments = self.shared.segments.lock();
+            segments.bytes += length.saturating_sub(open.length);
+            open.segment.set_bytes(length);
+            // Sequences that may have been used are not used again.
+            segments.next_sequence += 1_000_000;
+        }
+        self.seal();
+        AppendError::Unknown(error.to_string().into())
+    }
+
+    fn seal(&mut self) {
+        if let Some(open) = self.open.take() {
+            open.segment.seal();
+        }
+    }
+
+    fn remove(&mut self, read_to: Place) -> Result<bool, AppendError> {
+        let oldest = self.shared.segments.lock().all.first().cloned();
+        let Some(oldest) = oldest.filter(|oldest| oldest.first_sequence() == read_to.segment) else {
+            return Ok(false);
+        };
+        if oldest.bytes() > read_to.offset {
+            return Ok(false);
+        }
+        if !oldest.is_sealed() {
+            self.seal();
+        }
+        oldest.delete().map_err(|error| AppendError::Disk(error.to_string().into()))?;
+        let mut segments = self.shared.segments.lock();
+        segments.all.remove(0);
+        segments.bytes = segments.bytes.saturating_sub(oldest.bytes());
+        Ok(true)
+    }
+}
+
+fn getrandom(into: &mut [u8]) -> io::Result<()> {
+    aws_lc_rs::rand::fill(into).map_err(|_| io::Error::other("no random numbers"))
+}
+
+/// A caller that no longer waits is no error: its entry is kept.
+fn say<T>(answer: oneshot::Sender<T>, told: T) {
+    if answer.send(told).is_err() {
+        tracing::trace!("a caller of the spool stopped waiting");
+    }
+}
