@@ -138,7 +138,8 @@ impl<'a> Bench<'a> {
             for place in order(ways.len(), round) {
                 let Some((way, turns)) = ways.get(place).zip(turns.get_mut(place)) else { continue };
                 self.progress.turn(&label, round + 1, rounds, way.name());
-                turns.push(self.turn(&self.target, *way, callers).await.with_context(|| way.name())?);
+                let turn = self.turn(&self.target, *way, callers, self.processes(*way));
+                turns.push(turn.await.with_context(|| way.name())?);
             }
         }
         let first = turns.first().map_or(&[][..], Vec::as_slice);
@@ -157,8 +158,9 @@ impl<'a> Bench<'a> {
         let (mut hot, mut spread) = (Vec::new(), Vec::new());
         for round in 0..on.rounds {
             self.progress.note(&format!("metrics, round {}", round + 1));
-            hot.push(self.turn(&one, Way::Outrigger, 8).await?);
-            spread.push(self.turn(&target, Way::Outrigger, 8).await?);
+            let processes = Processes { server: Some(many.ready.pid), postmaster: self.postmaster };
+            hot.push(self.turn(&one, Way::Outrigger, 8, processes).await?);
+            spread.push(self.turn(&target, Way::Outrigger, 8, processes).await?);
         }
         many.stop()?;
         let rows = vec![
@@ -169,13 +171,19 @@ impl<'a> Bench<'a> {
         Ok(WriteTable { label, has_goal: false, rows })
     }
 
-    async fn turn(&self, target: &Target, way: Way, callers: u64) -> Result<(Turn, f64)> {
+    async fn turn(
+        &self,
+        target: &Target,
+        way: Way,
+        callers: u64,
+        processes: Processes,
+    ) -> Result<(Turn, f64)> {
         let callers = Caller::all(target, way, callers, BATCH).await?;
         let milliseconds = Duration::from_millis;
         let (warm_up, measured) =
             (milliseconds(self.arguments.on.warm_up_ms), milliseconds(self.arguments.on.measured_ms));
         let (wal, sent) = (kept::wal_bytes(&target.database).await?, self.ids.load(Ordering::Relaxed));
-        let turn = saturate(callers, &self.ids, warm_up, measured, self.processes(way)).await?;
+        let turn = saturate(callers, &self.ids, warm_up, measured, processes).await?;
         let wal = kept::wal_bytes(&target.database).await? - wal;
         let sent = self.ids.load(Ordering::Relaxed) - sent;
         Ok((turn, wal / sent.max(1) as f64))
@@ -202,7 +210,7 @@ impl<'a> Bench<'a> {
             self.progress.note(&format!("{wanted} records kept"));
             let mut turns = Vec::new();
             for _ in 0..self.arguments.on.rounds {
-                turns.push(self.turn(&self.target, Way::Outrigger, 8).await?);
+                turns.push(self.turn(&self.target, Way::Outrigger, 8, self.processes(Way::Outrigger)).await?);
             }
             rows.push(KeptRow {
                 kept: *wanted,
