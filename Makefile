@@ -43,15 +43,18 @@ servers-down: ## end exactly those
 
 # A measured commit waits for the disk. `make servers-down` first, where servers run whose commits do not.
 loadtest: export RIG_POSTGRES_FSYNC := on
-loadtest: servers ## measure beside bare hyper and SQL; rewrites the tables of docs/performance.md (ARGS="--profile ...", EVENTS="--kept ...")
+loadtest: servers ## measure beside bare hyper and SQL; rewrites the tables of docs/performance.md (ARGS="--profile ...", EVENTS="--kept ...", USAGE="--kept ...")
 	cargo build --release --locked --package outrigger --package loadtest
 	@set -a; . ./.rig/env; $(CARGO_TARGET_DIR)/release/loadtest run \
 		--outrigger-bin $(CARGO_TARGET_DIR)/release/outrigger \
 		--outrigger-config loadtest/redis.yaml --policies loadtest/policies \
 		--markdown docs/performance.md --json docs/performance.json --svg docs/performance.svg $(ARGS)
-	@set -a; . ./.rig/env; exec $(CARGO_TARGET_DIR)/release/loadtest events \
+	@set -a; . ./.rig/env; $(CARGO_TARGET_DIR)/release/loadtest events \
 		--outrigger-bin $(CARGO_TARGET_DIR)/release/outrigger \
 		--markdown docs/performance.md --json docs/performance-events.json $(EVENTS)
+	@set -a; . ./.rig/env; exec $(CARGO_TARGET_DIR)/release/loadtest usage \
+		--outrigger-bin $(CARGO_TARGET_DIR)/release/outrigger \
+		--markdown docs/performance.md --json docs/performance-usage.json $(USAGE)
 
 image: ## build the container image and start what it holds
 	@scripts/image-check

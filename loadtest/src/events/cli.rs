@@ -1,8 +1,13 @@
 //! Options of `loadtest events`.
 
+use std::fs;
 use std::path::PathBuf;
 
+use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
+use serde::Serialize;
+
+use crate::report::markdown;
 
 /// What can be measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -65,6 +70,24 @@ pub(crate) struct OnPostgres {
     /// A progress line on stderr even where it is no terminal
     #[arg(long)]
     pub(crate) progress: bool,
+}
+
+impl OnPostgres {
+    /// Prints a table, and writes it and the report where they are wanted.
+    ///
+    /// # Errors
+    /// A file cannot be written, or has no place for the table.
+    pub(crate) fn deliver(&self, mark: &str, table: &str, report: &impl Serialize) -> Result<()> {
+        print!("{table}");
+        if let Some(path) = &self.markdown {
+            let document = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+            fs::write(path, markdown::replace_table(&document, mark, table)?)?;
+        }
+        if let Some(path) = &self.json {
+            fs::write(path, serde_json::to_string_pretty(report)? + "\n")?;
+        }
+        Ok(())
+    }
 }
 
 /// Options of `events`.

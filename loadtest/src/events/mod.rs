@@ -12,7 +12,6 @@ pub(crate) mod load;
 pub(crate) mod message;
 pub(crate) mod report;
 
-use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -33,7 +32,6 @@ use report::{AcceptRow, AcceptTable, EventsReport, KafkaTable, KeptRow, Latency,
 
 use crate::contender::{Launch, Server};
 use crate::progress::Progress;
-use crate::report::markdown;
 use crate::rounds::order;
 use crate::{Scratch, process};
 
@@ -92,15 +90,7 @@ pub(crate) fn run(arguments: &EventsArgs) -> Result<()> {
         Ok::<_, anyhow::Error>(report)
     })?;
     report.took_s = began.elapsed().as_secs_f64();
-    let table = report.render();
-    print!("{table}");
-    if let Some(path) = &arguments.on.markdown {
-        let document = fs::read_to_string(path).with_context(|| path.display().to_string())?;
-        fs::write(path, markdown::replace_table(&document, MARK, &table)?)?;
-    }
-    if let Some(path) = &arguments.on.json {
-        fs::write(path, serde_json::to_string_pretty(&report)? + "\n")?;
-    }
+    arguments.on.deliver(MARK, &report.render(), &report)?;
     match report.wrong() {
         0 => Ok(()),
         wrong => bail!("{wrong} events were not pulled exactly once in their order: see the table"),
@@ -280,7 +270,11 @@ impl<'a> Bench<'a> {
         let mut running = self.target.brokers.read(&ledger, &over)?;
         let began = Instant::now();
         let relay = launch.start()?;
-        while ledger.in_hand() < BACKLOG && began.elapsed() < CATCH_UP && running.try_join_next().is_none() {
+        while ledger.in_hand() < BACKLOG && began.elapsed() < CATCH_UP {
+            if let Some(ended) = running.try_join_next() {
+                ended??;
+                bail!("a reader of Kafka ended by itself");
+            }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         let took = began.elapsed();
@@ -345,7 +339,11 @@ impl<'a> Bench<'a> {
         let accepted = turn.tally.completed * turn.events;
         let behind = accepted.saturating_sub(ledger.in_hand());
         let until = Instant::now() + CATCH_UP;
-        while ledger.in_hand() < accepted && Instant::now() < until && running.try_join_next().is_none() {
+        while ledger.in_hand() < accepted && Instant::now() < until {
+            if let Some(ended) = running.try_join_next() {
+                ended??;
+                bail!("a consumer ended by itself");
+            }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         over.cancel();

@@ -22,7 +22,6 @@ use crate::contender::{Launch, Server};
 use crate::events::database::Database;
 use crate::events::load::{Processes, Turn, saturate};
 use crate::progress::Progress;
-use crate::report::markdown;
 use crate::rounds::order;
 use crate::{Scratch, process};
 
@@ -67,16 +66,7 @@ pub(crate) fn run(arguments: &UsageArgs) -> Result<()> {
         Ok::<_, anyhow::Error>(report)
     })?;
     report.took_s = began.elapsed().as_secs_f64();
-    let table = report.render();
-    print!("{table}");
-    if let Some(path) = &arguments.on.markdown {
-        let document = fs::read_to_string(path).with_context(|| path.display().to_string())?;
-        fs::write(path, markdown::replace_table(&document, MARK, &table)?)?;
-    }
-    if let Some(path) = &arguments.on.json {
-        fs::write(path, serde_json::to_string_pretty(&report)? + "\n")?;
-    }
-    Ok(())
+    arguments.on.deliver(MARK, &report.render(), &report)
 }
 
 impl<'a> Bench<'a> {
