@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use rig::{PgBouncer, PgBouncerOptions, PostgresCluster, PostgresOptions};
+use rig::{PgBouncer, PgBouncerOptions, PostgresCluster, PostgresOptions, PostgresRole};
 use rustix::process::Signal;
+use serde_json::json;
 
 use crate::load::{Load, Ways, run};
 use crate::support::postgres::OnPostgres;
 use crate::support::random::{Random, seed, size};
-use crate::support::sidecar::Sidecar;
+use crate::support::sidecar::{ACME, Sidecar};
+use crate::support::wait_until;
 use crate::verdict::reconciles;
 
 /// After a fault records are counted again within this time.
@@ -76,3 +78,43 @@ fn promote(cluster: &PostgresCluster, pooler: Option<&PgBouncer>, load: &Load<'_
     load.until_more_are_counted(50, RECOVERS);
     cluster.rejoin().unwrap();
 }
+
+/// A commit that waits for the standby, and is cut while it does, is seen on the primary before the standby has it.
+#[test]
+fn chaos_postgres_tells_nobody_of_what_the_standby_may_not_have() {
+    let cluster = PostgresCluster::start(PostgresOptions::default()).unwrap();
+    let on = OnPostgres::on_cluster(&cluster, None);
+    let sidecar = on.sidecar();
+    let bearer = sidecar.bearer(ACME);
+    let record = |key: &str| {
+        let time =
+            jiff::Timestamp::from_second(jiff::Timestamp::now().as_second().div_euclid(3600) * 3600).unwrap();
+        let record =
+            json!({"metric": "api_calls", "value": 1, "time": time.to_string(), "idempotency_key": key});
+        let headers = [
+            ("Authorization", bearer.as_str()),
+            ("Content-Type", "application/json"),
+            ("Outrigger-Timeout-Ms", "18000"),
+        ];
+        let body = json!({"records": [record]}).to_string();
+        sidecar.client().send("POST", "/v1/usage", &headers, body.as_bytes())
+    };
+    // Its tenant repeats itself, so that its keys are looked up before anything is written.
+    assert_eq!((record("one").status, record("one").json()["duplicates"].clone()), (202, json!(1)));
+    let superuser =
+        |statement: &str| on.database.psql(PostgresRole::Superuser, &[statement]).unwrap().trim().to_owned();
+    cluster.stop(cluster.standby()).unwrap();
+    let told = std::thread::scope(|scope| {
+        let records = scope.spawn(|| record("two"));
+        wait_until("a commit that waits", RECOVERS, || superuser(&format!("SELECT count(*) {WAITS}")) == "1");
+        assert_eq!(superuser(&format!("SELECT pg_terminate_backend(pid) {WAITS}")), "t");
+        records.join().unwrap()
+    });
+    told.problem(503, "outcome_unknown");
+    record("two").problem(503, "outcome_unknown");
+    cluster.cont(cluster.standby()).unwrap();
+    assert_eq!(record("two").json()["duplicates"], 1);
+}
+
+const WAITS: &str = "FROM pg_stat_activity waits WHERE wait_event = 'SyncRep' \
+     AND EXISTS (SELECT FROM pg_locks WHERE pid = waits.pid AND relation = 'usage_dedupe'::regclass)";

@@ -79,7 +79,11 @@ pub async fn append_all(tx: &mut Tx<'_>, batches: &[Batch]) -> Result<Vec<Append
         Tx::Postgres(tx) => {
             let taken = postgres::take_ids(tx, &plan.candidates).await?;
             plan.settle(&taken)?;
-            postgres::insert(tx, &plan.rows()?).await?;
+            let rows = plan.rows()?;
+            if rows.is_empty() && !plan.candidates.is_empty() {
+                tx.wait_for_what_was_seen().await?;
+            }
+            postgres::insert(tx, &rows).await?;
         }
         Tx::Sqlite(tx) => {
             let taken = sqlite::take_ids(tx, &plan.candidates)?;

@@ -136,6 +136,9 @@ pub async fn count(tx: &mut Tx<'_>, calls: &[Call]) -> Result<Vec<Verdict>, Stor
         }
         let rows = rows(calls, &settled)?;
         if rows.is_empty() {
+            if let Tx::Postgres(tx) = tx {
+                tx.wait_for_what_was_seen().await?;
+            }
             return Ok(settled.verdicts);
         }
         let held = match tx {

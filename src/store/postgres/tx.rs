@@ -31,6 +31,8 @@ const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_t
                      SET LOCAL client_connection_check_interval = '1s'";
 const SET_TENANTS: &str = "SELECT set_config('app.tenant_id', $1, true), set_config('app.writes_for', $2, true), \
                            set_config('app.reads_for', $3, true)";
+/// A word in the log that nobody reads: the commit comes behind everything that was seen.
+const SEEN: &str = "SELECT pg_logical_emit_message(true, 'outrigger', '')";
 const SET_READS: &str = "SELECT set_config('app.reads_for', $1, true)";
 const SET_WRITES: &str = "SELECT set_config('app.writes_for', $1, true)";
 /// The server's own bounds do not help where it hangs or its machine is gone: without an answer after this time the
@@ -176,6 +178,12 @@ impl PgTx {
     ) -> Result<Vec<Row>, PgError> {
         let mut rows = self.query_all(&[(statement, parameters)]).await?;
         Ok(rows.pop().unwrap_or_default())
+    }
+
+    /// Makes a transaction that writes nothing wait at its commit for what it has seen: another's commit may be seen on the primary
+    /// before the standby has it (where the wait for the standby was cut), and would be gone with the primary.
+    pub async fn wait_for_what_was_seen(&mut self) -> Result<(), PgError> {
+        self.query(SEEN, &[]).await.map(drop)
     }
 
     /// Runs statements one after the other in one round trip, and returns each one's rows. Where one fails, those after
