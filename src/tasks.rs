@@ -1,11 +1,19 @@
 //! Background tasks: every one is named, told to stop, and waited for.
 
+use std::any::Any;
 use std::future::Future;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
+
+/// What a panic said, for the log.
+#[must_use]
+pub fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let said = panic.downcast_ref::<&str>().copied();
+    said.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no text")
+}
 
 /// The process's background tasks. Clones share them.
 #[derive(Clone, Default)]

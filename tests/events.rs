@@ -9,28 +9,13 @@ use serde_json::{Value, json};
 use support::client::{Client, Reply};
 use support::postgres::OnPostgres;
 use support::sidecar::{ACME, GLOBEX, Sidecar};
+use support::tenant::Tenant;
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 const STRUCTURED: (&str, &str) = ("Content-Type", "application/cloudevents+json");
 const BATCH: (&str, &str) = ("Content-Type", "application/cloudevents-batch+json");
 
-/// A caller of one tenant.
-struct Tenant {
-    bearer: String,
-    client: Client,
-}
-
 impl Tenant {
-    fn new(sidecar: &Sidecar, tenant: &str) -> Self {
-        Self { bearer: sidecar.bearer(tenant), client: sidecar.client() }
-    }
-
-    fn send(&mut self, method: &str, target: &str, headers: &[(&str, &str)], body: &str) -> Reply {
-        let mut all = vec![("Authorization", self.bearer.as_str())];
-        all.extend(headers);
-        self.client.send(method, target, &all, body.as_bytes())
-    }
-
     fn post(&mut self, target: &str, headers: &[(&str, &str)], body: &Value) -> Reply {
         self.send("POST", target, headers, &body.to_string())
     }

@@ -7,30 +7,15 @@ mod support;
 
 use jiff::{Timestamp, ToSpan as _};
 use serde_json::{Value, json};
-use support::client::{Client, Reply};
+use support::client::Reply;
 use support::postgres::OnPostgres;
 use support::sidecar::{ACME, GLOBEX, Sidecar};
+use support::tenant::Tenant;
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 const NDJSON: (&str, &str) = ("Content-Type", "application/x-ndjson");
 
-/// A caller of one tenant.
-struct Tenant {
-    bearer: String,
-    client: Client,
-}
-
 impl Tenant {
-    fn new(sidecar: &Sidecar, tenant: &str) -> Self {
-        Self { bearer: sidecar.bearer(tenant), client: sidecar.client() }
-    }
-
-    fn send(&mut self, method: &str, target: &str, headers: &[(&str, &str)], body: &str) -> Reply {
-        let mut all = vec![("Authorization", self.bearer.as_str())];
-        all.extend(headers);
-        self.client.send(method, target, &all, body.as_bytes())
-    }
-
     fn record(&mut self, records: &[Value]) -> Reply {
         self.send("POST", "/v1/usage", &[JSON], &json!({ "records": records }).to_string())
     }

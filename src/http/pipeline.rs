@@ -27,6 +27,7 @@ use super::{Call, ConnectionState, Deadline, HandlerFuture, Problem, Query, Repl
 use crate::error::ErrorKind;
 use crate::identity::{Gate, Principal, TenantId};
 use crate::policy::{Caller, Denied, PolicySource};
+use crate::tasks::panic_text;
 
 /// The bounds of one request.
 #[derive(Debug, Clone, Copy)]
@@ -306,9 +307,7 @@ pub(super) fn caught_now<T>(answer: impl FnOnce() -> Result<T, Problem>) -> Resu
 }
 
 fn defect(panic: &(dyn Any + Send)) -> Problem {
-    let said = panic.downcast_ref::<&str>().copied();
-    let said = said.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    tracing::error!(panic = said.unwrap_or("no text"), "a defect: a handler panicked");
+    tracing::error!(panic = panic_text(panic), "a defect: a handler panicked");
     Problem::new(ErrorKind::Internal, "a defect of Outrigger: its log says more")
 }
 

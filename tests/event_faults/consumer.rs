@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use serde_json::{Value, json};
 
-use crate::doors::{Caller, Heard, JSON};
 use crate::load::{GROUP, LEASE_MS, Load, TOPIC};
+use crate::support::doors::{Caller, Heard, JSON};
 
 /// What a pull brought, and between which moments.
 pub struct Pulled {

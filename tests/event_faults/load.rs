@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::consumer::{Consumed, Consumer};
-use crate::doors::{Caller, Doors, Heard};
 use crate::publisher::{Published, Publisher};
 use crate::reader::{Reader, WAYS, Way};
+use crate::support::doors::{Caller, Doors, Heard};
 use crate::support::wait_until;
 use crate::verdict::Verdict;
 

@@ -9,7 +9,6 @@ mod kafka;
 mod support;
 
 mod consumer;
-mod doors;
 mod load;
 mod postgres;
 mod publisher;

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use rig::{PgBouncer, PgBouncerOptions, PostgresCluster, PostgresOptions, PostgresRole};
 use rustix::process::Signal;
 
-use crate::doors::Doors;
 use crate::load::{LEASE_MS, Load};
+use crate::support::doors::Doors;
 use crate::support::postgres::OnPostgres;
 use crate::support::random::{Random, seed, size};
 use crate::support::sidecar::Sidecar;

@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use serde_json::{Value, json};
 
-use crate::doors::{Caller, Heard, JSON};
 use crate::load::{KINDS, Load, SHARED_KEYS, TOPIC};
+use crate::support::doors::{Caller, Heard, JSON};
 
 const BATCH: (&str, &str) = ("Content-Type", "application/cloudevents-batch+json");
 const STRUCTURED: (&str, &str) = ("Content-Type", "application/cloudevents+json");

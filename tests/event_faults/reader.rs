@@ -4,8 +4,8 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use serde_json::Value;
 
-use crate::doors::{CALL_MS, Caller, Heard};
 use crate::load::{KINDS, Load, TOPIC};
+use crate::support::doors::{CALL_MS, Caller, Heard};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {

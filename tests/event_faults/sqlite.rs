@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::doors::Doors;
 use crate::load::Load;
+use crate::support::doors::Doors;
 use crate::support::random::{Random, seed, size};
 use crate::support::sidecar::Sidecar;
 

@@ -6,10 +6,12 @@
 pub mod client;
 pub mod configuration;
 pub mod disk;
+pub mod doors;
 pub mod http2;
 pub mod postgres;
 pub mod random;
 pub mod sidecar;
+pub mod tenant;
 pub mod webhooks;
 
 use std::time::{Duration, Instant};

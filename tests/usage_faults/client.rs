@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use jiff::{Timestamp, ToSpan as _};
 use serde_json::{Value, json};
 
-use crate::doors::{Caller, Doors, Heard, JSON};
+use crate::support::doors::{Caller, Doors, Heard, JSON};
 
 const METRICS: [&str; 2] = ["voice_minutes", "api_calls"];
 /// How old a record is when it is sent, at the most: records are taken for 35 days.

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::client::{Client, Counts};
-use crate::doors::Doors;
+use crate::support::doors::Doors;
 use crate::support::random::Random;
 use crate::support::sidecar::{ACME, GLOBEX, Sidecar};
 use crate::support::wait_until;

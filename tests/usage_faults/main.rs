@@ -4,9 +4,6 @@
 #![allow(clippy::unwrap_used, unreachable_pub, reason = "test code")]
 
 mod client;
-#[allow(dead_code, reason = "events use more of it")]
-#[path = "../event_faults/doors.rs"]
-mod doors;
 mod embedded;
 mod load;
 mod postgres;

@@ -22,7 +22,7 @@ use super::{Position, is_dead_letters, lane, postgres, sqlite};
 use crate::fairness::Lines;
 use crate::store::sqlite::Adds;
 use crate::store::{Store, StoreError, Tx};
-use crate::tasks::Tasks;
+use crate::tasks::{Tasks, panic_text};
 
 /// What one portion's events have together at the most, but for the first.
 const MAX_BYTES: i64 = 4 * 1024 * 1024;
@@ -213,10 +213,10 @@ impl Undertaker {
                     let portion = AssertUnwindSafe(undertaker.portion(&group)).catch_unwind().await;
                     let goes_on = match portion {
                         Ok(goes_on) => goes_on,
-                        Err(_) => {
-                            // As a failure: what the group gave up stays in it, and goes with its next call. The panic's own
-                            // words are in the log already.
-                            tracing::error!("a defect: a portion of dead letters panicked");
+                        Err(panic) => {
+                            // As a failure: what the group gave up stays in it, and goes with its next call.
+                            let panic = panic_text(&*panic);
+                            tracing::error!(panic, "a defect: a portion of dead letters panicked");
                             false
                         }
                     };

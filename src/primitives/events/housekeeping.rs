@@ -1,7 +1,5 @@
 //! What was kept long enough goes: partitions on PostgreSQL, rows in SQLite.
 
-use std::time::Duration;
-
 use prometheus::IntGauge;
 
 use super::{postgres, sqlite};
@@ -11,8 +9,7 @@ use crate::store::{Reach, Store, StoreError, Tx};
 use crate::tasks::Tasks;
 use crate::telemetry::{MetricError, Registry};
 
-/// Of the fleet's lease: as long as a round may take.
-const LEASE: Duration = Duration::from_secs(60);
+pub(super) const KEEP: &str = "SELECT made, dropped, kept FROM outrigger_keep_partitions()";
 const LEASE_NAME: &str = "events/housekeeping";
 
 /// Groups that are dropped in one transaction; `outrigger_drop_idle_groups` has the same number.
@@ -58,23 +55,18 @@ async fn look_ahead(store: &Store, days_ahead: Option<&IntGauge>) -> Result<(), 
 }
 
 async fn round(store: &Store, leases: &Leases, retention_days: u32) -> Result<(), StoreError> {
-    // One sidecar of the fleet does it; the others look again later.
-    let Some(lease) = leases.take(LEASE_NAME, LEASE).await? else { return Ok(()) };
-    loop {
-        let more: bool = store
-            .run(Reach::nobody(), 0, move |tx| {
-                Box::pin(async move {
-                    match tx {
-                        Tx::Postgres(tx) => postgres::keep_partitions(tx).await.map(|()| false),
-                        Tx::Sqlite(tx) => sqlite::drop_old(tx, retention_days),
-                    }
-                })
-            })
-            .await?;
-        if !more || !lease.holds() {
-            break;
-        }
-    }
+    let part: housekeeping::Part = |tx, retention_days| {
+        Box::pin(async move {
+            match tx {
+                Tx::Postgres(tx) => {
+                    tx.keep_partitions(KEEP, "events").await.map(|()| false).map_err(StoreError::from)
+                }
+                Tx::Sqlite(tx) => sqlite::drop_old(tx, retention_days),
+            }
+        })
+    };
+    let round = housekeeping::round(store, leases, LEASE_NAME, part, retention_days);
+    let Some(lease) = round.await? else { return Ok(()) };
     while lease.holds() && drop_idle_groups(store, retention_days).await? == GROUPS_AT_ONCE {}
     leases.release(lease).await
 }

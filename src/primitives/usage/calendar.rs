@@ -16,7 +16,7 @@ pub struct Calendar {
 #[derive(Debug, Clone)]
 pub struct Books<'c> {
     calendar: &'c Calendar,
-    now_us: i64,
+    now: Timestamp,
     /// The first day that is open, where some are closed.
     open_from: Option<Date>,
 }
@@ -24,8 +24,8 @@ pub struct Books<'c> {
 /// Where a point is booked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Booked {
-    /// In the hour of this instant, in microseconds since 1970.
-    pub time_us: i64,
+    /// In the hour of this instant.
+    pub time: Timestamp,
     /// And on this day.
     pub day: Date,
     /// The first day of the closed month that it would be in: it is an adjustment.
@@ -53,20 +53,21 @@ impl Calendar {
         self.close_after_us.is_some()
     }
 
-    /// Its books at an instant, in microseconds since 1970.
+    /// Its books at an instant.
     #[must_use]
-    pub fn at(&self, now_us: i64) -> Books<'_> {
+    pub fn at(&self, now: Timestamp) -> Books<'_> {
         let open_from = self.close_after_us.map(|close_after_us| {
-            let mut month = self.day(now_us).first_of_month();
+            let closes_at = |next: Date| self.begin(next)?.as_microsecond().checked_add(close_after_us);
+            let mut month = self.day(now).first_of_month();
             // The longest time is 90 days, and the first instants of a calendar are long over.
             while let Ok(before) = month.checked_sub(1.month())
-                && self.begin_us(month).saturating_add(close_after_us) > now_us
+                && closes_at(month).is_none_or(|closes_at| closes_at > now.as_microsecond())
             {
                 month = before;
             }
             month
         });
-        Books { calendar: self, now_us, open_from }
+        Books { calendar: self, now, open_from }
     }
 
     /// The days that begin between two instants and end before the end of a time: from one and up to before another; none where
@@ -74,16 +75,15 @@ impl Calendar {
     #[must_use]
     pub fn days_within(
         &self,
-        begin_us: i64,
-        end_us: i64,
-        (from_us, to_us): (i64, i64),
+        (begin, end): (Timestamp, Timestamp),
+        (from, to): (Timestamp, Timestamp),
     ) -> Option<(Date, Date)> {
-        let first_from = |time_us: i64| {
-            let day = self.day(time_us);
-            if self.begin_us(day) < time_us { day.tomorrow().ok() } else { Some(day) }
+        let first_from = |time: Timestamp| {
+            let day = self.day(time);
+            if self.begin(day)? < time { day.tomorrow().ok() } else { Some(day) }
         };
-        let (first, mut last) = (first_from(begin_us.max(from_us))?, first_from(end_us)?);
-        while last > first && self.begin_us(last) > to_us {
+        let (first, mut last) = (first_from(begin.max(from))?, first_from(end)?);
+        while last > first && self.begin(last)? > to {
             last = last.yesterday().ok()?;
         }
         (first < last).then_some((first, last))
@@ -91,31 +91,30 @@ impl Calendar {
 
     /// The day that an instant is on.
     #[must_use]
-    pub fn day(&self, time_us: i64) -> Date {
-        // Every time of a record was read from a text of a year of four digits.
-        self.zone.to_datetime(Timestamp::from_microsecond(time_us).unwrap_or_default()).date()
+    pub fn day(&self, time: Timestamp) -> Date {
+        self.zone.to_datetime(time).date()
     }
 
-    /// The first instant of a day, in microseconds since 1970.
+    /// The first instant of a day; none after the last day that there is.
     #[must_use]
-    pub fn begin_us(&self, day: Date) -> i64 {
-        let begins = day.to_zoned_datetime(self.zone.clone()).and_then(|zoned| zoned.start_of_day());
-        begins.map_or(i64::MAX, |zoned| zoned.timestamp().as_microsecond())
+    pub fn begin(&self, day: Date) -> Option<Timestamp> {
+        let zoned = day.to_zoned_datetime(self.zone.clone()).and_then(|zoned| zoned.start_of_day());
+        zoned.ok().map(|zoned| zoned.timestamp())
     }
 }
 
 impl Books<'_> {
     /// Where what was used at an instant is booked.
     #[must_use]
-    pub fn book(&self, time_us: i64) -> Booked {
-        let day = self.calendar.day(time_us);
+    pub fn book(&self, time: Timestamp) -> Booked {
+        let day = self.calendar.day(time);
         match self.open_from {
             Some(open_from) if day < open_from => Booked {
-                time_us: self.now_us,
-                day: self.calendar.day(self.now_us),
+                time: self.now,
+                day: self.calendar.day(self.now),
                 adjusts: Some(day.first_of_month()),
             },
-            _ => Booked { time_us, day, adjusts: None },
+            _ => Booked { time, day, adjusts: None },
         }
     }
 }
@@ -124,8 +123,8 @@ impl Books<'_> {
 mod tests {
     use super::*;
 
-    fn us(text: &str) -> i64 {
-        text.parse::<Timestamp>().unwrap().as_microsecond()
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
     }
 
     fn calendar(close_after_days: Option<u64>) -> Calendar {
@@ -138,27 +137,24 @@ mod tests {
         // November ended in Kathmandu at 18:15 UTC, and closes three days later.
         let closes = "2026-12-03T18:15:00Z";
         let calendar = calendar(Some(3));
-        let late = us("2026-11-30T18:14:59Z");
-        let before = calendar.at(us(closes) - 1);
-        let open = Booked { time_us: late, day: "2026-11-30".parse().unwrap(), adjusts: None };
+        let late = at("2026-11-30T18:14:59Z");
+        let before = calendar.at(at(closes) - 1.microsecond());
+        let open = Booked { time: late, day: "2026-11-30".parse().unwrap(), adjusts: None };
         assert_eq!(before.book(late), open);
         let adjusts = |text: &str| Some(text.parse::<Date>().unwrap());
-        assert_eq!(before.book(us("2026-10-31T12:00:00Z")).adjusts, adjusts("2026-10-01"));
-        let closed = Booked {
-            time_us: us(closes),
-            day: "2026-12-04".parse().unwrap(),
-            adjusts: adjusts("2026-11-01"),
-        };
-        assert_eq!(calendar.at(us(closes)).book(late), closed);
-        assert_eq!(calendar.at(us(closes)).book(late + 1_000_000).adjusts, None, "December's first instant");
+        assert_eq!(before.book(at("2026-10-31T12:00:00Z")).adjusts, adjusts("2026-10-01"));
+        let closed =
+            Booked { time: at(closes), day: "2026-12-04".parse().unwrap(), adjusts: adjusts("2026-11-01") };
+        assert_eq!(calendar.at(at(closes)).book(late), closed);
+        assert_eq!(calendar.at(at(closes)).book(late + 1.second()).adjusts, None, "December's first instant");
     }
 
     #[test]
     fn days_are_within_a_time_from_their_first_instant_to_their_last() {
         let (calendar, utc) = (calendar(None), Calendar::new(TimeZone::UTC, None));
-        let (from, to) = (us("2026-01-01T00:00:00Z"), us("2026-01-04T00:00:00Z"));
+        let (from, to) = (at("2026-01-01T00:00:00Z"), at("2026-01-04T00:00:00Z"));
         let days = |calendar: &Calendar, begin, end| {
-            let days = calendar.days_within(us(begin), us(end), (from, to));
+            let days = calendar.days_within((at(begin), at(end)), (from, to));
             days.map(|(first, last)| format!("{first} {last}"))
         };
         let (one, two, three) = ("2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z", "2026-01-03T00:00:00Z");
@@ -173,10 +169,10 @@ mod tests {
     #[test]
     fn several_months_may_be_open_and_without_a_time_none_is_ever_closed() {
         let calendar_90 = calendar(Some(90));
-        let now = us("2026-12-15T00:00:00Z");
-        let adjusts = |text: &str| calendar_90.at(now).book(us(text)).adjusts;
+        let now = at("2026-12-15T00:00:00Z");
+        let adjusts = |text: &str| calendar_90.at(now).book(at(text)).adjusts;
         assert_eq!(adjusts("2026-09-15T00:00:00Z"), None);
         assert!(adjusts("2026-08-15T00:00:00Z").is_some());
-        assert_eq!(calendar(None).at(now).book(us("2020-01-01T00:00:00Z")).adjusts, None);
+        assert_eq!(calendar(None).at(now).book(at("2020-01-01T00:00:00Z")).adjusts, None);
     }
 }

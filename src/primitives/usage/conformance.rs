@@ -52,7 +52,7 @@ fn point(tenant: Uuid, key: &str, time_us: i64, value: &str, region: Option<&str
         key: PointKey::new(tenant, "calls", super::Day::of(time), key),
         fingerprint: fingerprint(value, time_us, region.unwrap_or(""), ""),
         value,
-        time_us,
+        time,
         tags,
         metadata: None,
         corrects: None,
@@ -121,8 +121,8 @@ fn refused(conflicts: Vec<usize>) -> Verdict {
 /// What the sums of these points are.
 fn expected(tenant: Uuid, points: &[Point]) -> BTreeMap<String, (String, i64)> {
     let (metric, calendar) = (metric(), calendar());
-    let (mut rollup, books) = (Rollup::default(), calendar.at(0));
-    points.iter().for_each(|point| rollup.add(tenant, &metric, point, &books.book(point.time_us)));
+    let (mut rollup, books) = (Rollup::default(), calendar.at(Timestamp::UNIX_EPOCH));
+    points.iter().for_each(|point| rollup.add(tenant, &metric, point, &books.book(point.time)));
     let shown = |added: &Added| (added.value.to_string(), added.count);
     let days = rollup
         .daily

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 use uuid::Uuid;
 
@@ -16,6 +16,7 @@ use crate::store::{Reach, Store, StoreError, Tx};
 
 /// How often a group is settled anew, since others counted its keys meanwhile.
 const ATTEMPTS: usize = 4;
+const HOUR_US: i64 = 3_600_000_000;
 /// What a sum of an hour and its day's cost, in bytes of records.
 const SUM_COST: u64 = 600;
 
@@ -64,7 +65,7 @@ impl Call {
     /// What it costs a transaction: its bytes, and the sums that it adds to.
     #[must_use]
     pub fn cost(&self) -> u64 {
-        let hour = |point: &Point| point.time_us.div_euclid(3_600_000_000);
+        let hour = |point: &Point| point.time.as_microsecond().div_euclid(HOUR_US);
         let mut sums: HashSet<(u16, &str, &str, i64)> = HashSet::new();
         for point in &self.points {
             sums.insert((point.metric, "", "", hour(point)));
@@ -96,9 +97,8 @@ impl Call {
     /// How many of its points are of an hour that was over an hour ago.
     #[must_use]
     pub fn late(&self, now: Timestamp) -> u64 {
-        let hour_us = 3_600_000_000;
-        let this_hour = now.as_microsecond().div_euclid(hour_us);
-        let is_late = |point: &&Point| point.time_us.div_euclid(hour_us) < this_hour - 1;
+        let hour = |time: Timestamp| time.as_microsecond().div_euclid(HOUR_US);
+        let is_late = |point: &&Point| hour(point.time) < hour(now) - 1;
         self.points.iter().filter(is_late).count() as u64
     }
 
@@ -181,21 +181,21 @@ async fn counted(tx: &mut Tx<'_>, keys: BTreeSet<PointKey>) -> Result<Known, Sto
     counted.into_iter().map(of).collect()
 }
 
-/// How far the store's clock may be ahead of this process's, in microseconds.
-const CLOCKS_DIFFER_US: i64 = 86_400_000_000;
+/// How far the store's clock may be ahead of this process's.
+const CLOCKS_DIFFER: SignedDuration = SignedDuration::from_hours(24);
 
 /// Adds points to the sums, where they are booked.
 async fn add(tx: &mut Tx<'_>, rows: &[Row<'_>]) -> Result<(), StoreError> {
-    let mut now_us = Timestamp::now().as_microsecond();
-    if book(rows, now_us + CLOCKS_DIFFER_US).any(|(_, booked)| booked.adjusts.is_some()) {
+    let mut now = Timestamp::now();
+    if may_be_closed(rows, now) {
         // The store's clock says which months are closed: those of sidecars differ.
-        now_us = match tx {
-            Tx::Postgres(tx) => postgres::now_us(tx).await?,
-            Tx::Sqlite(_) => now_us,
+        now = match tx {
+            Tx::Postgres(tx) => postgres::now(tx).await?,
+            Tx::Sqlite(_) => now,
         };
     }
     let (mut sums, mut adjustments) = (Rollup::default(), Vec::new());
-    for (row, booked) in book(rows, now_us) {
+    for (row, booked) in book(rows, now) {
         sums.add(row.tenant, row.metric, row.point, &booked);
         adjustments.extend(booked.adjusts.map(|_| row));
     }
@@ -207,22 +207,30 @@ async fn add(tx: &mut Tx<'_>, rows: &[Row<'_>]) -> Result<(), StoreError> {
             postgres::add(tx, &sums).await
         }
         Tx::Sqlite(tx) => {
-            sqlite::adjust(tx, &adjustments, now_us)?;
+            sqlite::adjust(tx, &adjustments, now)?;
             sqlite::add(tx, &sums)
         }
     }
 }
 
+/// Whether a point may be of a month that is closed by the store's clock. Most calendars close none, and nothing is looked at.
+fn may_be_closed(rows: &[Row<'_>], now: Timestamp) -> bool {
+    rows.iter().any(|row| row.calendar.closes())
+        && now
+            .checked_add(CLOCKS_DIFFER)
+            .is_ok_and(|latest| book(rows, latest).any(|(_, booked)| booked.adjusts.is_some()))
+}
+
 /// Rows, and where each is booked at an instant.
-fn book<'r, 'c>(rows: &'r [Row<'c>], now_us: i64) -> impl Iterator<Item = (&'r Row<'c>, Booked)> {
+fn book<'r, 'c>(rows: &'r [Row<'c>], now: Timestamp) -> impl Iterator<Item = (&'r Row<'c>, Booked)> {
     let mut books: Option<(&Calendar, Books<'_>)> = None;
     rows.iter().map(move |row| {
         // Most rows have the calendar of the one before.
         let (_, open) = match books.take() {
             Some((of, open)) if std::ptr::eq(of, row.calendar) => books.insert((of, open)),
-            _ => books.insert((row.calendar, row.calendar.at(now_us))),
+            _ => books.insert((row.calendar, row.calendar.at(now))),
         };
-        (row, open.book(row.point.time_us))
+        (row, open.book(row.point.time))
     })
 }
 

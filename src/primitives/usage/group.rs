@@ -110,7 +110,7 @@ mod tests {
             corrects: corrects.map(point_key),
             fingerprint: i64::from(value),
             value: Amount::parse(&value.to_string()).unwrap(),
-            time_us: 0,
+            time: jiff::Timestamp::UNIX_EPOCH,
             tags: Vec::new(),
             metadata: None,
         }

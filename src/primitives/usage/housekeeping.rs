@@ -1,15 +1,12 @@
 //! Records that were kept long enough go, and keys that are older than any record may be. Sums stay.
 
-use std::time::Duration;
-
-use super::{postgres, sqlite};
+use super::sqlite;
 use crate::leases::Leases;
 use crate::primitives::housekeeping;
-use crate::store::{Reach, Store, StoreError, Tx};
+use crate::store::{Store, StoreError, Tx};
 use crate::tasks::Tasks;
 
-/// Of the fleet's lease: as long as a round may take.
-const LEASE: Duration = Duration::from_secs(60);
+const KEEP: &str = "SELECT made, dropped, kept FROM outrigger_keep_usage_partitions()";
 const LEASE_NAME: &str = "usage/housekeeping";
 
 /// Starts it; `retention_days` counts in SQLite, and PostgreSQL has its own from `outrigger migrate`.
@@ -21,22 +18,18 @@ pub(super) fn start(store: Store, leases: Leases, retention_days: u32, tasks: &T
 }
 
 pub(super) async fn round(store: &Store, leases: &Leases, retention_days: u32) -> Result<(), StoreError> {
-    // One sidecar of the fleet does it; the others look again later.
-    let Some(lease) = leases.take(LEASE_NAME, LEASE).await? else { return Ok(()) };
-    loop {
-        let more: bool = store
-            .run(Reach::nobody(), 0, move |tx| {
-                Box::pin(async move {
-                    match tx {
-                        Tx::Postgres(tx) => postgres::keep_partitions(tx).await.map(|()| false),
-                        Tx::Sqlite(tx) => sqlite::drop_old(tx, retention_days),
-                    }
-                })
-            })
-            .await?;
-        if !more || !lease.holds() {
-            break;
-        }
+    let part: housekeeping::Part = |tx, retention_days| {
+        Box::pin(async move {
+            match tx {
+                Tx::Postgres(tx) => {
+                    tx.keep_partitions(KEEP, "usage").await.map(|()| false).map_err(StoreError::from)
+                }
+                Tx::Sqlite(tx) => sqlite::drop_old(tx, retention_days),
+            }
+        })
+    };
+    match housekeeping::round(store, leases, LEASE_NAME, part, retention_days).await? {
+        Some(lease) => leases.release(lease).await,
+        None => Ok(()),
     }
-    leases.release(lease).await
 }

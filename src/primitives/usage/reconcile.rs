@@ -2,15 +2,17 @@
 
 use std::collections::HashMap;
 
-use jiff::Timestamp;
 use jiff::civil::Date;
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
 use super::{Added, Range, RangeError, Start, UsagePolicy, Window, postgres, sqlite};
 use crate::store::{Reach, Store, StoreError, Tx};
 
-const HOUR_US: i64 = 3_600_000_000;
-const DAY_US: i64 = 24 * HOUR_US;
+const DAY: SignedDuration = SignedDuration::from_hours(24);
+/// Of raw rows on PostgreSQL: a statement has ten seconds, and busy hours have millions of records.
+const STEP: SignedDuration = SignedDuration::from_mins(5);
 /// How often a block is read until its differences are the same twice: one is what was counted between two reads.
 const LOOKS: usize = 5;
 
@@ -73,29 +75,34 @@ pub async fn reconcile(
     (from, to): (Timestamp, Timestamp),
     mut tell: impl FnMut(Difference),
 ) -> Result<(), ReconcileError> {
-    let range = Range::new(Window::Day, from, to, &jiff::tz::TimeZone::UTC)?;
-    let mut end_us = range.from_us();
-    while end_us < range.to_us() {
-        let begin_us = end_us;
+    Range::new(Window::Day, from, to, &TimeZone::UTC)?;
+    let mut end = from;
+    while end < to {
+        let begin = end;
         // Raw rows of SQLite are read from the first to the last each time; PostgreSQL finds those of a day.
-        end_us = match store {
-            Store::Postgres(_) => begin_us + DAY_US,
-            Store::Sqlite(_) => range.to_us(),
+        end = match store {
+            Store::Postgres(_) => after(begin, DAY, to),
+            Store::Sqlite(_) => to,
         };
-        let block = Block { store, policy, begin_us, end_us, from_us: range.from_us(), to_us: range.to_us() };
+        let block = Block { store, policy, begin, end, whole: (from, to) };
         block.settled().await?.into_iter().for_each(&mut tell);
     }
     Ok(())
+}
+
+/// So long after an instant, and no later than another one.
+fn after(time: Timestamp, long: SignedDuration, last: Timestamp) -> Timestamp {
+    // Beyond the end of all calendars there is nothing to wait for.
+    time.checked_add(long).map_or(last, |after| after.min(last))
 }
 
 /// Some days of a range.
 struct Block<'s> {
     store: &'s Store,
     policy: &'s UsagePolicy,
-    begin_us: i64,
-    end_us: i64,
-    from_us: i64,
-    to_us: i64,
+    begin: Timestamp,
+    end: Timestamp,
+    whole: (Timestamp, Timestamp),
 }
 
 impl Block<'_> {
@@ -112,38 +119,13 @@ impl Block<'_> {
             }
             before = now;
         }
-        Err(ReconcileError::Changing(Timestamp::from_microsecond(self.begin_us).unwrap_or_default()))
+        Err(ReconcileError::Changing(self.begin))
     }
 
     async fn look(&self) -> Result<Vec<Difference>, ReconcileError> {
-        // Days of the zone that begin in this block may end after it, and are looked at whole.
-        let days = self.policy.calendar().days_within(self.begin_us, self.end_us, (self.from_us, self.to_us));
-        let (mut first_us, mut last_us) = (self.begin_us, self.end_us);
-        if let Some((first, last)) = days {
-            first_us = first_us.min(self.policy.calendar().begin_us(first));
-            last_us = last_us.max(self.policy.calendar().begin_us(last));
-        }
-        let mut records: HashMap<SumName, Added> = HashMap::new();
-        // A statement has ten seconds, and busy hours have millions of records.
-        let step_us =
-            if matches!(self.store, Store::Postgres(_)) { HOUR_US / 12 } else { last_us - first_us };
-        let mut at_us = first_us;
-        while at_us < last_us {
-            let until_us = (at_us + step_us).min(last_us);
-            for (of, added) in self.records(at_us, until_us).await? {
-                let is_asked = match of.start {
-                    Start::Hour(hour) => (self.begin_us..self.end_us).contains(&hour.as_microsecond()),
-                    Start::Day(day) => days.is_some_and(|(first, last)| day >= first && day < last),
-                };
-                if is_asked {
-                    let sum = records.entry(of).or_default();
-                    sum.value += added.value;
-                    sum.count += added.count;
-                }
-            }
-            at_us = until_us;
-        }
-        records.retain(|_, added| *added != Added::default());
+        let calendar = self.policy.calendar();
+        let days = calendar.days_within((self.begin, self.end), self.whole);
+        let records = self.all_records(days).await?;
         let mut kept: HashMap<SumName, Added> = self.kept(days).await?.into_iter().collect();
         let mut differences = Vec::new();
         for (of, right) in records {
@@ -152,24 +134,54 @@ impl Block<'_> {
                 differences.push(Difference { of, kept, records: Some(right) });
             }
         }
-        differences.extend(kept.into_iter().map(|(of, kept)| Difference {
-            of,
-            kept: Some(kept),
-            records: None,
-        }));
+        let surplus = |(of, kept)| Difference { of, kept: Some(kept), records: None };
+        differences.extend(kept.into_iter().map(surplus));
         differences.sort();
         Ok(differences)
     }
 
-    async fn records(&self, from_us: i64, to_us: i64) -> Result<Found, StoreError> {
+    /// The sums of this block's hours, and of these days, made anew.
+    async fn all_records(&self, days: Option<(Date, Date)>) -> Result<HashMap<SumName, Added>, StoreError> {
+        // Days of the zone that begin in this block may end after it, and are looked at whole.
+        let begin_of = |day: Date| self.policy.calendar().begin(day);
+        let (mut at, mut last) = (self.begin, self.end);
+        if let Some((first_day, last_day)) = days {
+            at = begin_of(first_day).map_or(at, |begin| begin.min(at));
+            last = begin_of(last_day).map_or(last, |begin| begin.max(last));
+        }
+        let mut records: HashMap<SumName, Added> = HashMap::new();
+        while at < last {
+            let until = match self.store {
+                Store::Postgres(_) => after(at, STEP, last),
+                Store::Sqlite(_) => last,
+            };
+            for (of, added) in self.records(at, until).await? {
+                let is_asked = match of.start {
+                    Start::Hour(hour) => hour >= self.begin && hour < self.end,
+                    Start::Day(day) => days.is_some_and(|(first, last)| day >= first && day < last),
+                };
+                if is_asked {
+                    let sum = records.entry(of).or_default();
+                    sum.value += added.value;
+                    sum.count += added.count;
+                }
+            }
+            at = until;
+        }
+        // What was moved away as an adjustment leaves nothing.
+        records.retain(|_, added| *added != Added::default());
+        Ok(records)
+    }
+
+    async fn records(&self, from: Timestamp, to: Timestamp) -> Result<Found, StoreError> {
         let (tags, calendar) = (self.policy.declared_tags(), self.policy.calendar().clone());
         self.store
             .read(Reach::nobody(), move |tx| {
                 let (tags, calendar) = (tags.clone(), calendar.clone());
                 Box::pin(async move {
                     match tx {
-                        Tx::Postgres(tx) => postgres::records(tx, (from_us, to_us), &tags, &calendar).await,
-                        Tx::Sqlite(tx) => sqlite::records(tx, (from_us, to_us), &tags, &calendar),
+                        Tx::Postgres(tx) => postgres::records(tx, (from, to), &tags, &calendar).await,
+                        Tx::Sqlite(tx) => sqlite::records(tx, (from, to), &tags, &calendar),
                     }
                 })
             })
@@ -177,7 +189,7 @@ impl Block<'_> {
     }
 
     async fn kept(&self, days: Option<(Date, Date)>) -> Result<Found, StoreError> {
-        let (tags, hours) = (self.policy.declared_tags(), (self.begin_us, self.end_us));
+        let (tags, hours) = (self.policy.declared_tags(), (self.begin, self.end));
         self.store
             .read(Reach::nobody(), move |tx| {
                 let tags = tags.clone();

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
 
+use jiff::Timestamp;
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -71,8 +72,8 @@ pub struct Point {
     pub fingerprint: i64,
     /// How much.
     pub value: Amount,
-    /// When, in microseconds since 1970.
-    pub time_us: i64,
+    /// When it was used.
+    pub time: Timestamp,
     /// Its tags, sorted by name, each once.
     pub tags: Vec<(Box<str>, Box<str>)>,
     /// Its metadata as a JSON object; of a correction with the key that it corrects.
@@ -135,7 +136,7 @@ impl Checks {
     ) -> Option<Point> {
         let before = self.count;
         let value = self.value(number, record.value);
-        let time_us = self.time(number, &record.time, window);
+        let time = self.time(number, &record.time, window);
         if let Err(error) = Key::check(&record.idempotency_key) {
             self.wrong(number, "/idempotency_key", error.to_string());
         }
@@ -145,15 +146,16 @@ impl Checks {
             self.correction(number, corrects, value);
         }
         let metadata = self.metadata(number, record.metadata, corrects);
-        let (value, (time_us, day), tags, metadata) = (value?, time_us?, tags?, metadata?);
+        let (value, time, tags, metadata) = (value?, time?, tags?, metadata?);
         if self.count > before {
             return None;
         }
-        let key = |text: &str| PointKey::new(tenant, metric.1.as_str(), day, text);
+        let key = |text: &str| PointKey::new(tenant, metric.1.as_str(), Day::of(time), text);
+        let time_us = time.as_microsecond();
         let fingerprint =
             fingerprint(value, time_us, &canonical(&tags), metadata.as_deref().unwrap_or_default());
         let (key, corrects) = (key(&record.idempotency_key), corrects.map(key));
-        Some(Point { metric: metric.0, key, fingerprint, value, time_us, tags, metadata, corrects })
+        Some(Point { metric: metric.0, key, fingerprint, value, time, tags, metadata, corrects })
     }
 
     /// What is wrong, if anything is; more than a hundred fields are counted and not named.
@@ -182,7 +184,7 @@ impl Checks {
         amount.map_err(|error| self.wrong(number, "/value", error.to_string())).ok()
     }
 
-    fn time(&mut self, number: usize, text: &str, window: AcceptWindow) -> Option<(i64, Day)> {
+    fn time(&mut self, number: usize, text: &str, window: AcceptWindow) -> Option<Timestamp> {
         let Some(time) = rfc3339::instant(text) else {
             self.wrong(
                 number,
@@ -204,7 +206,7 @@ impl Checks {
             self.wrong(number, "/time", "at most five minutes ahead of this machine's clock");
             return None;
         }
-        Some((time_us, Day::of(time)))
+        Some(time)
     }
 
     fn tags(&mut self, number: usize, raw: &RawValue) -> Option<Vec<(Box<str>, Box<str>)>> {
@@ -356,7 +358,7 @@ mod tests {
         let [point] = &one[..] else { panic!("{one:?}") };
         assert_eq!(point.value.to_string(), "1.5");
         assert_eq!(point.metadata.as_deref(), Some("{\"a\":{\"b\":2,\"c\":1},\"x\":[1,2]}"));
-        assert_eq!(point.time_us, 1_769_851_800_000_000);
+        assert_eq!(point.time.as_microsecond(), 1_769_851_800_000_000);
         let later = check(&record(", \"value\": 1.51")).unwrap();
         assert_eq!(later[0].key, point.key, "its key is the client's");
         assert_ne!(later[0].fingerprint, point.fingerprint);

@@ -53,7 +53,7 @@ pub struct Rollup<'p> {
 impl<'p> Rollup<'p> {
     /// Adds a tenant's point, where it is booked.
     pub fn add(&mut self, tenant: Uuid, metric: &'p Metric, point: &'p Point, booked: &Booked) {
-        let hour = booked.time_us.div_euclid(HOUR_US) * HOUR_US;
+        let hour = booked.time.as_microsecond().div_euclid(HOUR_US) * HOUR_US;
         let adjusts = booked.adjusts;
         let all = SumKey { tenant, metric: metric.name.as_str(), tag: "", tag_value: "", adjusts };
         let groups = metric.group_by.iter().map(|tag| {
@@ -85,7 +85,7 @@ mod tests {
             key: PointKey::new(TENANT, "calls", Day::of(time), time.to_string().as_str()),
             fingerprint: 0,
             value: Amount::parse(value).unwrap(),
-            time_us: time.as_microsecond(),
+            time,
             tags: tags.iter().map(|(name, value)| (Box::from(*name), Box::from(*value))).collect(),
             metadata: None,
             corrects: None,
@@ -104,8 +104,8 @@ mod tests {
             point("2026-01-31T19:00:00Z", "-1", &[("region", "us")]),
         ];
         let calendar = Calendar::new(TimeZone::get("Asia/Kathmandu").unwrap(), None);
-        let (mut rollup, books) = (Rollup::default(), calendar.at(0));
-        points.iter().for_each(|point| rollup.add(TENANT, &metric, point, &books.book(point.time_us)));
+        let (mut rollup, books) = (Rollup::default(), calendar.at(Timestamp::UNIX_EPOCH));
+        points.iter().for_each(|point| rollup.add(TENANT, &metric, point, &books.book(point.time)));
         let shown = |key: &SumKey<'_>, added: &Added| {
             format!("{}={} {} {}", key.tag, key.tag_value, added.value, added.count)
         };

@@ -134,18 +134,6 @@ impl Range {
         (self.date(self.from), if self.begins_day(self.to) { to } else { to.tomorrow().unwrap_or(to) })
     }
 
-    /// Its first instant, in microseconds since 1970.
-    #[must_use]
-    pub fn from_us(&self) -> i64 {
-        self.from.as_microsecond()
-    }
-
-    /// The instant after its last.
-    #[must_use]
-    pub fn to_us(&self) -> i64 {
-        self.to.as_microsecond()
-    }
-
     /// Which sums it is made of.
     #[must_use]
     pub fn source(&self) -> Source {

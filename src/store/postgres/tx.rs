@@ -180,6 +180,28 @@ impl PgTx {
         Ok(rows.pop().unwrap_or_default())
     }
 
+    /// Has a function of the owner's make partitions ahead and drop old ones, and says what it did; `statement` returns how many it
+    /// made, dropped, and kept since somebody uses one.
+    pub async fn keep_partitions(
+        &mut self,
+        statement: &'static str,
+        of: &'static str,
+    ) -> Result<(), PgError> {
+        let rows = self.query(statement, &[]).await?;
+        let row = rows.first().ok_or(PgError::Ended)?;
+        let counts = || {
+            Ok::<(i32, i32, i32), tokio_postgres::Error>((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?))
+        };
+        let (made, dropped, kept) = counts().map_err(PgError::of_row)?;
+        if made > 0 || dropped > 0 {
+            tracing::info!(made, dropped, of, "partitions made and dropped");
+        }
+        if kept > 0 {
+            tracing::warn!(of, "an old partition is in use, and is dropped at a later try");
+        }
+        Ok(())
+    }
+
     /// Makes a transaction that writes nothing wait at its commit for what it has seen: another's commit may be seen on the primary
     /// before the standby has it (where the wait for the standby was cut), and would be gone with the primary.
     pub async fn wait_for_what_was_seen(&mut self) -> Result<(), PgError> {

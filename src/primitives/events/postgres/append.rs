@@ -46,7 +46,8 @@ const TAKE: &str = "WITH input AS ( \
      counted AS (SELECT (SELECT count(*) FROM days) AS days, \
          (SELECT count(*) FROM each WHERE each.days = (SELECT count(*) FROM days)) AS new) \
      SELECT counted.new, counted.days, listed.tenants, listed.keys, listed.days FROM counted LEFT JOIN LATERAL ( \
-         SELECT array_agg(tenant_id) AS tenants, array_agg(key) AS keys, array_agg(each.days) AS days FROM each) listed \
+         SELECT coalesce(array_agg(tenant_id), '{}') AS tenants, coalesce(array_agg(key), '{}') AS keys, \
+             coalesce(array_agg(each.days), '{}') AS days FROM each) listed \
          ON counted.new < cardinality($1)";
 
 /// Of ids that were used on this day or the next, and whose time is over, takes those that nobody has taken meanwhile. Locked
@@ -146,14 +147,12 @@ fn of_id(row: &Row) -> Result<(Id, i64), Error> {
     Ok(((row.try_get(0)?, first(key)), row.try_get(2)?))
 }
 
-/// On how many days each of the ids that [`TAKE`] lists was taken.
+/// On how many days each of the ids that [`TAKE`] lists was taken, where it lists them.
 fn listed(row: &Row) -> Result<HashMap<Id, i64>, Error> {
-    let tenants: Option<Vec<Uuid>> = row.try_get(2)?;
-    let keys: Option<Vec<&[u8]>> = row.try_get(3)?;
-    let days: Option<Vec<i64>> = row.try_get(4)?;
-    let keys = keys.unwrap_or_default().into_iter().map(first);
-    let ids = tenants.unwrap_or_default().into_iter().zip(keys);
-    Ok(ids.zip(days.unwrap_or_default()).collect())
+    let (tenants, keys): (Vec<Uuid>, Vec<&[u8]>) = (row.try_get(2)?, row.try_get(3)?);
+    let days: Vec<i64> = row.try_get(4)?;
+    let ids = tenants.into_iter().zip(keys.into_iter().map(first));
+    Ok(ids.zip(days).collect())
 }
 
 /// Candidates as the statements take them.

@@ -25,7 +25,7 @@ pub(super) use groups::{
 };
 pub(super) use head::{last_value, readable};
 pub(super) use limits::broker_limits;
-pub(super) use partitions::{days_ahead, keep_partitions};
+pub(super) use partitions::days_ahead;
 pub(super) use push::{
     begin_subscription, keep_attempts, of_key, replayed, replays, tenants_with_events, topics_of_tenants,
 };

@@ -2,7 +2,8 @@
 
 use rig::{Database, PostgresRole};
 
-use super::partitions::{days_ahead, keep_partitions};
+use super::partitions::days_ahead;
+use crate::primitives::events::housekeeping::KEEP;
 use crate::store::bench::Stores;
 use crate::store::{Reach, Store, StoreError, Tx};
 
@@ -24,7 +25,7 @@ async fn keep(store: &Store) -> i64 {
         .run(Reach::nobody(), 0, |tx| {
             Box::pin(async move {
                 let Tx::Postgres(tx) = tx else { panic!("a transaction of PostgreSQL") };
-                keep_partitions(tx).await?;
+                tx.keep_partitions(KEEP, "events").await?;
                 days_ahead(tx).await
             })
         })

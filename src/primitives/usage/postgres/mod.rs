@@ -2,12 +2,10 @@
 
 mod dates;
 mod numeric;
-mod partitions;
 mod read;
 mod reconcile;
 mod write;
 
-pub(super) use partitions::keep_partitions;
 pub(super) use read::{groups, sums};
 pub(super) use reconcile::{kept, records};
-pub(super) use write::{add, adjust, counted, insert, make_day, now_us};
+pub(super) use write::{add, adjust, counted, insert, make_day, now};

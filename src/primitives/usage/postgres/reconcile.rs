@@ -39,11 +39,11 @@ const KEPT_DAYS: &str = "SELECT tenant_id, metric, tag, tag_value, (nullif(adjus
 /// The sums of the records that are booked between two instants, by hour and by day; parts of one may come apart.
 pub(in super::super) async fn records(
     tx: &mut PgTx,
-    (from_us, to_us): (i64, i64),
+    (from, to): (Timestamp, Timestamp),
     tags: &[DeclaredTag],
     calendar: &Calendar,
 ) -> Result<Found, StoreError> {
-    let (from, to) = (instant(from_us), instant(to_us));
+    let (from, to) = (instant(from.as_microsecond()), instant(to.as_microsecond()));
     let (metrics, names) = columns(tags);
     let zone = calendar.zone().iana_name().unwrap_or("UTC");
     let parameters = [
@@ -59,13 +59,13 @@ pub(in super::super) async fn records(
 /// The sums that are kept of hours, and of days.
 pub(in super::super) async fn kept(
     tx: &mut PgTx,
-    (from_us, to_us): (i64, i64),
+    (from, to): (Timestamp, Timestamp),
     days: Option<(Date, Date)>,
     tags: &[DeclaredTag],
 ) -> Result<Found, StoreError> {
     let (metrics, names) = columns(tags);
     let [metrics, names] = [&metrics, &names].map(|texts| (texts as _, Type::TEXT_ARRAY));
-    let [from, to] = [from_us, to_us].map(instant);
+    let [from, to] = [from, to].map(|time| instant(time.as_microsecond()));
     let [from, to] = [&from, &to].map(|at| (at as _, Type::TIMESTAMPTZ));
     let mut rows = tx.query(KEPT_HOURS, &[from, to, metrics.clone(), names.clone()]).await?;
     if let Some((first, last)) = days {

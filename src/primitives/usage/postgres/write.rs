@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use jiff::civil;
+use jiff::{Timestamp, civil};
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
@@ -52,11 +52,11 @@ pub(in super::super) async fn adjust(tx: &mut PgTx, rows: &[&Row<'_>]) -> Result
     Ok(())
 }
 
-/// When this transaction began, in microseconds since 1970.
-pub(in super::super) async fn now_us(tx: &mut PgTx) -> Result<i64, StoreError> {
+/// When this transaction began.
+pub(in super::super) async fn now(tx: &mut PgTx) -> Result<Timestamp, StoreError> {
     let rows = tx.query(NOW, &[]).await?;
-    let now = rows.first().ok_or(PgError::Ended)?.try_get(0);
-    Ok(now.map_err(PgError::of_row)?)
+    let now: i64 = rows.first().ok_or(PgError::Ended)?.try_get(0).map_err(PgError::of_row)?;
+    Timestamp::from_microsecond(now).map_err(|error| StoreError::Corrupt(error.to_string()))
 }
 
 fn held(rows: &[tokio_postgres::Row]) -> Result<Vec<(usize, i64)>, StoreError> {
@@ -85,7 +85,7 @@ impl<'r> Raw<'r> {
         Self {
             tenants: rows.clone().map(|row| row.tenant).collect(),
             metrics: rows.clone().map(|row| row.metric.name.as_str()).collect(),
-            times: rows.clone().map(|row| instant(row.point.time_us)).collect(),
+            times: rows.clone().map(|row| instant(row.point.time.as_microsecond())).collect(),
             amounts: rows.clone().map(|row| row.point.value).collect(),
             tags: rows.clone().map(|row| row.point.tags_text()).collect(),
             metadata: rows.map(|row| row.point.metadata.as_deref()).collect(),

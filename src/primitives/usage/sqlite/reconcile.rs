@@ -26,8 +26,9 @@ const HOUR_US: i64 = 3_600_000_000;
 struct Booked {
     tenant: Uuid,
     metric: String,
-    tags: Option<String>,
-    at_us: i64,
+    tags: HashMap<String, String>,
+    hour: Timestamp,
+    day: Date,
     adjusts: Option<Date>,
     added: Added,
 }
@@ -35,74 +36,83 @@ struct Booked {
 /// The sums of the records that are booked between two instants, by hour and by day.
 pub(in super::super) fn records(
     tx: &mut SqliteTx<'_>,
-    (from_us, to_us): (i64, i64),
+    (from, to): (Timestamp, Timestamp),
     tags: &[DeclaredTag],
     calendar: &Calendar,
 ) -> Result<Found, StoreError> {
     let mut sums: HashMap<SumName, Added> = HashMap::new();
     let odd = tx.run(|connection| {
         let mut asked = connection.prepare_cached(RECORDS)?;
-        let mut rows = asked.query((from_us, to_us))?;
+        let mut rows = asked.query((from.as_microsecond(), to.as_microsecond()))?;
         while let Some(row) = rows.next()? {
-            let Some(booked) = booked(row, calendar)? else { return Ok(Some(row.get::<_, String>(5)?)) };
-            let read: HashMap<String, String> =
-                booked.tags.as_deref().and_then(|tags| serde_json::from_str(tags).ok()).unwrap_or_default();
-            let hour = booked.at_us.div_euclid(HOUR_US) * HOUR_US;
-            let starts = [
-                Start::Hour(Timestamp::from_microsecond(hour).unwrap_or_default()),
-                Start::Day(calendar.day(booked.at_us)),
-            ];
-            let declared = tags.iter().filter(|declared| declared.metric == booked.metric);
-            let declared = declared.map(|declared| (declared.tag.as_str(), read.get(&declared.tag)));
-            for (tag, tag_value) in std::iter::once(("", None)).chain(declared) {
-                for start in starts {
-                    let of = SumName {
-                        tenant: booked.tenant,
-                        metric: booked.metric.clone(),
-                        tag: tag.to_owned(),
-                        tag_value: tag_value.cloned().unwrap_or_default(),
-                        adjusts: booked.adjusts,
-                        start,
-                    };
-                    let sum = sums.entry(of).or_default();
-                    sum.value += booked.added.value;
-                    sum.count += booked.added.count;
-                }
+            match booked(row, calendar)? {
+                Ok(booked) => add(&mut sums, &booked, tags),
+                Err(odd) => return Ok(Some(odd)),
             }
         }
         Ok(None)
     })?;
     match odd {
         None => Ok(sums.into_iter().collect()),
-        Some(text) => Err(StoreError::Corrupt(format!("the value `{text}`"))),
+        Some(what) => Err(StoreError::Corrupt(format!("a record of usage: {what}"))),
     }
 }
 
-/// None where its value is no number.
-fn booked(row: &Row<'_>, calendar: &Calendar) -> rusqlite::Result<Option<Booked>> {
+/// Adds a record to the sums of its hour and day, of all and of each declared tag.
+fn add(sums: &mut HashMap<SumName, Added>, booked: &Booked, tags: &[DeclaredTag]) {
+    let declared = tags.iter().filter(|declared| declared.metric == booked.metric);
+    // Without the tag a record is in the sum of the empty value.
+    let value = |tag: &str| booked.tags.get(tag).map_or("", String::as_str);
+    let groups = declared.map(|declared| (declared.tag.as_str(), value(&declared.tag)));
+    for (tag, tag_value) in std::iter::once(("", "")).chain(groups) {
+        for start in [Start::Hour(booked.hour), Start::Day(booked.day)] {
+            let of = SumName {
+                tenant: booked.tenant,
+                metric: booked.metric.clone(),
+                tag: tag.to_owned(),
+                tag_value: tag_value.to_owned(),
+                adjusts: booked.adjusts,
+                start,
+            };
+            let sum = sums.entry(of).or_default();
+            sum.value += booked.added.value;
+            sum.count += booked.added.count;
+        }
+    }
+}
+
+/// What a row says; in words what of it is nothing that this program writes.
+fn booked(row: &Row<'_>, calendar: &Calendar) -> rusqlite::Result<Result<Booked, String>> {
     let (text, sign): (String, i64) = (row.get(5)?, row.get(6)?);
+    let (tags, at_us): (Option<String>, i64) = (row.get(2)?, row.get(3)?);
     let of_month: Option<i64> = row.get(4)?;
-    let amount = Amount::parse(&text).ok();
-    let amount = amount.and_then(|amount| if sign < 0 { amount.negated() } else { Some(amount) });
-    let Some(amount) = amount else { return Ok(None) };
-    Ok(Some(Booked {
-        tenant: Uuid::from_bytes(row.get(0)?),
-        metric: row.get(1)?,
-        tags: row.get(2)?,
-        at_us: row.get(3)?,
-        adjusts: of_month.map(|time_us| calendar.day(time_us).first_of_month()),
-        added: Added { value: Sum::from(amount), count: sign },
-    }))
+    let (tenant, metric) = (Uuid::from_bytes(row.get(0)?), row.get(1)?);
+    let read = || -> Result<Booked, String> {
+        let amount = Amount::parse(&text).map_err(|_| format!("the value `{text}`"))?;
+        let amount = if sign < 0 { amount.negated() } else { Some(amount) };
+        let value = amount.ok_or_else(|| format!("the value `{text}`"))?;
+        let tags = tags.map_or_else(
+            || Ok(HashMap::new()),
+            |tags| serde_json::from_str(&tags).map_err(|_| format!("the tags `{tags}`")),
+        )?;
+        let instant = |us: i64| Timestamp::from_microsecond(us).map_err(|_| format!("the time {us}"));
+        let hour = instant(at_us.div_euclid(HOUR_US) * HOUR_US)?;
+        let adjusts = of_month.map(instant).transpose()?.map(|time| calendar.day(time).first_of_month());
+        let (day, added) = (calendar.day(instant(at_us)?), Added { value: Sum::from(value), count: sign });
+        Ok(Booked { tenant, metric, tags, hour, day, adjusts, added })
+    };
+    Ok(read())
 }
 
 /// The sums that are kept of hours, and of days.
 pub(in super::super) fn kept(
     tx: &mut SqliteTx<'_>,
-    (from_us, to_us): (i64, i64),
+    (from, to): (Timestamp, Timestamp),
     days: Option<(Date, Date)>,
     tags: &[DeclaredTag],
 ) -> Result<Found, StoreError> {
     let hour = |row: &Row<'_>| Ok(Timestamp::from_microsecond(row.get(5)?).ok().map(Start::Hour));
+    let (from_us, to_us) = (from.as_microsecond(), to.as_microsecond());
     let mut found = sums(tx, KEPT_HOURS, (&from_us, &to_us), hour)?;
     if let Some((first, last)) = days {
         let day = |row: &Row<'_>| Ok(row.get_ref(5)?.as_str()?.parse().ok().map(Start::Day));

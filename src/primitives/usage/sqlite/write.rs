@@ -1,5 +1,6 @@
 //! Points and sums written. Sums are added here: SQLite has no exact decimals.
 
+use jiff::Timestamp;
 use rusqlite::types::ToSql;
 use rusqlite::{Connection, OptionalExtension as _};
 use uuid::Uuid;
@@ -75,14 +76,15 @@ fn held_keys<'k>(
 pub(in super::super) fn adjust(
     tx: &mut SqliteTx<'_>,
     rows: &[&Row<'_>],
-    now_us: i64,
+    now: Timestamp,
 ) -> Result<(), StoreError> {
     tx.run(|connection| {
         let mut adjust = connection.prepare_cached(ADJUST)?;
         for Row { tenant, metric, point, .. } in rows {
             let (tenant, name) = (tenant.as_bytes(), metric.name.as_str());
             let (value, metadata) = (point.value.to_string(), point.metadata.as_deref());
-            adjust.execute((now_us, point.time_us, tenant, name, value, point.tags_text(), metadata))?;
+            let (now_us, time_us) = (now.as_microsecond(), point.time.as_microsecond());
+            adjust.execute((now_us, time_us, tenant, name, value, point.tags_text(), metadata))?;
         }
         Ok(())
     })?;
@@ -102,7 +104,14 @@ fn write(connection: &Connection, rows: &[Row<'_>]) -> rusqlite::Result<Vec<(Uui
         let (tags, metadata) = (point.tags_text(), point.metadata.as_deref());
         let texts = tags.as_ref().map_or(0, String::len) + metadata.map_or(0, str::len);
         let name = metric.name.as_str();
-        insert.execute((point.time_us, tenant.as_bytes(), name, point.value.to_string(), tags, metadata))?;
+        insert.execute((
+            point.time.as_microsecond(),
+            tenant.as_bytes(),
+            name,
+            point.value.to_string(),
+            tags,
+            metadata,
+        ))?;
         written.push((*tenant, held::EVENT + length(texts)));
     }
     Ok(written)

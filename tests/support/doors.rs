@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::support::client::{Client, Reply};
-use crate::support::random::Random;
-use crate::support::sidecar::{ACME, Sidecar};
+use super::client::{Client, Reply};
+use super::random::Random;
+use super::sidecar::{ACME, Sidecar};
 
 /// How long a caller waits for an answer: longer than the time it asks for.
 const PATIENCE: Duration = Duration::from_millis(4500);
