@@ -6,7 +6,8 @@ use uuid::Uuid;
 use crate::store::StoreError;
 use crate::store::sqlite::SqliteTx;
 
-const TAKE: &str = "INSERT INTO leases AS held (name, owner, epoch, until_ms) VALUES (?1, ?2, 1, unixepoch('subsec') * 1000 + ?3) \
+// One millisecond more than asked for: `unixepoch` rounds down, and a lease is never over before its owner says so.
+const TAKE: &str = "INSERT INTO leases AS held (name, owner, epoch, until_ms) VALUES (?1, ?2, 1, unixepoch('subsec') * 1000 + ?3 + 1) \
      ON CONFLICT (name) DO UPDATE SET owner = excluded.owner, until_ms = excluded.until_ms, \
          epoch = held.epoch + (held.owner IS NOT excluded.owner OR held.until_ms <= unixepoch('subsec') * 1000) \
      WHERE held.owner IS NULL OR held.owner = excluded.owner OR held.until_ms <= unixepoch('subsec') * 1000 \

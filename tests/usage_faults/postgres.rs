@@ -103,6 +103,8 @@ fn chaos_postgres_tells_nobody_of_what_the_standby_may_not_have() {
     assert_eq!((record("one").status, record("one").json()["duplicates"].clone()), (202, json!(1)));
     let superuser =
         |statement: &str| on.database.psql(PostgresRole::Superuser, &[statement]).unwrap().trim().to_owned();
+    // Housekeeping locks what it makes and drops: it waits for the standby too, if it is at it by then.
+    wait_until("the first housekeeping", RECOVERS, || superuser(HOUSE_IS_KEPT) == "t");
     cluster.stop(cluster.standby()).unwrap();
     let told = std::thread::scope(|scope| {
         let records = scope.spawn(|| record("two"));
@@ -116,5 +118,6 @@ fn chaos_postgres_tells_nobody_of_what_the_standby_may_not_have() {
     assert_eq!(record("two").json()["duplicates"], 1);
 }
 
+const HOUSE_IS_KEPT: &str = "SELECT count(*) = 1 FROM leases WHERE name = 'usage/housekeeping' AND owner IS NULL";
 const WAITS: &str = "FROM pg_stat_activity waits WHERE wait_event = 'SyncRep' \
      AND EXISTS (SELECT FROM pg_locks WHERE pid = waits.pid AND relation = 'usage_dedupe'::regclass)";
