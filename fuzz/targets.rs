@@ -50,6 +50,7 @@ static VOCABULARY: LazyLock<Vocabulary> = LazyLock::new(|| Vocabulary {
     ignored: Vec::new(),
     actions: primitives::ALL.iter().flat_map(|row| row.actions).copied().collect(),
     issuers: Some(vec!["dev".to_owned()]),
+    data_dir: Some(true),
 });
 
 /// The policy parser: any text is taken, or refused with a report that can be printed.

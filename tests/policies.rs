@@ -30,7 +30,7 @@ struct Flavour {
     flavour: u64,
 }
 
-fn load_flavour(document: Value, findings: &mut Findings, policies: &mut Policies) {
+fn load_flavour(document: Value, _: &Vocabulary, findings: &mut Findings, policies: &mut Policies) {
     let flavour: Flavour = serde_json::from_value(document).unwrap();
     if flavour.flavour == 13 {
         findings.add("/flavour", "13 brings bad luck", "another number");
@@ -51,7 +51,7 @@ fn vocabulary() -> Vocabulary {
         kinds: vec![&FLAVOURS],
         ignored: vec!["ratelimits"],
         actions: ACTIONS.to_vec(),
-        issuers: None,
+        ..Vocabulary::default()
     }
 }
 

@@ -68,6 +68,27 @@ CREATE TABLE usage_adjustments (
 CREATE INDEX usage_adjustments_of_tenant ON usage_adjustments (tenant_id, metric, booked_at);
 CREATE INDEX usage_adjustments_by_booking ON usage_adjustments (booked_at);
 CREATE INDEX usage_adjustments_by_time ON usage_adjustments (time);
+
+-- Records that were accepted to disk (`ack: spool`) and not counted, since their keys are others'. Each once, however often it comes.
+CREATE TABLE usage_conflicts (
+    tenant_id uuid NOT NULL,
+    metric text COLLATE "C" NOT NULL,
+    idempotency_key text COLLATE "C" NOT NULL,
+    fingerprint bigint NOT NULL,
+    found_at timestamptz NOT NULL DEFAULT now(),
+    time timestamptz NOT NULL,
+    value numeric(38, 9) NOT NULL,
+    tags jsonb,
+    metadata jsonb,
+    PRIMARY KEY (tenant_id, metric, idempotency_key, fingerprint)
+);
+CREATE INDEX usage_conflicts_found ON usage_conflicts (tenant_id, metric, found_at, idempotency_key, fingerprint);
+CREATE INDEX usage_conflicts_by_finding ON usage_conflicts (found_at);
+ALTER TABLE usage_conflicts ENABLE ROW LEVEL SECURITY;
+ALTER TABLE usage_conflicts FORCE ROW LEVEL SECURITY;
+CREATE POLICY own ON usage_conflicts FOR SELECT
+    USING (tenant_id = (SELECT nullif(current_setting('app.tenant_id', true), '')::uuid));
+CREATE POLICY found ON usage_conflicts TO CURRENT_USER USING (true) WITH CHECK (true);
 ALTER TABLE usage_adjustments ENABLE ROW LEVEL SECURITY;
 ALTER TABLE usage_adjustments FORCE ROW LEVEL SECURITY;
 ALTER TABLE usage_hourly ENABLE ROW LEVEL SECURITY;
@@ -175,6 +196,9 @@ BEGIN
             END;
         END LOOP;
     END LOOP;
+    -- A part of them at a time: the rest goes in the rounds that come.
+    DELETE FROM public.usage_conflicts WHERE ctid IN (
+        SELECT ctid FROM public.usage_conflicts WHERE found_at < today - greatest(retention, 100) ORDER BY found_at LIMIT 50000);
     RETURN NEXT;
 END
 $$;
@@ -258,6 +282,24 @@ BEGIN
 END
 $$;
 
+-- Lists records whose keys are others', as of this transaction's beginning.
+CREATE FUNCTION outrigger_usage_note_conflicts(
+    tenants uuid[], metrics text[], keys text[], fingerprints bigint[], times timestamptz[], amounts numeric[], tags text[], metadata text[]
+) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM public.outrigger_check_tenants(tenants);
+    INSERT INTO public.usage_conflicts (tenant_id, metric, idempotency_key, fingerprint, time, value, tags, metadata)
+        SELECT input.tenant, input.metric, input.key, input.fingerprint, input.time, input.amount, input.tags::jsonb, input.metadata::jsonb
+        FROM unnest(tenants, metrics, keys, fingerprints, times, amounts, tags, metadata)
+            AS input (tenant, metric, key, fingerprint, time, amount, tags, metadata)
+        ORDER BY input.tenant, input.metric, input.key, input.fingerprint
+    ON CONFLICT DO NOTHING;
+END
+$$;
+
 -- Adds to sums; they come sorted by key.
 CREATE FUNCTION outrigger_usage_add(
     tenants uuid[], metrics text[], tags text[], tag_values text[], adjusted date[], hours timestamptz[],
@@ -299,5 +341,6 @@ REVOKE ALL ON FUNCTION outrigger_check_tenants(uuid[]), outrigger_make_usage_day
     outrigger_usage_insert(uuid[], text[], timestamptz[], numeric[], text[], text[], date[], bigint[], uuid[], bigint[]),
     outrigger_usage_counted(date[], bigint[], uuid[]),
     outrigger_usage_adjust(uuid[], text[], timestamptz[], numeric[], text[], text[]),
+    outrigger_usage_note_conflicts(uuid[], text[], text[], bigint[], timestamptz[], numeric[], text[], text[]),
     outrigger_usage_add(uuid[], text[], text[], text[], date[], timestamptz[], numeric[], bigint[]),
     outrigger_usage_add_days(uuid[], text[], text[], text[], date[], date[], numeric[], bigint[]) FROM PUBLIC;

@@ -17,10 +17,11 @@ GRANT SELECT, INSERT, UPDATE (owner, epoch, until) ON leases TO {app};
 ALTER TABLE leases ENABLE ROW LEVEL SECURITY;
 DROP POLICY IF EXISTS sidecars ON leases;
 CREATE POLICY sidecars ON leases TO {app} USING (name NOT LIKE 'relay/%');
-GRANT SELECT ON usage_hourly, usage_daily, usage_adjustments TO {app};
+GRANT SELECT ON usage_hourly, usage_daily, usage_adjustments, usage_conflicts TO {app};
 GRANT EXECUTE ON FUNCTION outrigger_make_usage_day(date), outrigger_keep_usage_partitions(),
     outrigger_usage_insert(uuid[], text[], timestamptz[], numeric[], text[], text[], date[], bigint[], uuid[], bigint[]),
     outrigger_usage_counted(date[], bigint[], uuid[]),
     outrigger_usage_adjust(uuid[], text[], timestamptz[], numeric[], text[], text[]),
+    outrigger_usage_note_conflicts(uuid[], text[], text[], bigint[], timestamptz[], numeric[], text[], text[]),
     outrigger_usage_add(uuid[], text[], text[], text[], date[], timestamptz[], numeric[], bigint[]),
     outrigger_usage_add_days(uuid[], text[], text[], text[], date[], date[], numeric[], bigint[]) TO {app};

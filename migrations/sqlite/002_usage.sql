@@ -55,3 +55,19 @@ CREATE TABLE usage_adjustments (
     metadata TEXT
 ) STRICT;
 CREATE INDEX usage_adjustments_of_tenant ON usage_adjustments (tenant, metric, booked_us);
+
+-- Records that were accepted to disk (`ack: spool`) and not counted, since their keys are others'. Each once, however often it comes.
+CREATE TABLE usage_conflicts (
+    tenant BLOB NOT NULL,
+    metric TEXT NOT NULL,
+    idempotency_key TEXT NOT NULL,
+    fingerprint INTEGER NOT NULL,
+    found_us INTEGER NOT NULL,
+    time_us INTEGER NOT NULL,
+    value TEXT NOT NULL,
+    tags TEXT,
+    metadata TEXT,
+    PRIMARY KEY (tenant, metric, idempotency_key, fingerprint)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX usage_conflicts_found ON usage_conflicts (tenant, metric, found_us, idempotency_key, fingerprint);
+CREATE INDEX usage_conflicts_by_finding ON usage_conflicts (found_us);

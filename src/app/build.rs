@@ -88,6 +88,7 @@ impl App {
         let resources = Resources {
             redis: start_redis(&config, &board, &metrics, &tasks)?,
             cache_db: cache_db.clone(),
+            data_dir: config.data_dir.clone(),
             store: store.clone(),
             policies: policies.clone(),
             roles: config.roles.clone(),
@@ -168,8 +169,10 @@ fn start_policies(
     let actions = primitives::ALL.iter().flat_map(|primitive| primitive.actions).copied().collect();
     let all_kinds = primitives::ALL.iter().map(|primitive| primitive.policy.name);
     let issuers = config.identity.issuers.iter().map(|issuer| issuer.name.clone());
-    let loader =
-        PolicyLoader::new(config.policies.clone(), kinds, actions).ignoring(all_kinds).with_issuers(issuers);
+    let loader = PolicyLoader::new(config.policies.clone(), kinds, actions)
+        .ignoring(all_kinds)
+        .with_issuers(issuers)
+        .with_data_dir(config.data_dir.is_some());
     Reloader::start(loader, source.clone(), metrics, tasks).map_err(StartError::Report)
 }
 

@@ -72,6 +72,9 @@ fn check_policies(inspection: &Inspection, outcome: &mut Outcome) {
         let names = issuers.iter().filter_map(|issuer| issuer.get("name")?.as_str().map(str::to_owned));
         loader = loader.with_issuers(names);
     }
+    if let Some(config) = &inspection.config {
+        loader = loader.with_data_dir(config.data_dir.is_some());
+    }
     match loader.check(1) {
         Ok(checked) => {
             if let Some(config) = &inspection.config {

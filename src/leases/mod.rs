@@ -104,7 +104,12 @@ impl Leases {
             })
         });
         let epoch: Option<i64> = taken.await?;
-        Ok(epoch.map(|epoch| Lease { name: name.to_owned(), owner: self.owner, epoch, until: before + (time - time / CLOCKS_DIFFER) }))
+        Ok(epoch.map(|epoch| Lease {
+            name: name.to_owned(),
+            owner: self.owner,
+            epoch,
+            until: before + (time - time / CLOCKS_DIFFER),
+        }))
     }
 
     /// Gives a lease back: who asks next has it at once. One that was lost stays its new owner's.

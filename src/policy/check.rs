@@ -13,7 +13,7 @@ use crate::config::{Document, DocumentSchema, Findings, Report, one_of, with_nea
 const ACCESS: &str = "access";
 
 /// What policy documents may speak of.
-#[derive(Clone)]
+#[derive(Default, Clone)]
 pub struct Vocabulary {
     /// The kinds of the primitives that are configured.
     pub kinds: Vec<&'static Kind>,
@@ -23,6 +23,8 @@ pub struct Vocabulary {
     pub actions: Vec<Action>,
     /// The names of the issuers that are configured; `None` where that is not known.
     pub issuers: Option<Vec<String>>,
+    /// Whether there is a data directory; `None` where that is not known.
+    pub data_dir: Option<bool>,
 }
 
 /// Policies, and which kinds of document they come from.
@@ -122,7 +124,7 @@ impl Vocabulary {
         };
         match kind {
             None => rules::check(&value, self, &mut findings),
-            Some(kind) if report.is_empty() => (kind.load)(value.clone(), &mut findings, policies),
+            Some(kind) if report.is_empty() => (kind.load)(value.clone(), self, &mut findings, policies),
             Some(_) => {}
         }
         if kind.is_none() && report.is_empty() && findings.is_empty() {

@@ -8,7 +8,7 @@ use arc_swap::{ArcSwap, Guard};
 use schemars::{Schema, SchemaGenerator};
 use serde_json::Value;
 
-use super::Access;
+use super::{Access, Vocabulary};
 use crate::config::Findings;
 
 /// Every policy document of one generation.
@@ -118,5 +118,5 @@ pub struct Kind {
     pub schema: fn(&mut SchemaGenerator) -> Schema,
     /// Reads a document that fits the schema (without its `kind` member), says what is wrong beyond the
     /// schema, and where nothing is, puts its own type into the policies.
-    pub load: fn(document: Value, findings: &mut Findings, policies: &mut Policies),
+    pub load: fn(document: Value, known: &Vocabulary, findings: &mut Findings, policies: &mut Policies),
 }

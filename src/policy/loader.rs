@@ -28,7 +28,14 @@ impl PolicyLoader {
     /// A loader of `directory` for these kinds of document, and for access rules about these actions.
     #[must_use]
     pub fn new(directory: PathBuf, kinds: Vec<&'static Kind>, actions: Vec<Action>) -> Self {
-        Self { directory, vocabulary: Vocabulary { kinds, ignored: Vec::new(), actions, issuers: None } }
+        Self { directory, vocabulary: Vocabulary { kinds, actions, ..Vocabulary::default() } }
+    }
+
+    /// Says whether there is a data directory, which some of what policies ask for needs.
+    #[must_use]
+    pub fn with_data_dir(mut self, is_there: bool) -> Self {
+        self.vocabulary.data_dir = Some(is_there);
+        self
     }
 
     /// Has access rules name these issuers only.

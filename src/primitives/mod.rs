@@ -8,6 +8,7 @@ mod store_answer;
 pub mod usage;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use schemars::{Schema, SchemaGenerator};
@@ -64,6 +65,8 @@ pub struct Resources {
     pub redis: BTreeMap<String, Arc<RedisPool>>,
     /// `cache.db`, where a data directory is configured.
     pub cache_db: Option<Arc<Sqlite>>,
+    /// The data directory, where one is configured.
+    pub data_dir: Option<PathBuf>,
     /// The store that transactional primitives share, where one is chosen.
     pub store: Option<Store>,
     /// What relays need, where this process is one.
@@ -103,6 +106,14 @@ pub enum BuildError {
     /// A metric cannot be registered.
     #[error(transparent)]
     Metric(#[from] MetricError),
+    /// The folder of what is accepted to disk cannot be used.
+    #[error("{}: {reason}", directory.display())]
+    Spool {
+        /// Which.
+        directory: PathBuf,
+        /// Why not.
+        reason: String,
+    },
     /// The embedded database cannot be used.
     #[error("cache.db: {0}")]
     Store(String),

@@ -1,5 +1,6 @@
 //! One store of two, and a transaction on it.
 
+use std::collections::BTreeSet;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -45,6 +46,11 @@ impl Reach {
     /// That tenant's, for background work that policy asked for: nothing that a caller says comes here.
     pub(crate) fn background(tenant: Uuid) -> Self {
         Self(Tenants::One(tenant))
+    }
+
+    /// Inserts for these, for background work on what their permits allowed before.
+    pub(crate) fn background_batch(tenants: BTreeSet<Uuid>) -> Self {
+        Self(Tenants::batch_of(tenants.into_iter().collect()))
     }
 
     /// Everyone's log, to be looked at only, for background work that finds out whose there is.
@@ -111,6 +117,24 @@ impl StoreError {
     pub fn is_refusal(&self) -> bool {
         match self {
             Self::Postgres(error) => error.failure() == Failure::Refused,
+            Self::Sqlite(_) | Self::Corrupt(_) | Self::Contended => false,
+        }
+    }
+
+    /// Whether it is what was given that the store does not take, and not that it was given: a value, a constraint.
+    #[must_use]
+    pub fn is_of_data(&self) -> bool {
+        match self {
+            Self::Postgres(error) => error.is_of_data(),
+            Self::Sqlite(_) | Self::Corrupt(_) | Self::Contended => false,
+        }
+    }
+
+    /// Whether a statement's time ran out: a part of it may do.
+    #[must_use]
+    pub fn is_too_slow(&self) -> bool {
+        match self {
+            Self::Postgres(error) => error.is_too_slow(),
             Self::Sqlite(_) | Self::Corrupt(_) | Self::Contended => false,
         }
     }

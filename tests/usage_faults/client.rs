@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::support::doors::{Caller, Doors, Heard, JSON};
 
-const METRICS: [&str; 2] = ["voice_minutes", "api_calls"];
+pub const METRICS: [&str; 2] = ["voice_minutes", "api_calls"];
 /// How old a record is when it is sent, at the most: records are taken for 35 days.
 const LATE_HOURS: u64 = 24 * 33;
 
@@ -23,7 +23,16 @@ pub struct Said {
 }
 
 /// A record with its key.
-type Record = (String, Said);
+pub type Record = (String, Said);
+
+/// When calls are answered, as the usage policy says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ack {
+    /// Once they are counted.
+    Database,
+    /// Once they are on the sidecar's disk.
+    Spool,
+}
 
 /// What was seen, over all clients.
 #[derive(Default, Debug)]
@@ -41,14 +50,18 @@ pub struct Client<'d> {
     caller: Caller<'d>,
     name: String,
     made: u64,
+    ack: Ack,
     /// What was answered 202, by key.
     pub counted: BTreeMap<String, Said>,
+    /// Lies that were answered 202.
+    pub lies: Vec<Record>,
     counts: &'d Counts,
 }
 
 impl<'d> Client<'d> {
-    pub fn new(doors: &'d Doors, name: String, seed: u64, counts: &'d Counts) -> Self {
-        Self { caller: Caller::new(doors, seed), name, made: 0, counted: BTreeMap::new(), counts }
+    pub fn new(doors: &'d Doors, name: String, seed: u64, ack: Ack, counts: &'d Counts) -> Self {
+        let (caller, counted, lies) = (Caller::new(doors, seed), BTreeMap::new(), Vec::new());
+        Self { caller, name, made: 0, ack, counted, lies, counts }
     }
 
     /// One call, said until it is answered for good.
@@ -111,19 +124,28 @@ impl<'d> Client<'d> {
         Some((lie, place))
     }
 
-    /// It must be a conflict that names this record alone, whatever happens meanwhile.
+    /// It must be a conflict that names this record alone, whatever happens meanwhile. On the disk nobody sees it yet.
     fn lie(&mut self, call: &[Record], place: usize) {
         let (status, answer) = self.until_answered(call).0;
+        self.counts.lies.fetch_add(1, Ordering::Relaxed);
+        if self.ack == Ack::Spool {
+            assert_eq!((status, &answer["pending"]), (202, &json!(true)), "{answer}");
+            return self.lies.push(call[place].clone());
+        }
         assert_eq!(status, 409, "a lie was taken: {answer}");
         let errors = answer["errors"].as_array().unwrap();
         assert_eq!(errors.len(), 1, "{answer}");
         assert_eq!(errors[0]["pointer"], format!("/records/{place}/idempotency_key"), "{answer}");
-        self.counts.lies.fetch_add(1, Ordering::Relaxed);
     }
 
     fn say(&mut self, call: &[Record], new: usize) {
         let ((status, answer), was_unsure) = self.until_answered(call);
         assert_eq!(status, 202, "{answer}");
+        if self.ack == Ack::Spool {
+            assert_eq!(answer, json!({"accepted": call.len(), "duplicates": null, "pending": true}));
+            self.counts.accepted.fetch_add(new as u64, Ordering::Relaxed);
+            return self.counted.extend(call.iter().cloned());
+        }
         let number = |name: &str| usize::try_from(answer[name].as_u64().unwrap()).unwrap();
         let (accepted, duplicates) = (number("accepted"), number("duplicates"));
         assert_eq!(accepted + duplicates, call.len());

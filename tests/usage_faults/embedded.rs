@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::load::{Ways, run};
+use crate::client::Ack;
+use crate::load::{SPOOLED, Ways, run};
 use crate::support::disk::SmallDisk;
 use crate::support::random::{Random, seed, size};
 use crate::support::sidecar::{Sidecar, embedded_config};
@@ -14,20 +15,41 @@ const BOUND: Duration = Duration::from_secs(60);
 
 #[test]
 fn embedded_counts_every_record_once_through_kills_and_full_disks() {
-    let (seed, faults) = (seed(), size(10, 200));
-    println!("seed {seed}, {faults} faults");
+    through(size(10, 200), Ack::Database);
+}
+
+#[test]
+fn embedded_counts_every_record_once_that_it_took_to_disk_through_kills_and_full_disks() {
+    through(size(10, 200), Ack::Spool);
+}
+
+fn through(faults: u64, ack: Ack) {
+    let seed = seed();
+    println!("seed {seed}, {faults} faults, {ack:?}");
     let disk = SmallDisk::of_mib(192);
     let directory = tempfile::tempdir().unwrap();
     let config = embedded_config(directory.path(), "store: embedded\nusage: {}\n");
     let text = std::fs::read_to_string(&config).unwrap();
     let data = format!("data_dir: {}", disk.path().join("data").display());
-    std::fs::write(&config, text.replace("data_dir: data", &data)).unwrap();
+    let mut text = text.replace("data_dir: data", &data);
+    if ack == Ack::Spool {
+        let shipped = text.lines().find(|line| line.starts_with("policies: ")).unwrap().to_owned();
+        let (from, own) = (shipped.strip_prefix("policies: ").unwrap(), directory.path().join("policies"));
+        std::fs::create_dir(&own).unwrap();
+        std::fs::copy(format!("{from}/access.yaml"), own.join("access.yaml")).unwrap();
+        std::fs::write(own.join("usage.yaml"), SPOOLED).unwrap();
+        text = text.replace(&shipped, "policies: policies");
+    }
+    std::fs::write(&config, text).unwrap();
     let mut running = Some(Sidecar::serve_in(directory, &config));
-    let ways = Ways::of(&[running.as_ref().unwrap()]);
+    let ways = match (ack, running.as_ref().unwrap()) {
+        (Ack::Database, sidecar) => Ways::of(&[sidecar]),
+        (Ack::Spool, sidecar) => Ways::spooled([sidecar, sidecar]),
+    };
     let mut random = Random::new(seed);
     let model = run(&ways, seed, |load| {
         for _ in 0..faults {
-            load.until_more_are_counted(100 + random.below(500), BOUND);
+            load.until_more_are_accepted(100 + random.below(500), BOUND);
             std::thread::park_timeout(Duration::from_micros(random.below(30_000)));
             if random.below(4) == 0 {
                 let filled = disk.fill();
@@ -44,11 +66,16 @@ fn embedded_counts_every_record_once_through_kills_and_full_disks() {
             let config = directory.path().join("proxy.yaml");
             let sidecar = Sidecar::serve_in(directory, &config);
             load.ways.moved(0, &sidecar);
+            load.ways.moved(1, &sidecar);
             running = Some(sidecar);
         }
-        load.until_more_are_counted(100, BOUND);
+        load.until_more_are_accepted(100, BOUND);
     });
     let sidecar = running.unwrap();
+    if ack == Ack::Spool {
+        println!("all are counted after {:?}", model.until_counted(&sidecar, BOUND));
+        model.lists_every_lie(&sidecar);
+    }
     model.holds(&sidecar);
     let directory = sidecar.kill();
     reconciles(&directory.path().join("proxy.yaml"));

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::client::{Client, Counts};
+use crate::client::{Ack, Client, Counts};
 use crate::support::doors::Doors;
 use crate::support::random::Random;
 use crate::support::sidecar::{ACME, GLOBEX, Sidecar};
@@ -11,20 +11,43 @@ use crate::support::wait_until;
 use crate::verdict::Model;
 
 pub const TENANTS: [&str; 3] = [ACME, GLOBEX, "0190c7a8-3c5e-7f00-8000-0000000000c3"];
+/// A usage policy whose records are answered once they are on disk.
+pub const SPOOLED: &str = "kind: usage\nmetrics:\n  api_calls: {ack: spool, group_by: [endpoint]}\n  \
+                           voice_minutes: {ack: spool, group_by: [direction, region]}\n";
 /// Of each tenant.
-const CLIENTS: u64 = 2;
+const CLIENTS: usize = 2;
 
-/// The ways in of every tenant.
-pub struct Ways(Vec<Doors>);
+/// The ways in of every tenant, and what a client that goes there hears.
+pub struct Ways {
+    /// Of each client, by tenant.
+    doors: [Vec<Doors>; CLIENTS],
+    ack: Ack,
+    sidecars: usize,
+}
 
 impl Ways {
+    /// Every client goes to any of them.
     pub fn of(sidecars: &[&Sidecar]) -> Self {
-        Self(TENANTS.iter().map(|tenant| Doors::of_tenant(tenant, sidecars)).collect())
+        let doors = || TENANTS.iter().map(|tenant| Doors::of_tenant(tenant, sidecars)).collect();
+        Self { doors: std::array::from_fn(|_| doors()), ack: Ack::Database, sidecars: sidecars.len() }
+    }
+
+    /// Each client goes to one of them, where what it says is counted in the order in which it said it.
+    pub fn spooled(sidecars: [&Sidecar; CLIENTS]) -> Self {
+        let doors = |sidecar: &Sidecar| {
+            TENANTS.iter().map(|tenant| Doors::of_tenant(tenant, &[sidecar])).collect::<Vec<_>>()
+        };
+        Self { doors: sidecars.map(doors), ack: Ack::Spool, sidecars: CLIENTS }
     }
 
     /// A sidecar has started again, with the same keys.
     pub fn moved(&self, at: usize, sidecar: &Sidecar) {
-        self.0.iter().for_each(|doors| doors.moved(at, sidecar));
+        match self.ack {
+            // Of one sidecar the second client is the same.
+            Ack::Database if at >= self.sidecars => {}
+            Ack::Database => self.doors.iter().flatten().for_each(|doors| doors.moved(at, sidecar)),
+            Ack::Spool => self.doors[at].iter().for_each(|doors| doors.moved(0, sidecar)),
+        }
     }
 }
 
@@ -35,10 +58,10 @@ pub struct Load<'l> {
 }
 
 impl Load<'_> {
-    /// Waits until so many more records are counted; how long that took.
-    pub fn until_more_are_counted(&self, records: u64, bound: Duration) -> Duration {
+    /// Waits until so many more records are accepted; how long that took.
+    pub fn until_more_are_accepted(&self, records: u64, bound: Duration) -> Duration {
         let (began, wanted) = (Instant::now(), self.accepted() + records);
-        wait_until("more records that are counted", bound, || self.accepted() >= wanted);
+        wait_until("more records that are accepted", bound, || self.accepted() >= wanted);
         began.elapsed()
     }
 
@@ -59,15 +82,16 @@ pub fn run(ways: &Ways, seed: u64, disturb: impl FnOnce(&Load<'_>)) -> Model {
     let mut random = Random::new(seed);
     let counted = std::thread::scope(|scope| {
         let mut clients = Vec::new();
-        for (tenant, doors) in ways.0.iter().enumerate() {
-            for number in 0..CLIENTS {
+        for tenant in 0..TENANTS.len() {
+            for (number, doors) in ways.doors.iter().enumerate() {
                 let (seed, counts, over) = (random.next(), &counts, &over);
                 clients.push(scope.spawn(move || {
-                    let mut client = Client::new(doors, format!("client{tenant}{number}"), seed, counts);
+                    let name = format!("client{tenant}{number}");
+                    let mut client = Client::new(&doors[tenant], name, seed, ways.ack, counts);
                     while !over.load(Ordering::Relaxed) {
                         client.act();
                     }
-                    (tenant, client.counted)
+                    (tenant, client.counted, client.lies)
                 }));
             }
         }

@@ -6,38 +6,48 @@ use rig::{PgBouncer, PgBouncerOptions, PostgresCluster, PostgresOptions, Postgre
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::load::{Load, Ways, run};
+use crate::client::Ack;
+use crate::load::{Load, SPOOLED, Ways, run};
 use crate::support::postgres::OnPostgres;
 use crate::support::random::{Random, seed, size};
 use crate::support::sidecar::{ACME, Sidecar};
 use crate::support::wait_until;
 use crate::verdict::reconciles;
 
-/// After a fault records are counted again within this time.
+/// After a fault records are accepted again within this time.
 const RECOVERS: Duration = Duration::from_secs(60);
 
 #[test]
 fn chaos_postgres_counts_every_record_once_where_sidecars_and_primaries_are_killed() {
-    through(size(8, 120), false);
+    through(size(8, 120), false, Ack::Database);
 }
 
 #[test]
 fn chaos_postgres_counts_every_record_once_through_a_pooler() {
-    through(size(4, 40), true);
+    through(size(4, 40), true, Ack::Database);
 }
 
-fn through(faults: u64, is_pooled: bool) {
+#[test]
+fn chaos_postgres_counts_every_record_once_that_sidecars_took_to_disk() {
+    through(size(6, 120), false, Ack::Spool);
+}
+
+fn through(faults: u64, is_pooled: bool, ack: Ack) {
     let seed = seed();
-    println!("seed {seed}, {faults} faults");
+    println!("seed {seed}, {faults} faults, {ack:?}");
     let cluster = PostgresCluster::start(PostgresOptions::default()).unwrap();
     let pooler = is_pooled.then(|| PgBouncer::start(&cluster, PgBouncerOptions::default()).unwrap());
-    let on = OnPostgres::on_cluster(&cluster, pooler.as_ref());
+    let mut on = OnPostgres::on_cluster(&cluster, pooler.as_ref());
+    if ack == Ack::Spool {
+        on = on.with_policy("usage.yaml", SPOOLED);
+    }
     let mut sidecars = [Some(on.sidecar()), Some(on.sidecar())];
-    let ways = Ways::of(&[sidecars[0].as_ref().unwrap(), sidecars[1].as_ref().unwrap()]);
+    let both = sidecars.each_ref().map(|sidecar| sidecar.as_ref().unwrap());
+    let ways = if ack == Ack::Spool { Ways::spooled(both) } else { Ways::of(&both) };
     let mut random = Random::new(seed);
     let model = run(&ways, seed, |load| {
         for _ in 0..faults {
-            load.until_more_are_counted(100 + random.below(500), RECOVERS);
+            load.until_more_are_accepted(100 + random.below(500), RECOVERS);
             std::thread::park_timeout(Duration::from_micros(random.below(30_000)));
             match random.below(4) {
                 0 => {
@@ -53,9 +63,13 @@ fn through(faults: u64, is_pooled: bool) {
                 _ => start_again(&mut sidecars, random.below(2) as usize, load),
             }
         }
-        load.until_more_are_counted(100, RECOVERS);
+        load.until_more_are_accepted(100, RECOVERS);
     });
     let [Some(one), Some(other)] = sidecars else { panic!("two sidecars") };
+    if ack == Ack::Spool {
+        println!("all are counted after {:?}", model.until_counted(&one, RECOVERS));
+        model.lists_every_lie(&one);
+    }
     model.holds(&one);
     model.holds(&other);
     reconciles(&one.directory.path().join("proxy.yaml"));
@@ -69,13 +83,13 @@ fn start_again(sidecars: &mut [Option<Sidecar>; 2], at: usize, load: &Load<'_>) 
     sidecars[at] = Some(sidecar);
 }
 
-/// Records are counted before the old primary is made a standby of the new one.
+/// Records are accepted before the old primary is made a standby of the new one.
 fn promote(cluster: &PostgresCluster, pooler: Option<&PgBouncer>, load: &Load<'_>) {
     cluster.promote().unwrap();
     if let Some(pooler) = pooler {
         pooler.point_to(cluster.primary()).unwrap();
     }
-    load.until_more_are_counted(50, RECOVERS);
+    load.until_more_are_accepted(50, RECOVERS);
     cluster.rejoin().unwrap();
 }
 
@@ -118,6 +132,7 @@ fn chaos_postgres_tells_nobody_of_what_the_standby_may_not_have() {
     assert_eq!(record("two").json()["duplicates"], 1);
 }
 
-const HOUSE_IS_KEPT: &str = "SELECT count(*) = 1 FROM leases WHERE name = 'usage/housekeeping' AND owner IS NULL";
+const HOUSE_IS_KEPT: &str =
+    "SELECT count(*) = 1 FROM leases WHERE name = 'usage/housekeeping' AND owner IS NULL";
 const WAITS: &str = "FROM pg_stat_activity waits WHERE wait_event = 'SyncRep' \
      AND EXISTS (SELECT FROM pg_locks WHERE pid = waits.pid AND relation = 'usage_dedupe'::regclass)";

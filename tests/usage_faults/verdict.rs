@@ -1,26 +1,42 @@
 //! What the totals must be, and what they are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use jiff::{Timestamp, ToSpan as _};
+use serde_json::Value;
 
-use crate::client::{Said, decimal};
+use crate::client::{METRICS, Record, Said, decimal};
 use crate::load::TENANTS;
 use crate::support::sidecar::{BINARY, Sidecar};
+use crate::support::wait_until;
 
-/// By tenant, metric, hour and region: the sum in 10⁻⁹ and how many.
-pub struct Model(BTreeMap<Of, (i128, i64)>);
+/// What clients know.
+pub struct Model {
+    /// By tenant, metric, hour and region: the sum in 10⁻⁹ and how many.
+    sums: BTreeMap<Of, (i128, i64)>,
+    /// Lies that were accepted to disk, by tenant and metric.
+    lies: BTreeMap<(usize, &'static str), BTreeSet<Shown>>,
+}
+
+/// A key, a value, a time and a region.
+type Shown = [String; 4];
 
 /// A tenant's number, a metric, an hour in seconds since 1970, a region.
 type Of = (usize, &'static str, i64, Option<&'static str>);
 
 impl Model {
     /// Of what clients know to be counted, each with its tenant.
-    pub fn new(counted: Vec<(usize, BTreeMap<String, Said>)>) -> Self {
-        let mut sums = BTreeMap::new();
-        for (tenant, counted) in counted {
+    pub fn new(clients: Vec<(usize, BTreeMap<String, Said>, Vec<Record>)>) -> Self {
+        let (mut sums, mut all_lies): (BTreeMap<_, _>, BTreeMap<_, BTreeSet<Shown>>) = Default::default();
+        for (tenant, counted, lies) in clients {
+            for (key, said) in lies {
+                let region = said.region.unwrap_or_default().to_owned();
+                let lie = [key, decimal(said.nanos), said.time.to_string(), region];
+                all_lies.entry((tenant, said.metric)).or_default().insert(lie);
+            }
             for said in counted.into_values() {
                 let hour = said.time.as_second().div_euclid(3600) * 3600;
                 let sum: &mut (i128, i64) = sums.entry((tenant, said.metric, hour, said.region)).or_default();
@@ -28,17 +44,44 @@ impl Model {
                 sum.1 += 1;
             }
         }
-        Self(sums)
+        Self { sums, lies: all_lies }
+    }
+
+    /// Waits until what is on disk is counted; how long that took.
+    pub fn until_counted(&self, sidecar: &Sidecar, bound: Duration) -> Duration {
+        let began = Instant::now();
+        wait_until("everything that was accepted is counted", bound, || {
+            let of = |tenant: &&str| {
+                METRICS.iter().map(|metric| total_count(sidecar, tenant, metric)).sum::<i64>()
+            };
+            let counted = TENANTS.iter().map(of).sum::<i64>() >= self.records();
+            counted && Self::all_conflicts(sidecar) == self.lies
+        });
+        began.elapsed()
+    }
+
+    /// Every lie is listed, and nothing else is.
+    pub fn lists_every_lie(&self, sidecar: &Sidecar) {
+        assert_eq!(Self::all_conflicts(sidecar), self.lies);
+        let lies: usize = self.lies.values().map(BTreeSet::len).sum();
+        assert!(lies > 0, "nobody lied");
+        println!("{lies} lies are listed");
+    }
+
+    fn all_conflicts(sidecar: &Sidecar) -> BTreeMap<(usize, &'static str), BTreeSet<Shown>> {
+        let of = |(number, tenant): (usize, &&str)| {
+            METRICS.map(|metric| ((number, metric), conflicts(sidecar, tenant, metric)))
+        };
+        TENANTS.iter().enumerate().flat_map(of).filter(|(_, found)| !found.is_empty()).collect()
     }
 
     /// Holds every hour of each tenant's metrics, and each region's, against what a sidecar reads.
     pub fn holds(&self, sidecar: &Sidecar) {
-        let midnight = Timestamp::now().as_second().div_euclid(86_400) * 86_400;
-        let from = Timestamp::from_second(midnight).unwrap() - (24 * 36).hours();
+        let from = from();
         for (number, tenant) in TENANTS.iter().enumerate() {
-            for metric in ["voice_minutes", "api_calls"] {
+            for metric in METRICS {
                 let of_metric =
-                    self.0.iter().filter(|((of, named, ..), _)| *of == number && *named == metric);
+                    self.sums.iter().filter(|((of, named, ..), _)| *of == number && *named == metric);
                 let of_metric: Vec<_> =
                     of_metric.map(|((_, _, hour, region), sum)| (*hour, *region, *sum)).collect();
                 let mut hours: BTreeMap<String, (i128, i64)> = BTreeMap::new();
@@ -65,11 +108,11 @@ impl Model {
                 }
             }
         }
-        println!("{} sums of {} records are as they should be", self.0.len(), self.records());
+        println!("{} sums of {} records are as they should be", self.sums.len(), self.records());
     }
 
     pub fn records(&self) -> i64 {
-        self.0.values().map(|(_, count)| count).sum()
+        self.sums.values().map(|(_, count)| count).sum()
     }
 }
 
@@ -77,11 +120,43 @@ fn shown(sums: &BTreeMap<String, (i128, i64)>) -> Vec<String> {
     sums.iter().map(|(name, (nanos, count))| format!("{name} {} {count}", decimal(*nanos))).collect()
 }
 
-/// The points that count something, named by one of their fields, and the total.
-fn read(sidecar: &Sidecar, tenant: &str, target: &str, named: &str) -> (Vec<String>, String) {
+fn from() -> Timestamp {
+    let midnight = Timestamp::now().as_second().div_euclid(86_400) * 86_400;
+    Timestamp::from_second(midnight).unwrap() - (24 * 36).hours()
+}
+
+fn get(sidecar: &Sidecar, tenant: &str, target: &str) -> Value {
     let reply = sidecar.client().send("GET", target, &[("Authorization", &sidecar.bearer(tenant))], b"");
     assert_eq!(reply.status, 200, "{}", reply.text());
-    let reading = reply.json();
+    reply.json()
+}
+
+fn total_count(sidecar: &Sidecar, tenant: &str, metric: &str) -> i64 {
+    let reading = get(sidecar, tenant, &format!("/v1/usage/{metric}?from={}", from()));
+    reading["points"].as_array().unwrap().iter().map(|point| point["count"].as_i64().unwrap()).sum()
+}
+
+/// Page by page.
+fn conflicts(sidecar: &Sidecar, tenant: &str, metric: &str) -> BTreeSet<Shown> {
+    let (mut listed, mut more) = (BTreeSet::new(), String::new());
+    loop {
+        let page = get(sidecar, tenant, &format!("/v1/usage/{metric}/conflicts{more}"));
+        for one in page["conflicts"].as_array().unwrap() {
+            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            let shown =
+                [&one["idempotency_key"], &one["value"], &one["time"], &one["tags"]["region"]].map(text);
+            assert!(listed.insert(shown), "twice: {one}");
+        }
+        match page["next_cursor"].as_str() {
+            Some(cursor) => more = format!("?cursor={cursor}"),
+            None => return listed,
+        }
+    }
+}
+
+/// The points that count something, named by one of their fields, and the total.
+fn read(sidecar: &Sidecar, tenant: &str, target: &str, named: &str) -> (Vec<String>, String) {
+    let reading = get(sidecar, tenant, target);
     let points = reading["points"].as_array().unwrap().iter().filter(|point| point["count"] != 0);
     let shown = points.map(|point| {
         let text = |field: &str| point[field].as_str().unwrap();

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::envelope::MAX_CONTENT_TYPE_BYTES;
 use crate::config::{Findings, pointer_step};
 use crate::names::Name;
-use crate::policy::Policies;
+use crate::policy::{Policies, Vocabulary};
 
 /// How a namespace's values are kept in Redis.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -168,7 +168,7 @@ pub(super) fn schema(generator: &mut SchemaGenerator) -> Schema {
 }
 
 /// Reads a document into the policies.
-pub(super) fn load(document: Value, findings: &mut Findings, policies: &mut Policies) {
+pub(super) fn load(document: Value, _: &Vocabulary, findings: &mut Findings, policies: &mut Policies) {
     match serde_json::from_value(document) {
         Ok(document) => {
             if let Some(policy) = read(document, findings) {
@@ -254,7 +254,7 @@ mod tests {
 
     fn loaded(document: Value) -> (Vec<String>, Policies) {
         let (mut findings, mut policies) = (Findings::default(), Policies::default());
-        load(document, &mut findings, &mut policies);
+        load(document, &Vocabulary::default(), &mut findings, &mut policies);
         (findings.iter().map(|finding| finding.pointer.clone()).collect(), policies)
     }
 

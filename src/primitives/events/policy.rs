@@ -13,7 +13,7 @@ use super::push::{self, Subscription, SubscriptionDocument};
 use super::relay::RESERVED_TOPIC;
 use crate::config::{Findings, pointer_step};
 use crate::names::{MAX_NAME_BYTES, Name};
-use crate::policy::{Kind, Permit, Policies};
+use crate::policy::{Kind, Permit, Policies, Vocabulary};
 
 /// What follows a topic's name in that of its dead letters.
 pub const DEAD_LETTERS: &str = ".dlq";
@@ -202,7 +202,7 @@ fn schema(generator: &mut SchemaGenerator) -> Schema {
     EventsDocument::json_schema(generator)
 }
 
-fn load(document: Value, findings: &mut Findings, policies: &mut Policies) {
+fn load(document: Value, _: &Vocabulary, findings: &mut Findings, policies: &mut Policies) {
     match serde_json::from_value::<EventsDocument>(document) {
         Ok(document) => {
             let policy = read(&document, findings);
@@ -293,8 +293,7 @@ mod tests {
     static EVENTS: Kind = KIND;
 
     fn checked(text: &str) -> Result<Policies, Vec<String>> {
-        let vocabulary =
-            Vocabulary { kinds: vec![&EVENTS], ignored: Vec::new(), actions: Vec::new(), issuers: None };
+        let vocabulary = Vocabulary { kinds: vec![&EVENTS], ..Vocabulary::default() };
         let files = [("events.yaml".to_owned(), text.to_owned())];
         check_documents(&vocabulary, 1, &files)
             .map(|checked| checked.policies)
@@ -339,7 +338,7 @@ mod tests {
         let topics = ["a.b", "a_b", "leads", "leads.dlq", "Voice", "x_dlq", "x", "cursors", &"n".repeat(61)];
         let topics: serde_json::Map<_, _> =
             topics.iter().map(|name| ((*name).to_owned(), serde_json::json!({}))).collect();
-        load(serde_json::json!({"topics": topics}), &mut findings, &mut policies);
+        load(serde_json::json!({"topics": topics}), &Vocabulary::default(), &mut findings, &mut policies);
         let mut places: Vec<_> = findings.iter().map(|finding| finding.pointer.clone()).collect();
         places.sort_unstable();
         places.dedup();
@@ -360,7 +359,12 @@ mod tests {
             "tenants": {"A": rate(1000, 10_485_760, 1)},
         });
         let (mut findings, mut policies) = (Findings::default(), Policies::default());
-        load(serde_json::json!({"topics": topics, "limits": limits}), &mut findings, &mut policies);
+        load(
+            serde_json::json!({"topics": topics, "limits": limits}),
+            &Vocabulary::default(),
+            &mut findings,
+            &mut policies,
+        );
         let places: Vec<_> = findings.iter().map(|finding| finding.pointer.clone()).collect();
         assert_eq!(
             places,
@@ -369,6 +373,7 @@ mod tests {
         let limits = serde_json::json!({"tiers": {"free": rate(100, 1_048_576, 10)}});
         load(
             serde_json::json!({"topics": topics, "limits": limits}),
+            &Vocabulary::default(),
             &mut Findings::default(),
             &mut policies,
         );

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::config::{Findings, pointer_step};
 use crate::fairness::gcra::{Quota, greatest_common_divisor};
 use crate::names::Name;
-use crate::policy::{Permit, Policies};
+use crate::policy::{Permit, Policies, Vocabulary};
 
 /// A policy document of the kind `ratelimits`.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -177,7 +177,7 @@ impl RateLimits {
 }
 
 /// The registry row's `load`.
-pub(super) fn load(document: Value, findings: &mut Findings, policies: &mut Policies) {
+pub(super) fn load(document: Value, _: &Vocabulary, findings: &mut Findings, policies: &mut Policies) {
     match serde_json::from_value::<RateLimitsDocument>(document) {
         Ok(document) => {
             let limits = RateLimits::new(&document, findings);

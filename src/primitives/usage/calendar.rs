@@ -47,6 +47,12 @@ impl Calendar {
         &self.zone
     }
 
+    /// How long after its end a month closes, in milliseconds, or never.
+    #[must_use]
+    pub fn close_after_ms(&self) -> Option<u64> {
+        self.close_after_us.and_then(|us| u64::try_from(us / 1000).ok())
+    }
+
     /// Whether it ever closes a month.
     #[must_use]
     pub fn closes(&self) -> bool {

@@ -15,6 +15,15 @@ pub(super) struct UsageConfig {
     #[serde(default = "default_retention_days")]
     #[schemars(range(min = 100, max = 36_500))]
     pub(super) retention_days: u32,
+    /// What records that are accepted with `ack: spool` and not counted yet may have of this machine's disk, in bytes; under
+    /// `data_dir`.
+    #[serde(default = "default_spool_max_bytes")]
+    #[schemars(range(min = 67_108_864, max = 1_099_511_627_776_u64))]
+    pub(super) spool_max_bytes: u64,
+}
+
+fn default_spool_max_bytes() -> u64 {
+    1024 * 1024 * 1024
 }
 
 fn default_retention_days() -> u32 {

@@ -11,7 +11,7 @@ use rig::PostgresRole;
 use uuid::Uuid;
 
 use super::{
-    Added, Amount, Calendar, Call, Days, Difference, Metric, Point, PointKey, Range, ReadError, Reading,
+    Ack, Added, Amount, Calendar, Call, Days, Difference, Metric, Point, PointKey, Range, ReadError, Reading,
     Refusal, Rollup, Start, Sum, SumOf, UsagePolicy, Verdict, Window, count, fingerprint, housekeeping, read,
     reconcile,
 };
@@ -39,7 +39,12 @@ fn calendar() -> Calendar {
 
 fn metric() -> Arc<Metric> {
     let name = |text| Name::parse(text).unwrap();
-    Arc::new(Metric { name: name("calls"), accept_late_ms: 1, group_by: vec![name("region")] })
+    Arc::new(Metric {
+        name: name("calls"),
+        accept_late_ms: 1,
+        group_by: vec![name("region")],
+        ack: Ack::Database,
+    })
 }
 
 fn point(tenant: Uuid, key: &str, time_us: i64, value: &str, region: Option<&str>) -> Point {

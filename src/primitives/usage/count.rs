@@ -8,8 +8,8 @@ use parking_lot::Mutex;
 use uuid::Uuid;
 
 use super::{
-    Booked, Books, Calendar, Day, Known, Metric, Point, PointKey, Rollup, Settled, Verdict, postgres, settle,
-    sqlite,
+    Ack, Booked, Books, Calendar, Day, Known, Metric, Point, PointKey, Rollup, Settled, Verdict, postgres,
+    settle, sqlite,
 };
 use crate::policy::Permit;
 use crate::store::{Reach, Store, StoreError, Tx};
@@ -46,7 +46,7 @@ impl Call {
         }
     }
 
-    #[cfg(test)]
+    /// Of a tenant that a permit named when the call came.
     pub(super) fn of(
         tenant: Uuid,
         metrics: Vec<Arc<Metric>>,
@@ -89,6 +89,24 @@ impl Call {
         self.tenant
     }
 
+    pub(super) fn points(&self) -> &[Point] {
+        &self.points
+    }
+
+    pub(super) fn metrics(&self) -> &[Arc<Metric>] {
+        &self.metrics
+    }
+
+    pub(super) fn calendar(&self) -> &Calendar {
+        &self.calendar
+    }
+
+    /// Whether it is counted after it was answered. A correction is not: what it corrects is looked up first.
+    pub(super) fn is_spooled(&self) -> bool {
+        self.metrics.iter().all(|metric| metric.ack == Ack::Spool)
+            && self.points.iter().all(|point| point.corrects.is_none())
+    }
+
     /// The days that its points are of.
     pub(super) fn days(&self) -> BTreeSet<Day> {
         self.points.iter().map(|point| point.key.day).collect()
@@ -103,7 +121,7 @@ impl Call {
     }
 
     /// The metric of one of its points.
-    fn metric(&self, point: &Point) -> Option<&Metric> {
+    pub(super) fn metric(&self, point: &Point) -> Option<&Metric> {
         self.metrics.get(usize::from(point.metric)).map(|metric| &**metric)
     }
 }
@@ -116,25 +134,77 @@ pub(super) struct Row<'c> {
     calendar: &'c Calendar,
 }
 
+/// Points that are counted together or not at all.
+#[derive(Clone, Copy)]
+struct Unit<'c> {
+    call: &'c Call,
+    points: &'c [Point],
+    looks_first: bool,
+}
+
 /// Counts calls in this transaction, each as a whole or not at all, and says what became of each.
-///
-/// The sums are its last step: they are hot, and locked until the commit.
 pub async fn count(tx: &mut Tx<'_>, calls: &[Call]) -> Result<Vec<Verdict>, StoreError> {
-    let points: Vec<&[Point]> = calls.iter().map(|call| call.points.as_slice()).collect();
-    let corrected = calls.iter().flat_map(|call| &call.points).filter_map(|point| point.corrects);
-    let suspected = calls.iter().filter(|call| call.looks_first).flat_map(|call| &call.points);
+    let units: Vec<Unit<'_>> =
+        calls.iter().map(|call| Unit { call, points: &call.points, looks_first: call.looks_first }).collect();
+    count_units(tx, &units).await
+}
+
+/// Counts calls that were promised to be counted: each point that can be is, and those that cannot are returned.
+pub(super) async fn count_each(
+    tx: &mut Tx<'_>,
+    calls: &[&Call],
+    looks_first: bool,
+) -> Result<Counted, StoreError> {
+    let units: Vec<Unit<'_>> = calls
+        .iter()
+        .flat_map(|call| call.points.chunks(1).map(move |points| Unit { call, points, looks_first }))
+        .collect();
+    let verdicts = count_units(tx, &units).await?;
+    let mut counted = Counted::default();
+    let places = calls
+        .iter()
+        .enumerate()
+        .flat_map(|(call, of_call)| (0..of_call.points.len()).map(move |at| (call, at)));
+    for (place, verdict) in places.zip(verdicts) {
+        match verdict {
+            Verdict::Counted { accepted, duplicates } => {
+                counted.accepted += accepted;
+                counted.duplicates += duplicates;
+            }
+            Verdict::Refused(_) => counted.refused.push(place),
+        }
+    }
+    Ok(counted)
+}
+
+/// What became of points that are each counted by itself.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(super) struct Counted {
+    /// Those that were not known before.
+    pub(super) accepted: usize,
+    /// Those that were.
+    pub(super) duplicates: usize,
+    /// The others, each by its call's number and its own in there.
+    pub(super) refused: Vec<(usize, usize)>,
+}
+
+/// The sums are its last step: they are hot, and locked until the commit.
+async fn count_units(tx: &mut Tx<'_>, units: &[Unit<'_>]) -> Result<Vec<Verdict>, StoreError> {
+    let points: Vec<&[Point]> = units.iter().map(|unit| unit.points).collect();
+    let corrected = units.iter().flat_map(|unit| unit.points).filter_map(|point| point.corrects);
+    let suspected = units.iter().filter(|unit| unit.looks_first).flat_map(|unit| unit.points);
     let mut looked_for: BTreeSet<PointKey> = suspected.map(|point| point.key).chain(corrected).collect();
     let mut known = counted(tx, looked_for.clone()).await?;
     for _ in 0..ATTEMPTS {
         let mut settled = settle(&points, &known);
-        let refused = refused_keys(calls, &settled);
+        let refused = refused_keys(units, &settled);
         if !refused.is_subset(&looked_for) {
             // What is refused is not inserted, and that would not say all that is wrong with it.
             known.extend(counted(tx, refused.clone()).await?);
             looked_for.extend(refused);
             settled = settle(&points, &known);
         }
-        let rows = rows(calls, &settled)?;
+        let rows = rows(units, &settled)?;
         if rows.is_empty() {
             if let Tx::Postgres(tx) = tx {
                 tx.wait_for_what_was_seen().await?;
@@ -157,11 +227,11 @@ pub async fn count(tx: &mut Tx<'_>, calls: &[Call]) -> Result<Vec<Verdict>, Stor
     Err(StoreError::Contended)
 }
 
-/// The keys of the calls that are refused.
-fn refused_keys(calls: &[Call], settled: &Settled<'_>) -> BTreeSet<PointKey> {
-    let with_verdicts = calls.iter().zip(&settled.verdicts);
+/// The keys of those that are refused.
+fn refused_keys(units: &[Unit<'_>], settled: &Settled<'_>) -> BTreeSet<PointKey> {
+    let with_verdicts = units.iter().zip(&settled.verdicts);
     let refused = with_verdicts.filter(|(_, verdict)| matches!(verdict, Verdict::Refused(_)));
-    refused.flat_map(|(call, _)| &call.points).map(|point| point.key).collect()
+    refused.flat_map(|(unit, _)| unit.points).map(|point| point.key).collect()
 }
 
 /// Of keys, those that were counted.
@@ -234,9 +304,9 @@ fn book<'r, 'c>(rows: &'r [Row<'c>], now: Timestamp) -> impl Iterator<Item = (&'
     })
 }
 
-fn rows<'c>(calls: &'c [Call], settled: &Settled<'c>) -> Result<Vec<Row<'c>>, StoreError> {
-    let row = |(call, point): &(usize, &'c Point)| {
-        let call = calls.get(*call)?;
+fn rows<'c>(units: &[Unit<'c>], settled: &Settled<'c>) -> Result<Vec<Row<'c>>, StoreError> {
+    let row = |(unit, point): &(usize, &'c Point)| {
+        let call = units.get(*unit)?.call;
         Some(Row { tenant: call.tenant, metric: call.metric(point)?, point, calendar: &call.calendar })
     };
     let rows: Option<Vec<Row<'c>>> = settled.points.iter().map(row).collect();

@@ -1,9 +1,14 @@
 //! What is counted about usage.
 
-use prometheus::IntCounter;
+use std::sync::Arc;
+
+use prometheus::{IntCounter, IntGauge};
 
 use super::Verdict;
+use super::count::Counted;
+use super::spool::SpoolError;
 use crate::error::ErrorKind;
+use crate::store::sqlite::Full;
 use crate::store::{GroupCommitError, GroupMetrics};
 use crate::telemetry::{MetricError, Registry};
 
@@ -18,9 +23,11 @@ pub(super) struct UsageMetrics {
     conflicts: IntCounter,
     pub(super) invalid: IntCounter,
     share_taken: IntCounter,
+    spool_full: IntCounter,
     unavailable: IntCounter,
     unknown: IntCounter,
     defects: IntCounter,
+    pub(super) spool: Arc<SpoolMetrics>,
     pub(super) counting: GroupMetrics,
 }
 
@@ -28,21 +35,46 @@ impl UsageMetrics {
     pub(super) fn new(registry: &Registry) -> Result<Self, MetricError> {
         let points = registry.counters(
             "outrigger_usage_points_total",
-            "Usage records by what became of them; `late` are accepted too, and of an hour that was over an hour before.",
+            "Usage records by what became of them; `late` are accepted too, and of an hour that was over an hour before. With `ack: spool` \
+             they are `spooled` first, and what is not counted then is a `conflict`.",
             &["outcome"],
         )?;
         let rejected = registry.counters(
             "outrigger_usage_calls_rejected_total",
             "Calls of which nothing was counted, or may have been; `conflict`: a key came back with another record; `tenant_share`: \
-             its tenant had too many waiting, or its part of the embedded store was full.",
+             its tenant had too many waiting, or its part of the spool or of the embedded store was full; `spool_full`: the spool or its disk was.",
             &["cause"],
         )?;
         Ok(Self {
+            spool: Arc::new(SpoolMetrics {
+                spooled: points.with_label_values(&["spooled"]),
+                accepted: points.with_label_values(&["accepted"]),
+                duplicates: points.with_label_values(&["duplicate"]),
+                conflicts: points.with_label_values(&["conflict"]),
+                max_bytes: registry.gauge(
+                    "outrigger_usage_spool_max_bytes",
+                    "What the spool of usage may have at the most (`usage.spool_max_bytes`).",
+                )?,
+                bytes: registry.gauge("outrigger_usage_spool_bytes", "What the spool of usage has on disk.")?,
+                oldest: registry.gauge(
+                    "outrigger_usage_spool_oldest_timestamp_seconds",
+                    "When the oldest call was accepted that is in the spool and not counted, in seconds since 1970; 0 where all are counted.",
+                )?,
+                damaged_bytes: registry.counter(
+                    "outrigger_usage_spool_damaged_bytes_total",
+                    "Bytes of the spool that are no entry: ends that were torn off, or damage.",
+                )?,
+                refused: registry.counter(
+                    "outrigger_usage_spool_refused_total",
+                    "Calls that were accepted to disk and that the store refuses for good: each is in a file of its own.",
+                )?,
+            }),
             accepted: points.with_label_values(&["accepted"]),
             duplicates: points.with_label_values(&["duplicate"]),
             late: points.with_label_values(&["late"]),
             conflicts: rejected.with_label_values(&["conflict"]),
             invalid: rejected.with_label_values(&["invalid"]),
+            spool_full: rejected.with_label_values(&["spool_full"]),
             share_taken: rejected.with_label_values(&["tenant_share"]),
             unavailable: rejected.with_label_values(&["unavailable"]),
             unknown: rejected.with_label_values(&["unknown"]),
@@ -60,6 +92,20 @@ impl UsageMetrics {
                 )?,
             },
         })
+    }
+
+    /// Why a call was not accepted to disk.
+    pub(super) fn unspooled(&self, error: &SpoolError) {
+        match error {
+            SpoolError::ShareTaken => self.share_taken.inc(),
+            SpoolError::Store(error) if error.full() == Some(Full::Share) => self.share_taken.inc(),
+            _ => match error.kind() {
+                ErrorKind::OutcomeUnknown => self.unknown.inc(),
+                ErrorKind::Internal => self.defects.inc(),
+                ErrorKind::TooLarge => self.invalid.inc(),
+                _ => self.spool_full.inc(),
+            },
+        }
     }
 
     /// What became of a call with so many late points.
@@ -81,5 +127,51 @@ impl UsageMetrics {
                 _ => self.unavailable.inc(),
             },
         }
+    }
+}
+
+/// Of the spool.
+pub(super) struct SpoolMetrics {
+    spooled: IntCounter,
+    accepted: IntCounter,
+    duplicates: IntCounter,
+    conflicts: IntCounter,
+    max_bytes: IntGauge,
+    bytes: IntGauge,
+    oldest: IntGauge,
+    damaged_bytes: IntCounter,
+    refused: IntCounter,
+}
+
+impl SpoolMetrics {
+    pub(super) fn bounds(&self, max_bytes: u64) {
+        self.max_bytes.set(i64::try_from(max_bytes).unwrap_or(i64::MAX));
+    }
+
+    pub(super) fn bytes(&self, bytes: u64) {
+        self.bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    pub(super) fn spooled(&self, points: usize) {
+        self.spooled.inc_by(points as u64);
+    }
+
+    /// When the oldest entry that is not counted was accepted.
+    pub(super) fn oldest(&self, accepted_ms: Option<i64>) {
+        self.oldest.set(accepted_ms.map_or(0, |ms| ms / 1000));
+    }
+
+    pub(super) fn counted(&self, counted: &Counted) {
+        self.accepted.inc_by(counted.accepted as u64);
+        self.duplicates.inc_by(counted.duplicates as u64);
+        self.conflicts.inc_by(counted.refused.len() as u64);
+    }
+
+    pub(super) fn damaged(&self, bytes: u64) {
+        self.damaged_bytes.inc_by(bytes);
+    }
+
+    pub(super) fn refused(&self) {
+        self.refused.inc();
     }
 }

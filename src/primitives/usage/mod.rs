@@ -11,6 +11,7 @@ mod amount;
 mod api;
 mod calendar;
 mod config;
+mod conflicts;
 #[cfg(test)]
 mod conformance;
 mod count;
@@ -27,6 +28,7 @@ mod read;
 mod reconcile;
 mod record;
 mod rollup;
+mod spool;
 mod sqlite;
 mod window;
 
@@ -37,7 +39,7 @@ pub use counter::Counter;
 pub use day::Day;
 pub use group::{Known, Refusal, Settled, Verdict, settle};
 pub use key::{PointKey, fingerprint};
-pub use policy::{BillingDocument, KIND, Metric, MetricDocument, UsageDocument, UsagePolicy};
+pub use policy::{Ack, BillingDocument, KIND, Metric, MetricDocument, UsageDocument, UsagePolicy};
 pub use read::{ReadError, ReadPoint, Reading, Start, SumOf, SumRow, read};
 pub use reconcile::{Difference, ReconcileError, SumName, reconcile};
 pub use record::{AcceptWindow, Checks, MAX_RECORDS, Point, Record, Records, Wrong};
@@ -48,6 +50,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use self::spool::Spooler;
 use crate::http::Route;
 use crate::leases::{Leases, Owner};
 use crate::policy::Action;
@@ -85,6 +88,13 @@ fn build(section: Value, resources: &Resources) -> Result<Vec<Route>, BuildError
     let leases = Leases::new(store.clone(), Owner::of_this_process());
     housekeeping::start(store.clone(), leases, config.retention_days, &resources.tasks);
     let metrics = Arc::new(metrics::UsageMetrics::new(&resources.metrics)?);
+    let spooler = resources.data_dir.as_deref().map(|data| {
+        let directory = data.join("spool");
+        let spool = Arc::clone(&metrics.spool);
+        Spooler::start(&directory, config.spool_max_bytes, &store, spool, &resources.tasks)
+            .map_err(|error| BuildError::Spool { directory, reason: error.to_string() })
+    });
+    let spooler = spooler.transpose()?;
     let counter = Counter::new(store.clone(), Arc::clone(&metrics), resources.tasks.clone());
-    Ok(api::routes(api::Api { store, counter, metrics }))
+    Ok(api::routes(api::Api { store, counter, spooler, metrics }))
 }

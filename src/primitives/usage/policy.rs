@@ -12,7 +12,7 @@ use super::Calendar;
 use super::reconcile::DeclaredTag;
 use crate::config::{Findings, pointer_step};
 use crate::names::Name;
-use crate::policy::{Kind, Policies};
+use crate::policy::{Kind, Policies, Vocabulary};
 
 /// The kind of document, as the loader takes it.
 pub const KIND: Kind = Kind { name: "usage", schema, load };
@@ -53,6 +53,21 @@ pub struct MetricDocument {
     #[serde(default)]
     #[schemars(length(max = 8))]
     pub group_by: Vec<String>,
+    /// When its records are answered.
+    #[serde(default)]
+    pub ack: Ack,
+}
+
+/// What a record has got to when it is answered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Ack {
+    /// The store: it is counted, and what is wrong with it was said.
+    #[default]
+    Database,
+    /// This machine's disk (`data_dir`): it is counted soon, also where the store is down now. A key that comes back with another record is
+    /// listed as a conflict then.
+    Spool,
 }
 
 fn default_time_zone() -> String {
@@ -72,6 +87,8 @@ pub struct Metric {
     pub accept_late_ms: u64,
     /// The tags by which totals can be grouped, sorted.
     pub group_by: Vec<Name>,
+    /// When its records are answered.
+    pub ack: Ack,
 }
 
 /// The usage policy in force.
@@ -121,10 +138,10 @@ fn schema(generator: &mut SchemaGenerator) -> Schema {
     UsageDocument::json_schema(generator)
 }
 
-fn load(document: Value, findings: &mut Findings, policies: &mut Policies) {
+fn load(document: Value, known: &Vocabulary, findings: &mut Findings, policies: &mut Policies) {
     match serde_json::from_value::<UsageDocument>(document) {
         Ok(document) => {
-            if let Some(policy) = read(&document, findings) {
+            if let Some(policy) = read(&document, known.data_dir, findings) {
                 policies.insert(Arc::new(policy));
             }
         }
@@ -133,7 +150,11 @@ fn load(document: Value, findings: &mut Findings, policies: &mut Policies) {
 }
 
 /// The policy, where nothing is wrong.
-fn read(document: &UsageDocument, findings: &mut Findings) -> Option<UsagePolicy> {
+fn read(
+    document: &UsageDocument,
+    has_data_dir: Option<bool>,
+    findings: &mut Findings,
+) -> Option<UsagePolicy> {
     let time_zone = TimeZone::get(&document.time_zone);
     if time_zone.is_err() {
         let message = format!("there is no time zone `{}`", document.time_zone);
@@ -142,6 +163,12 @@ fn read(document: &UsageDocument, findings: &mut Findings) -> Option<UsagePolicy
     let mut metrics = BTreeMap::new();
     for (text, metric) in &document.metrics {
         let pointer = format!("/metrics{}", pointer_step(text));
+        if metric.ack == Ack::Spool && has_data_dir == Some(false) {
+            let message =
+                "`ack: spool` keeps records on this machine's disk, and `proxy.yaml` names no place for them";
+            let right = "`data_dir: DIR` in `proxy.yaml`, on a volume that outlives the container, or `ack: database`";
+            findings.add(format!("{pointer}/ack"), message, right);
+        }
         let mut group_by = Vec::with_capacity(metric.group_by.len());
         for (number, tag) in metric.group_by.iter().enumerate() {
             match Name::parse(tag) {
@@ -159,7 +186,8 @@ fn read(document: &UsageDocument, findings: &mut Findings) -> Option<UsagePolicy
         group_by.sort_unstable();
         match Name::parse(text) {
             Ok(name) => {
-                let metric = Metric { name: name.clone(), accept_late_ms: metric.accept_late_ms, group_by };
+                let (accept_late_ms, ack) = (metric.accept_late_ms, metric.ack);
+                let metric = Metric { name: name.clone(), accept_late_ms, group_by, ack };
                 metrics.insert(name, Arc::new(metric));
             }
             Err(error) => findings.add(pointer, "this is not a metric's name", error.to_string()),
@@ -173,13 +201,12 @@ fn read(document: &UsageDocument, findings: &mut Findings) -> Option<UsagePolicy
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{Vocabulary, check_documents};
+    use crate::policy::check_documents;
 
     static USAGE: Kind = KIND;
 
     fn checked(text: &str) -> Result<Policies, String> {
-        let vocabulary =
-            Vocabulary { kinds: vec![&USAGE], ignored: Vec::new(), actions: Vec::new(), issuers: None };
+        let vocabulary = Vocabulary { kinds: vec![&USAGE], data_dir: Some(false), ..Vocabulary::default() };
         let files = [("usage.yaml".to_owned(), text.to_owned())];
         let checked = check_documents(&vocabulary, 1, &files);
         checked.map(|checked| checked.policies).map_err(|report| report.to_string())
@@ -205,7 +232,7 @@ mod tests {
     #[test]
     fn everything_that_is_wrong_is_said_at_once() {
         let report = checked(
-            "kind: usage\ntime_zone: Mars/Olympus\nmetrics:\n  Calls: {}\n  calls: {group_by: [a, a, B]}\n",
+            "kind: usage\ntime_zone: Mars/Olympus\nmetrics:\n  Calls: {}\n  calls: {ack: spool, group_by: [a, a, B]}\n",
         );
         let report = report.err().unwrap();
         for words in [
@@ -214,6 +241,7 @@ mod tests {
             "this is not a metric's name",
             "`a` is there twice",
             "this is not a tag's name",
+            "names no place for them",
         ] {
             assert!(report.contains(words), "{words}: {report}");
         }

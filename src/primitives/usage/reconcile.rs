@@ -11,8 +11,9 @@ use super::{Added, Range, RangeError, Start, UsagePolicy, Window, postgres, sqli
 use crate::store::{Reach, Store, StoreError, Tx};
 
 const DAY: SignedDuration = SignedDuration::from_hours(24);
-/// Of raw rows on PostgreSQL: a statement has ten seconds, and busy hours have millions of records.
-const STEP: SignedDuration = SignedDuration::from_mins(5);
+/// Of raw rows on PostgreSQL in one statement, which has ten seconds: busy days have hundreds of millions. Where that is too slow half of it is
+/// asked for, down to this.
+const SHORTEST: SignedDuration = SignedDuration::from_secs(1);
 /// How often a block is read until its differences are the same twice: one is what was counted between two reads.
 const LOOKS: usize = 5;
 
@@ -76,7 +77,7 @@ pub async fn reconcile(
     mut tell: impl FnMut(Difference),
 ) -> Result<(), ReconcileError> {
     Range::new(Window::Day, from, to, &TimeZone::UTC)?;
-    let mut end = from;
+    let (mut end, mut step) = (from, DAY);
     while end < to {
         let begin = end;
         // Raw rows of SQLite are read from the first to the last each time; PostgreSQL finds those of a day.
@@ -85,7 +86,7 @@ pub async fn reconcile(
             Store::Sqlite(_) => to,
         };
         let block = Block { store, policy, begin, end, whole: (from, to) };
-        block.settled().await?.into_iter().for_each(&mut tell);
+        block.settled(&mut step).await?.into_iter().for_each(&mut tell);
     }
     Ok(())
 }
@@ -107,13 +108,13 @@ struct Block<'s> {
 
 impl Block<'_> {
     /// The differences, once they are the same twice.
-    async fn settled(&self) -> Result<Vec<Difference>, ReconcileError> {
-        let mut before = self.look().await?;
+    async fn settled(&self, step: &mut SignedDuration) -> Result<Vec<Difference>, ReconcileError> {
+        let mut before = self.look(step).await?;
         for _ in 1..LOOKS {
             if before.is_empty() {
                 return Ok(before);
             }
-            let now = self.look().await?;
+            let now = self.look(step).await?;
             if now == before {
                 return Ok(now);
             }
@@ -122,10 +123,10 @@ impl Block<'_> {
         Err(ReconcileError::Changing(self.begin))
     }
 
-    async fn look(&self) -> Result<Vec<Difference>, ReconcileError> {
+    async fn look(&self, step: &mut SignedDuration) -> Result<Vec<Difference>, ReconcileError> {
         let calendar = self.policy.calendar();
         let days = calendar.days_within((self.begin, self.end), self.whole);
-        let records = self.all_records(days).await?;
+        let records = self.all_records(days, step).await?;
         let mut kept: HashMap<SumName, Added> = self.kept(days).await?.into_iter().collect();
         let mut differences = Vec::new();
         for (of, right) in records {
@@ -140,8 +141,12 @@ impl Block<'_> {
         Ok(differences)
     }
 
-    /// The sums of this block's hours, and of these days, made anew.
-    async fn all_records(&self, days: Option<(Date, Date)>) -> Result<HashMap<SumName, Added>, StoreError> {
+    /// The sums of this block's hours, and of these days, made anew, step by step.
+    async fn all_records(
+        &self,
+        days: Option<(Date, Date)>,
+        step: &mut SignedDuration,
+    ) -> Result<HashMap<SumName, Added>, StoreError> {
         // Days of the zone that begin in this block may end after it, and are looked at whole.
         let begin_of = |day: Date| self.policy.calendar().begin(day);
         let (mut at, mut last) = (self.begin, self.end);
@@ -152,10 +157,17 @@ impl Block<'_> {
         let mut records: HashMap<SumName, Added> = HashMap::new();
         while at < last {
             let until = match self.store {
-                Store::Postgres(_) => after(at, STEP, last),
+                Store::Postgres(_) => after(at, *step, last),
                 Store::Sqlite(_) => last,
             };
-            for (of, added) in self.records(at, until).await? {
+            let found = match self.records(at, until).await {
+                Err(error) if error.is_too_slow() && *step > SHORTEST => {
+                    *step = (*step / 2).max(SHORTEST);
+                    continue;
+                }
+                found => found?,
+            };
+            for (of, added) in found {
                 let is_asked = match of.start {
                     Start::Hour(hour) => hour >= self.begin && hour < self.end,
                     Start::Day(day) => days.is_some_and(|(first, last)| day >= first && day < last),

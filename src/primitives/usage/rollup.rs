@@ -74,7 +74,7 @@ mod tests {
 
     use super::*;
     use crate::names::Name;
-    use crate::primitives::usage::{Amount, Calendar, Day, PointKey};
+    use crate::primitives::usage::{Ack, Amount, Calendar, Day, PointKey};
 
     const TENANT: Uuid = Uuid::from_u128(1);
 
@@ -95,8 +95,12 @@ mod tests {
     #[test]
     fn a_point_is_in_the_sum_of_all_and_in_one_of_each_tag_and_days_are_the_zone_s() {
         let name = |text| Name::parse(text).unwrap();
-        let metric =
-            Metric { name: name("calls"), accept_late_ms: 1, group_by: vec![name("plan"), name("region")] };
+        let metric = Metric {
+            name: name("calls"),
+            accept_late_ms: 1,
+            group_by: vec![name("plan"), name("region")],
+            ack: Ack::Database,
+        };
         // 18:15 UTC is midnight in Kathmandu.
         let points = [
             point("2026-01-31T18:14:59.999999Z", "1.5", &[("region", "eu"), ("other", "x")]),

@@ -87,6 +87,22 @@ impl PgError {
         matches!(self, Self::Failed { source, .. } if source.code() == Some(code))
     }
 
+    /// Whether a value or a constraint is why (SQLSTATE classes 22 and 23).
+    #[must_use]
+    pub fn is_of_data(&self) -> bool {
+        let code = match self {
+            Self::Failed { source, .. } => source.code(),
+            _ => None,
+        };
+        code.is_some_and(|code| code.code().starts_with("22") || code.code().starts_with("23"))
+    }
+
+    /// Whether a statement's time ran out.
+    #[must_use]
+    pub fn is_too_slow(&self) -> bool {
+        self.is(&SqlState::QUERY_CANCELED)
+    }
+
     /// What it means.
     #[must_use]
     pub fn failure(&self) -> Failure {

@@ -68,7 +68,10 @@ impl Tenants {
     }
 
     pub(in crate::store) fn batch(permits: &[Permit]) -> Self {
-        let mut tenants: Vec<Uuid> = permits.iter().map(|permit| *permit.tenant().as_uuid()).collect();
+        Self::batch_of(permits.iter().map(|permit| *permit.tenant().as_uuid()).collect())
+    }
+
+    pub(in crate::store) fn batch_of(mut tenants: Vec<Uuid>) -> Self {
         tenants.sort_unstable();
         tenants.dedup();
         if tenants.is_empty() { Self::None } else { Self::Batch(tenants) }

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 pub use frame::MAX_PAYLOAD_BYTES;
 use segment::Segment;
@@ -68,6 +68,7 @@ pub enum AppendError {
 pub struct Spool {
     shared: Arc<Shared>,
     writer: Writer,
+    begins: u64,
     /// Held until the thread is gone: another process is refused until then.
     _lock: File,
 }
@@ -77,6 +78,7 @@ pub(super) struct Shared {
     directory: PathBuf,
     bounds: Bounds,
     segments: Mutex<Segments>,
+    appended: Notify,
 }
 
 #[derive(Default)]
@@ -101,10 +103,15 @@ impl Spool {
             let ends = ends.max(last.first_sequence() + 1);
             segments.next_sequence = ends;
         }
-        let shared =
-            Arc::new(Shared { directory: directory.to_owned(), bounds, segments: Mutex::new(segments) });
+        let begins = segments.next_sequence;
+        let shared = Arc::new(Shared {
+            directory: directory.to_owned(),
+            bounds,
+            segments: Mutex::new(segments),
+            appended: Notify::new(),
+        });
         let writer = Writer::start(Arc::clone(&shared))?;
-        Ok(Self { shared, writer, _lock: lock })
+        Ok(Self { shared, writer, begins, _lock: lock })
     }
 
     /// Appends an entry and returns its sequence once it is on the disk. A caller that stops waiting does not undo it.
@@ -132,6 +139,26 @@ impl Spool {
         let (answer, answered) = oneshot::channel();
         self.writer.send(Order::Remove { read_to, answer }).await?;
         answered.await.map_err(|_| AppendError::Gone)?
+    }
+
+    /// Shows every entry that is there, in order.
+    pub fn visit(&self, mut see: impl FnMut(&Entry)) -> io::Result<()> {
+        let all = self.shared.segments.lock().all.clone();
+        for segment in all {
+            segment.read(0)?.entries.iter().for_each(&mut see);
+        }
+        Ok(())
+    }
+
+    /// The first sequence of this process: what comes before it was there when the folder was opened, and may have been done with.
+    #[must_use]
+    pub fn begins(&self) -> u64 {
+        self.begins
+    }
+
+    /// Returns once something was appended since this was called last; for one reader.
+    pub async fn appended(&self) {
+        self.shared.appended.notified().await;
     }
 
     /// What all segments have, in bytes.

@@ -44,6 +44,8 @@ pub struct Read {
     pub damaged_bytes: u64,
     /// Up to where this is.
     pub to: Place,
+    /// Whether nothing comes behind it: the segment can be removed.
+    pub is_all: bool,
 }
 
 impl Segment {
@@ -91,6 +93,8 @@ impl Segment {
 
     /// Its entries from an offset on, up to what is durable.
     pub(super) fn read(&self, offset: u64) -> io::Result<Read> {
+        // Looked at first: what is sealed has its last length.
+        let is_all = self.is_sealed();
         let durable = self.bytes();
         let length = usize::try_from(durable.saturating_sub(offset)).map_err(io::Error::other)?;
         let mut bytes = vec![0; length];
@@ -99,6 +103,7 @@ impl Segment {
             entries: Vec::new(),
             damaged_bytes: 0,
             to: Place { segment: self.0.first_sequence, offset: durable.max(offset) },
+            is_all,
         };
         for piece in frame::read(&bytes, self.0.mark) {
             match piece {

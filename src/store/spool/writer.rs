@@ -153,6 +153,7 @@ impl Active {
         if is_over {
             self.seal();
         }
+        self.shared.appended.notify_one();
         Ok(first)
     }
 

@@ -10,8 +10,7 @@ static EVENTS: Kind = KIND;
 
 fn checked(push: &str) -> Result<Policies, String> {
     let text = format!("kind: events\ntopics: {{leads: {{}}}}\npush:\n{push}");
-    let vocabulary =
-        Vocabulary { kinds: vec![&EVENTS], ignored: Vec::new(), actions: Vec::new(), issuers: None };
+    let vocabulary = Vocabulary { kinds: vec![&EVENTS], ..Vocabulary::default() };
     check_documents(&vocabulary, 1, &[("events.yaml".to_owned(), text)])
         .map(|checked| checked.policies)
         .map_err(|report| report.to_string())

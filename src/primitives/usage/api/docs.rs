@@ -2,6 +2,7 @@
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
+use super::conflicts::ConflictsReply;
 use super::read::{ListReply, ReadReply};
 use super::record::RecordReply;
 use crate::http::{Content, Docs, Parameter, ReplyDocs};
@@ -51,7 +52,7 @@ pub(super) const RECORD: Docs = Docs {
     request: Some(Content { media_type: "application/json", schema: Some(records) }),
     replies: &[ReplyDocs {
         status: 202,
-        meaning: "They are counted and durable.",
+        meaning: "They are counted and durable; with `ack: spool` in the policy of all of their metrics they are durable, and counted soon.",
         content: Some(json::<RecordReply>()),
     }],
     problems: &[409],
@@ -98,6 +99,26 @@ pub(super) const READ: Docs = Docs {
         status: 200,
         meaning: "10,000 points at the most, and where the next page begins if there is one.",
         content: Some(json::<ReadReply<'static>>()),
+    }],
+    problems: &[],
+};
+
+pub(super) const CONFLICTS: Docs = Docs {
+    summary: "Lists records that were accepted with `ack: spool` and not counted, since their keys are others', as they were found.",
+    query: &[
+        Parameter {
+            name: "from",
+            meaning: "Those that were found from this instant on, RFC 3339.",
+            kind: "string",
+        },
+        Parameter { name: "cursor", meaning: "The `next_cursor` of the page before.", kind: "string" },
+    ],
+    headers: &[],
+    request: None,
+    replies: &[ReplyDocs {
+        status: 200,
+        meaning: "1,000 at the most, and where the next page begins if there may be one.",
+        content: Some(json::<ConflictsReply<'static>>()),
     }],
     problems: &[],
 };

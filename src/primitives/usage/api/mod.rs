@@ -1,5 +1,6 @@
 //! HTTP: the routes, and what they share.
 
+mod conflicts;
 mod docs;
 mod read;
 mod record;
@@ -8,6 +9,7 @@ use std::sync::Arc;
 
 use http::Method;
 
+use super::spool::Spooler;
 use super::{Counter, READ, RECORD};
 use crate::error::ErrorKind;
 use crate::http::{Problem, Route, handler};
@@ -19,6 +21,8 @@ use crate::store::Store;
 pub(super) struct Api {
     pub(super) store: Store,
     pub(super) counter: Counter,
+    /// Where there is a data directory.
+    pub(super) spooler: Option<Spooler>,
     pub(super) metrics: Arc<super::metrics::UsageMetrics>,
 }
 
@@ -35,10 +39,19 @@ pub(super) fn routes(api: Api) -> Vec<Route> {
         handler,
     };
     let of_metric = "/v1/usage/{metric}";
+    let conflicts_of = "/v1/usage/{metric}/conflicts";
     vec![
         route(Method::POST, "/v1/usage", RECORD, "record", docs::RECORD, handler(&api, record::record)),
         route(Method::GET, "/v1/usage", READ, "list", docs::LIST, handler(&api, read::list)),
         route(Method::GET, of_metric, READ, "read", docs::READ, handler(&api, read::read)),
+        route(
+            Method::GET,
+            conflicts_of,
+            READ,
+            "conflicts",
+            docs::CONFLICTS,
+            handler(&api, conflicts::conflicts),
+        ),
     ]
 }
 

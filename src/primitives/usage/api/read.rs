@@ -135,7 +135,7 @@ fn point_reply(point: &ReadPoint, is_grouped: bool) -> PointReply<'_> {
 }
 
 /// The time that a parameter has.
-fn time(call: &Call, name: &'static str) -> Result<Timestamp, Problem> {
+pub(super) fn time(call: &Call, name: &'static str) -> Result<Timestamp, Problem> {
     call.query.text(name).and_then(rfc3339::instant).ok_or_else(|| {
         wrong(format!("?{name}"), "an RFC 3339 time with its offset, such as 2026-01-31T00:00:00Z".to_owned())
     })
@@ -155,7 +155,7 @@ fn range_problem(error: &RangeError) -> Problem {
     wrong(format!("?{}", error.field), error.detail.clone())
 }
 
-fn wrong(pointer: impl Into<String>, detail: String) -> Problem {
+pub(super) fn wrong(pointer: impl Into<String>, detail: String) -> Problem {
     Problem::new(ErrorKind::Invalid, "a query parameter is wrong").with_field(pointer, detail)
 }
 

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, StatusCode};
 use jiff::Timestamp;
@@ -14,6 +15,8 @@ use crate::error::ErrorKind;
 use crate::http::{self as wire, Problem, Reply, json, ndjson};
 use crate::names::Name;
 use crate::policy::{Caller, Permit};
+use crate::primitives::usage::metrics::UsageMetrics;
+use crate::primitives::usage::spool::SpoolError;
 use crate::primitives::usage::{
     AcceptWindow, Call, Checks, MAX_RECORDS, Metric, Point, RECORD, Record, Records, Refusal, UsagePolicy,
     Verdict, Wrong,
@@ -29,8 +32,11 @@ const MAX_NAMED: usize = 100;
 pub(super) struct RecordReply {
     /// Records that are counted now, and were not before.
     accepted: usize,
-    /// Records that were counted already: the same again under the same key.
-    duplicates: usize,
+    /// Records that were counted already: the same again under the same key. Null where they are counted later.
+    duplicates: Option<usize>,
+    /// Whether they are counted later: `ack: spool`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pending: bool,
 }
 
 pub(super) async fn record(api: &Api, mut call: Box<wire::Call>) -> Result<Reply, Problem> {
@@ -43,13 +49,20 @@ pub(super) async fn record(api: &Api, mut call: Box<wire::Call>) -> Result<Reply
             .with_field("/records", format!("1 to {MAX_RECORDS} records")));
     }
     let (permit, call) = read(&call.caller, &records).inspect_err(|_| api.metrics.invalid.inc())?;
+    if let Some(spooler) = api.spooler.as_ref().filter(|_| call.is_spooled()) {
+        drop(records);
+        let body = if is_ndjson { listed(&body) } else { body };
+        let accepted = spooler.accept(&permit, &call, &body).await;
+        let accepted = accepted.map_err(|error| unspooled(&error, &api.metrics))?;
+        let reply = RecordReply { accepted, duplicates: None, pending: true };
+        return Reply::new(StatusCode::ACCEPTED).with_json(&reply);
+    }
     // A call that waits holds its points alone.
     drop(records);
     drop(body);
     match api.counter.count(permit, call).await.map_err(|error| ANSWER.of_group(&error))? {
-        Verdict::Counted { accepted, duplicates } => {
-            Reply::new(StatusCode::ACCEPTED).with_json(&RecordReply { accepted, duplicates })
-        }
+        Verdict::Counted { accepted, duplicates } => Reply::new(StatusCode::ACCEPTED)
+            .with_json(&RecordReply { accepted, duplicates: Some(duplicates), pending: false }),
         Verdict::Refused(refusal) => Err(refused(&refusal)),
     }
 }
@@ -82,6 +95,20 @@ fn lines(body: &[u8]) -> Result<Vec<Record<'_>>, Problem> {
         records.push(json::parse_part::<Record<'_>>(line, &format!("/records/{}", records.len()))?);
     }
     Ok(records)
+}
+
+/// Lines as the list that they stand for.
+fn listed(body: &[u8]) -> Bytes {
+    let lines = body.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty());
+    let mut list = b"{\"records\":[".to_vec();
+    for (number, line) in lines.enumerate() {
+        if number > 0 {
+            list.push(b',');
+        }
+        list.extend_from_slice(line);
+    }
+    list.extend_from_slice(b"]}");
+    list.into()
 }
 
 /// The call's metrics, each once.
@@ -155,6 +182,30 @@ impl Found {
         self.places.insert(name, place);
         Ok(place)
     }
+}
+
+fn unspooled(error: &SpoolError, metrics: &UsageMetrics) -> Problem {
+    metrics.unspooled(error);
+    match error {
+        SpoolError::Store(error) => return ANSWER.of(error),
+        SpoolError::Unwritable(_) => tracing::error!(%error, "a call could not be accepted to disk"),
+        _ => tracing::debug!(%error, "a call was not accepted to disk"),
+    }
+    let detail = match error.kind() {
+        ErrorKind::TooLarge => "the call is too large for the spool: send it in parts",
+        ErrorKind::OutcomeUnknown => {
+            "the spool's disk did not say whether this was accepted: send it again; each key counts once"
+        }
+        ErrorKind::Overloaded if matches!(error, SpoolError::ShareTaken) => {
+            "this tenant has as much in the spool as one may: nothing was accepted; the others have room"
+        }
+        ErrorKind::Overloaded => "too many calls wait for the spool's disk: nothing was accepted",
+        ErrorKind::Internal => "the call cannot be accepted to disk, which is a defect",
+        _ => {
+            "the spool is full, or its disk is: nothing was accepted; there is room again as records are counted"
+        }
+    };
+    Problem::new(error.kind(), detail)
 }
 
 fn invalid(wrong: &[Wrong]) -> Problem {

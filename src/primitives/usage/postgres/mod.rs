@@ -1,11 +1,13 @@
 //! Usage in PostgreSQL.
 
+mod conflicts;
 mod dates;
 mod numeric;
 mod read;
 mod reconcile;
 mod write;
 
+pub(super) use conflicts::{conflicts, note_conflicts};
 pub(super) use read::{groups, sums};
 pub(super) use reconcile::{kept, records};
 pub(super) use write::{add, adjust, counted, insert, make_day, now};

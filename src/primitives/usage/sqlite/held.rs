@@ -6,6 +6,9 @@ pub(super) const EVENT: i64 = 224;
 /// A sum's.
 pub(super) const SUM: i64 = 128;
 
+/// A conflict's.
+pub(super) const CONFLICT: i64 = 256;
+
 /// A length in bytes.
 pub(super) fn length(bytes: usize) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)

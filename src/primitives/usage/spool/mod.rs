@@ -1,0 +1,154 @@
+//! `ack: spool`: a call is answered once it is on this machine's disk, and counted soon after.
+//!
+//! What was accepted is counted once, as everything is, by its keys: after a kill it may be taken again. A record whose key is another one's
+//! cannot be said to its caller any more: it is left out, and listed (`conflicts`).
+
+mod drain;
+mod entry;
+mod shares;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use self::drain::Drain;
+use self::shares::Shares;
+use super::Call;
+use super::metrics::SpoolMetrics;
+use crate::error::ErrorKind;
+use crate::fairness::{Bounds, NoRoom, Room};
+use crate::policy::Permit;
+use crate::store::spool::{self, AppendError, MAX_PAYLOAD_BYTES, OpenError, Spool};
+use crate::store::{Store, StoreError};
+use crate::tasks::Tasks;
+
+/// Of a segment: so much is taken again after a kill at the most, and found to be counted.
+const SEGMENT_BYTES: u64 = 8 * 1024 * 1024;
+/// A tenant's part of the spool is one in so many.
+const SHARE: u64 = 4;
+/// Of calls that wait for the disk.
+const WAITING: Bounds = Bounds { calls: 1024, bytes: 128 * 1024 * 1024, share: 4 };
+
+/// Why a call was not accepted.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SpoolError {
+    /// Its tenant has as much there as one may; the others have room.
+    #[error("this tenant has its part of the spool")]
+    ShareTaken,
+    /// Too much waits for the disk.
+    #[error("too many calls wait for the spool's disk")]
+    Overloaded,
+    /// The disk, or the spool's bound.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    /// The embedded store, which the call's tenant must have room in.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A defect.
+    #[error("a call that cannot be written down: {0}")]
+    Unwritable(String),
+}
+
+impl SpoolError {
+    /// What kind of error it is to the caller.
+    pub(super) fn kind(&self) -> ErrorKind {
+        match self {
+            Self::ShareTaken | Self::Overloaded => ErrorKind::Overloaded,
+            Self::Append(AppendError::Full | AppendError::Disk(_)) => ErrorKind::BackendUnavailable,
+            Self::Append(AppendError::Unknown(_) | AppendError::Gone) => ErrorKind::OutcomeUnknown,
+            Self::Append(AppendError::Large) => ErrorKind::TooLarge,
+            Self::Store(error) => error.kind(),
+            Self::Unwritable(_) => ErrorKind::Internal,
+        }
+    }
+}
+
+/// The spool of one process.
+pub(super) struct Spooler {
+    spool: Arc<Spool>,
+    store: Store,
+    shares: Arc<Shares>,
+    room: Room,
+    metrics: Arc<SpoolMetrics>,
+}
+
+impl Spooler {
+    /// Opens the spool of this folder and starts to count what is in it.
+    pub(super) fn start(
+        directory: &Path,
+        max_bytes: u64,
+        store: &Store,
+        metrics: Arc<SpoolMetrics>,
+        tasks: &Tasks,
+    ) -> Result<Self, OpenError> {
+        let spool = Spool::open(directory, spool::Bounds { max_bytes, segment_bytes: SEGMENT_BYTES })?;
+        let (spool, shares) = (Arc::new(spool), Arc::new(Shares::new(max_bytes / SHARE)));
+        note_what_is_there(&spool, &shares)?;
+        metrics.bounds(max_bytes);
+        metrics.bytes(spool.bytes());
+        let drain = Drain::new(
+            Arc::clone(&spool),
+            store.clone(),
+            Arc::clone(&shares),
+            Arc::clone(&metrics),
+            aside(directory),
+        );
+        let stopping = tasks.stopping().clone();
+        tasks.spawn("usage spool", async move { drain.run(stopping).await });
+        Ok(Self { spool, store: store.clone(), shares, room: Room::new(WAITING), metrics })
+    }
+
+    /// Accepts a call whose records came as this body; how many they are. It is on the disk then.
+    pub(super) async fn accept(
+        &self,
+        permit: &Permit,
+        call: &Call,
+        body: &[u8],
+    ) -> Result<usize, SpoolError> {
+        let written = entry::write(call, Timestamp::now(), body);
+        let payload = written.map_err(|error| SpoolError::Unwritable(error.to_string()))?;
+        if payload.len() > MAX_PAYLOAD_BYTES {
+            return Err(AppendError::Large.into());
+        }
+        let (tenant, bytes) = (call.tenant(), payload.len() as u64);
+        let _place = self.room.enter(tenant, bytes).map_err(|error| match error {
+            NoRoom::OfTenant => SpoolError::ShareTaken,
+            NoRoom::OfAll => SpoolError::Overloaded,
+        })?;
+        if let Store::Sqlite(_) = &self.store {
+            // The store has a bound for each tenant: what it would not take is not promised.
+            self.store.run(permit, call.bytes(), |_| Box::pin(async { Ok::<(), StoreError>(()) })).await?;
+        }
+        let share = self.shares.take(tenant, bytes).ok_or(SpoolError::ShareTaken)?;
+        let appended = self.spool.append(payload).await;
+        if matches!(appended, Ok(_) | Err(AppendError::Unknown(_) | AppendError::Gone)) {
+            // It is given back by who counts it.
+            share.keep();
+        }
+        self.metrics.bytes(self.spool.bytes());
+        appended?;
+        let points = call.points().len();
+        self.metrics.spooled(points);
+        Ok(points)
+    }
+}
+
+/// Where entries go that the store refuses for good.
+fn aside(directory: &Path) -> PathBuf {
+    directory.join("refused")
+}
+
+/// Whose the entries are that were there before.
+fn note_what_is_there(spool: &Spool, shares: &Shares) -> io::Result<()> {
+    spool.visit(|found| {
+        if let Ok(head) = entry::head(&found.payload) {
+            shares.note(head.tenant, found.payload.len() as u64);
+        }
+    })
+}
+
+/// Of a tenant's entry.
+type Owned = (Uuid, u64);

@@ -1,0 +1,91 @@
+//! What each tenant has in the spool: one has a part of it, and leaves the rest to the others.
+
+use std::collections::HashMap;
+
+use parking_lot::Mutex;
+use uuid::Uuid;
+
+use super::Owned;
+
+/// What every tenant has there.
+pub(super) struct Shares {
+    /// Of one tenant at the most, in bytes.
+    most: u64,
+    held: Mutex<HashMap<Uuid, u64>>,
+}
+
+/// Taken for an entry; given back when it is dropped, unless it is kept.
+pub(super) struct Share<'s> {
+    shares: &'s Shares,
+    entry: Owned,
+    is_kept: bool,
+}
+
+impl Shares {
+    pub(super) fn new(most: u64) -> Self {
+        Self { most, held: Mutex::default() }
+    }
+
+    /// For an entry of so many bytes, where the tenant's part has room; one entry of a tenant that has no other always fits.
+    pub(super) fn take(&self, tenant: Uuid, bytes: u64) -> Option<Share<'_>> {
+        let mut held = self.held.lock();
+        let own = held.get(&tenant).copied().unwrap_or_default();
+        if own > 0 && own.saturating_add(bytes) > self.most {
+            return None;
+        }
+        held.insert(tenant, own.saturating_add(bytes));
+        Some(Share { shares: self, entry: (tenant, bytes), is_kept: false })
+    }
+
+    /// Of an entry that was there before.
+    pub(super) fn note(&self, tenant: Uuid, bytes: u64) {
+        *self.held.lock().entry(tenant).or_default() += bytes;
+    }
+
+    /// Of an entry that is done with.
+    pub(super) fn give_back(&self, (tenant, bytes): Owned) {
+        let mut held = self.held.lock();
+        if let Some(own) = held.get_mut(&tenant) {
+            *own = own.saturating_sub(bytes);
+            if *own == 0 {
+                held.remove(&tenant);
+            }
+        }
+    }
+}
+
+impl Share<'_> {
+    /// It is held until the entry is done with.
+    pub(super) fn keep(mut self) {
+        self.is_kept = true;
+    }
+}
+
+impl Drop for Share<'_> {
+    fn drop(&mut self) {
+        if !self.is_kept {
+            self.shares.give_back(self.entry);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tenant_has_its_part_and_another_the_rest() {
+        let (a, b) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let shares = Shares::new(100);
+        shares.take(a, 150).expect("one always fits").keep();
+        assert!(shares.take(a, 1).is_none());
+        shares.take(b, 60).unwrap().keep();
+        drop(shares.take(b, 40).unwrap());
+        shares.take(b, 40).expect("what was not appended is given back").keep();
+        assert!(shares.take(b, 1).is_none());
+        shares.give_back((a, 150));
+        shares.note(a, 100);
+        assert!(shares.take(a, 1).is_none());
+        assert!(shares.held.lock().len() == 2);
+    }
+}
