@@ -37,7 +37,7 @@ pub struct Bounds {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another process has it.
-    #[error("another process uses this folder")]
+    #[error("another process uses this folder: give each outrigger a data directory of its own")]
     InUse,
     /// The disk, or its rights.
     #[error(transparent)]

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -24,6 +25,8 @@ use crate::store::{Reach, Store, StoreError, Tx};
 const MAX_COST: u64 = 8 * 1024 * 1024;
 /// Entries of one transaction at the most.
 const MAX_ENTRIES: usize = 256;
+/// For how many days keys are kept.
+const KEYS_DAYS: i32 = 100;
 /// Between two attempts while the store or the disk is away.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LAST_PAUSE: Duration = Duration::from_secs(2);
@@ -182,6 +185,11 @@ impl Drain {
         }
         for Entry { sequence, payload } in read.entries {
             match entry::head(&payload).and_then(|head| Ok((head, entry::read(&payload)?))) {
+                Ok((head, accepted)) if is_too_old(&accepted.call) => {
+                    let why = "it was in the spool for so long that it may have been counted, and its keys are no longer kept";
+                    self.put_aside(sequence, &payload, why)?;
+                    self.shares.give_back((head.tenant, payload.len() as u64));
+                }
                 Ok((head, accepted)) => self.waiting.push_back(Waiting {
                     sequence,
                     tenant: head.tenant,
@@ -244,6 +252,12 @@ impl Drain {
         self.metrics.refused();
         Ok(())
     }
+}
+
+/// Whether the keys of some of it may be gone.
+fn is_too_old(call: &Call) -> bool {
+    let oldest = Day::of(Timestamp::now()).number() - KEYS_DAYS;
+    call.days().iter().any(|day| day.number() <= oldest)
 }
 
 /// Counts entries, and lists what has another one's key.

@@ -6,6 +6,8 @@
 mod drain;
 mod entry;
 mod shares;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::path::{Path, PathBuf};

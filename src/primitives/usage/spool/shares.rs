@@ -37,6 +37,11 @@ impl Shares {
         Some(Share { shares: self, entry: (tenant, bytes), is_kept: false })
     }
 
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.held.lock().is_empty()
+    }
+
     /// Of an entry that was there before.
     pub(super) fn note(&self, tenant: Uuid, bytes: u64) {
         *self.held.lock().entry(tenant).or_default() += bytes;
