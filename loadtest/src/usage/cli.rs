@@ -11,6 +11,8 @@ pub(crate) enum Part {
     Write,
     /// One hot metric, and ten thousand
     Metrics,
+    /// Records accepted to disk, and counted after
+    Spool,
     /// The same with more and more records kept, and readings
     Kept,
 }
@@ -21,7 +23,7 @@ pub(crate) struct UsageArgs {
     #[command(flatten)]
     pub(crate) on: OnPostgres,
     /// What is measured
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Part::Write, Part::Metrics, Part::Kept])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Part::Write, Part::Metrics, Part::Spool, Part::Kept])]
     pub(crate) parts: Vec<Part>,
     /// How many records are kept, step by step
     #[arg(long, value_delimiter = ',', default_values_t = [1_000_000, 10_000_000, 30_000_000])]

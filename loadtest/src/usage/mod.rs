@@ -4,6 +4,7 @@ mod cli;
 mod contender;
 mod kept;
 mod report;
+mod spool;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -100,6 +101,7 @@ impl<'a> Bench<'a> {
             took_s: 0.0,
             settings: self.target.database.settings().await?,
             write: Vec::new(),
+            spool: Vec::new(),
             kept: Vec::new(),
         };
         let wants = |part: Part| self.arguments.parts.contains(&part);
@@ -110,6 +112,9 @@ impl<'a> Bench<'a> {
         }
         if wants(Part::Metrics) {
             report.write.push(self.metrics().await?);
+        }
+        if wants(Part::Spool) {
+            report.spool = spool::measure(self).await?;
         }
         if wants(Part::Kept) {
             report.kept = self.kept().await?;
@@ -140,7 +145,9 @@ impl<'a> Bench<'a> {
     /// One hot metric and ten thousand, by two servers in turn.
     async fn metrics(&self) -> Result<WriteTable> {
         let folder = self.folder.join("metrics");
-        let config = with_metrics(&self.arguments.on.outrigger_config, &folder)?;
+        let names: String = (0..METRICS).map(|number| format!("  m{number:06}: {{}}\n")).collect();
+        let policy = format!("kind: usage\nmetrics:\n  api_calls: {{group_by: [endpoint]}}\n{names}");
+        let config = with_policy(&self.arguments.on.outrigger_config, &folder, &policy, |text| text)?;
         let on = &self.arguments.on;
         let many = Launch::on_postgres(on, &on.outrigger_bin, &folder).with_config(&config).start()?;
         let target = Target { api: many.ready.api, metrics: METRICS, ..self.target.clone() };
@@ -213,8 +220,13 @@ impl<'a> Bench<'a> {
     }
 }
 
-/// The configuration with a policy of so many metrics.
-fn with_metrics(config: &Path, folder: &Path) -> Result<PathBuf> {
+/// The configuration with another policy of usage, in this folder, and changed in another way.
+fn with_policy(
+    config: &Path,
+    folder: &Path,
+    policy: &str,
+    change: impl FnOnce(String) -> String,
+) -> Result<PathBuf> {
     let policies = folder.join("policies");
     fs::create_dir_all(&policies)?;
     let home = config.canonicalize()?;
@@ -223,16 +235,12 @@ fn with_metrics(config: &Path, folder: &Path) -> Result<PathBuf> {
         let path = entry?.path();
         fs::copy(&path, policies.join(path.file_name().context("a policy")?))?;
     }
-    let names: String = (0..METRICS).map(|number| format!("  m{number:06}: {{}}\n")).collect();
-    fs::write(
-        policies.join("usage.yaml"),
-        format!("kind: usage\nmetrics:\n  api_calls: {{group_by: [endpoint]}}\n{names}"),
-    )?;
+    fs::write(policies.join("usage.yaml"), policy)?;
     let above = home.parent().context("--outrigger-config")?;
     let text = fs::read_to_string(config)?
         .replace("policies: policies", &format!("policies: {}", policies.display()))
         .replace("../", &format!("{}/", above.display()));
-    let path = folder.join("metrics.yaml");
-    fs::write(&path, text)?;
+    let path = folder.join("proxy.yaml");
+    fs::write(&path, change(text))?;
     Ok(path)
 }

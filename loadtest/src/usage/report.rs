@@ -27,6 +27,8 @@ pub(crate) struct UsageReport {
     pub(crate) settings: String,
     /// Closed loops.
     pub(crate) write: Vec<WriteTable>,
+    /// Accepted to disk.
+    pub(crate) spool: Vec<SpoolRow>,
     /// With more and more kept.
     pub(crate) kept: Vec<KeptRow>,
 }
@@ -46,6 +48,18 @@ pub(crate) struct WriteRow {
     pub(crate) of: AcceptRow,
     /// PostgreSQL's log, for each record.
     pub(crate) wal_bytes: f64,
+}
+
+/// So many callers.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct SpoolRow {
+    pub(crate) callers: u64,
+    /// Counted before they are answered.
+    pub(crate) database: WriteRow,
+    /// Accepted to disk.
+    pub(crate) spool: WriteRow,
+    /// Of those, counted, from the first one's beginning until all are.
+    pub(crate) counted_per_s: f64,
 }
 
 /// So many records kept.
@@ -94,6 +108,12 @@ impl UsageReport {
             writeln!(text, "\ncounted, {}{}", table.label, table.verdict()).ok();
             text.push_str(&write(&table.rows));
         }
+        if !self.spool.is_empty() {
+            text.push_str(
+                "\naccepted to disk (`ack: spool`) beside counted (`ack: database`), batches of 1000\n",
+            );
+            text.push_str(&spool(&self.spool));
+        }
         if !self.kept.is_empty() {
             text.push_str("\nwith so many records of today kept: batches of 1000 from 8 callers, and readings of one tenant among 1,000\n");
             text.push_str(&kept(&self.kept));
@@ -138,6 +158,32 @@ fn write(rows: &[WriteRow]) -> String {
         cells
     };
     align(&headings, &rows.iter().map(cells).collect::<Vec<_>>())
+}
+
+fn spool(rows: &[SpoolRow]) -> String {
+    let headings =
+        ["callers", "ack", "points/s", "of first", "quartiles", "P50", "P95", "P99", "all counted/s"];
+    let cells = |callers: u64, name: &str, row: &WriteRow, counted: f64| {
+        let of = &row.of;
+        let mut cells = vec![
+            callers.to_string(),
+            name.to_owned(),
+            format!("{:.0}", of.events_per_s.median),
+            format!("{:.2}", of.of_first.median),
+            format!("{:.2}-{:.2}", of.of_first.lower_quartile, of.of_first.upper_quartile),
+        ];
+        cells.extend(latency(of.latency));
+        cells.push(format!("{counted:.0}"));
+        cells
+    };
+    let both = |row: &SpoolRow| {
+        let rate = row.database.of.events_per_s.median;
+        [
+            cells(row.callers, "database", &row.database, rate),
+            cells(row.callers, "spool", &row.spool, row.counted_per_s),
+        ]
+    };
+    align(&headings, &rows.iter().flat_map(both).collect::<Vec<_>>())
 }
 
 fn kept(rows: &[KeptRow]) -> String {
