@@ -91,10 +91,13 @@ fn what_is_accepted_to_disk_is_read_within_a_second_and_a_lie_is_listed_to_its_t
         let mut lie = record("k1", "7");
         lie["tags"] = json!({"region": "eu"});
         lie["metadata"] = json!({"why": "a test"});
-        let lines =
-            [record("k2", "0.2"), lie, record("k3", "1")].map(|record| record.to_string()).join("\n\n");
+        // A number that PostgreSQL would write out in 400,000 digits.
+        let mut huge = record("k4", "0").to_string();
+        huge.insert_str(huge.len() - 1, r#","metadata":{"n":1e400000}"#);
+        let [k2, lie, k3] = [record("k2", "0.2"), lie, record("k3", "1")].map(|record| record.to_string());
+        let lines = [k2, lie, k3, huge].join("\n\n");
         let reply = acme.send("POST", "/v1/usage", &[NDJSON], &lines);
-        assert_eq!((reply.status, reply.json()), (202, pending(3)), "{}", reply.text());
+        assert_eq!((reply.status, reply.json()), (202, pending(4)), "{}", reply.text());
         assert_eq!(send(&mut globex, &[record("k1", "5")]).json(), pending(1));
         wait_until("what is not a lie", BOUND, || total(&mut acme) == "1.3" && total(&mut globex) == "5");
         let listed = get(&mut acme, "/v1/usage/voice_minutes/conflicts");

@@ -21,7 +21,7 @@ CREATE TABLE usage_events (
     metric text COLLATE "C" NOT NULL,
     value numeric(38, 9) NOT NULL,
     tags jsonb,
-    metadata jsonb
+    metadata json
 ) PARTITION BY RANGE (time);
 
 -- Sums by UTC hour, and by day of the policy's time zone: of all together (tag ''), and of each value of the tags by which the
@@ -63,7 +63,7 @@ CREATE TABLE usage_adjustments (
     metric text COLLATE "C" NOT NULL,
     value numeric(38, 9) NOT NULL,
     tags jsonb,
-    metadata jsonb
+    metadata json
 );
 CREATE INDEX usage_adjustments_of_tenant ON usage_adjustments (tenant_id, metric, booked_at);
 CREATE INDEX usage_adjustments_by_booking ON usage_adjustments (booked_at);
@@ -79,7 +79,7 @@ CREATE TABLE usage_conflicts (
     time timestamptz NOT NULL,
     value numeric(38, 9) NOT NULL,
     tags jsonb,
-    metadata jsonb,
+    metadata json,
     PRIMARY KEY (tenant_id, metric, idempotency_key, fingerprint)
 );
 CREATE INDEX usage_conflicts_found ON usage_conflicts (tenant_id, metric, found_at, idempotency_key, fingerprint);
@@ -233,7 +233,7 @@ BEGIN
         INSERT INTO public.usage_dedupe (day, place, hash, fingerprint)
             SELECT * FROM unnest(days, places, hashes, fingerprints);
         INSERT INTO public.usage_events (time, tenant_id, metric, value, tags, metadata)
-            SELECT input.time, input.tenant, input.metric, input.amount, input.tags::jsonb, input.metadata::jsonb
+            SELECT input.time, input.tenant, input.metric, input.amount, input.tags::jsonb, input.metadata::json
             FROM unnest(times, tenants, metrics, amounts, tags, metadata)
                 AS input (time, tenant, metric, amount, tags, metadata);
         RETURN;
@@ -276,7 +276,7 @@ AS $$
 BEGIN
     PERFORM public.outrigger_check_tenants(tenants);
     INSERT INTO public.usage_adjustments (booked_at, time, tenant_id, metric, value, tags, metadata)
-        SELECT now(), input.time, input.tenant, input.metric, input.amount, input.tags::jsonb, input.metadata::jsonb
+        SELECT now(), input.time, input.tenant, input.metric, input.amount, input.tags::jsonb, input.metadata::json
         FROM unnest(times, tenants, metrics, amounts, tags, metadata)
             AS input (time, tenant, metric, amount, tags, metadata);
 END
@@ -292,7 +292,7 @@ AS $$
 BEGIN
     PERFORM public.outrigger_check_tenants(tenants);
     INSERT INTO public.usage_conflicts (tenant_id, metric, idempotency_key, fingerprint, time, value, tags, metadata)
-        SELECT input.tenant, input.metric, input.key, input.fingerprint, input.time, input.amount, input.tags::jsonb, input.metadata::jsonb
+        SELECT input.tenant, input.metric, input.key, input.fingerprint, input.time, input.amount, input.tags::jsonb, input.metadata::json
         FROM unnest(tenants, metrics, keys, fingerprints, times, amounts, tags, metadata)
             AS input (tenant, metric, key, fingerprint, time, amount, tags, metadata)
         ORDER BY input.tenant, input.metric, input.key, input.fingerprint

@@ -4,6 +4,7 @@
 //! segment is removed as a whole, once all of it is done with. After a restart entries that were done with may come again: whoever takes them
 //! does so by a key. A torn end, and damage in the middle, cost the entries that they touch and no others.
 
+mod aside;
 mod frame;
 mod segment;
 #[cfg(test)]
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
+pub use aside::Aside;
 pub use frame::MAX_PAYLOAD_BYTES;
 use segment::Segment;
 pub use segment::{Entry, Read};
@@ -27,7 +29,7 @@ use writer::{Order, Writer};
 /// How much there may be.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
-    /// Of all segments, in bytes; more is refused.
+    /// Of all segments and of what is put aside, in bytes; more is refused.
     pub max_bytes: u64,
     /// Of a segment, which ends behind the entry that goes over it.
     pub segment_bytes: u64,
@@ -86,16 +88,39 @@ pub(super) struct Segments {
     /// From the oldest; the last one is written to unless it is sealed.
     all: Vec<Segment>,
     bytes: u64,
+    /// What is put aside.
+    aside_bytes: u64,
     next_sequence: u64,
+}
+
+impl Segments {
+    fn all_bytes(&self) -> u64 {
+        self.bytes.saturating_add(self.aside_bytes)
+    }
+}
+
+impl Shared {
+    /// Looks at what is put aside: somebody may have removed some of it.
+    fn count_aside(&self) -> io::Result<()> {
+        let bytes = aside::list(&self.directory)?.iter().map(|one| one.bytes).sum();
+        self.segments.lock().aside_bytes = bytes;
+        Ok(())
+    }
+
+    fn has_room(&self, bytes: u64) -> bool {
+        self.segments.lock().all_bytes().saturating_add(bytes) <= self.bounds.max_bytes
+    }
 }
 
 impl Spool {
     /// Opens or makes the folder, which no other process may have.
     pub fn open(directory: &Path, bounds: Bounds) -> Result<Self, OpenError> {
-        DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+        make_folder(directory)?;
         let lock = lock(directory)?;
         let all = segment::list(directory)?;
-        let mut segments = Segments { bytes: all.iter().map(Segment::bytes).sum(), all, next_sequence: 1 };
+        let bytes = all.iter().map(Segment::bytes).sum();
+        let aside_bytes = aside::list(directory)?.iter().map(|one| one.bytes).sum();
+        let mut segments = Segments { bytes, aside_bytes, all, next_sequence: 1 };
         if let Some(last) = segments.all.last() {
             let read = last.read(0)?;
             let ends = read.entries.last().map_or(0, |entry| entry.sequence + 1);
@@ -161,10 +186,22 @@ impl Spool {
         self.shared.appended.notified().await;
     }
 
-    /// What all segments have, in bytes.
+    /// Keeps what could not be done with in a file of this name, until somebody removes it. It counts in the bound.
+    pub fn put_aside(&self, name: &str, bytes: &[u8]) -> io::Result<PathBuf> {
+        let path = aside::write(&self.shared.directory, name, bytes)?;
+        self.shared.count_aside()?;
+        Ok(path)
+    }
+
+    /// What is put aside.
+    pub fn aside(&self) -> io::Result<Vec<Aside>> {
+        aside::list(&self.shared.directory)
+    }
+
+    /// What all segments and what is put aside have, in bytes.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.shared.segments.lock().bytes
+        self.shared.segments.lock().all_bytes()
     }
 }
 
@@ -173,6 +210,12 @@ impl Spool {
 pub struct Place {
     pub(super) segment: u64,
     pub(super) offset: u64,
+}
+
+/// Makes a folder that is there after a power loss too.
+pub fn make_folder(directory: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    directory.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
 }
 
 fn lock(directory: &Path) -> Result<File, OpenError> {

@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use super::Place;
 use super::frame::{self, Mark, Piece};
 
+/// What is read at once around a bad sector.
+const BLOCK_BYTES: usize = 4096;
 const SUFFIX: &str = ".seg";
 
 /// A segment. Clones are the same.
@@ -97,8 +99,8 @@ impl Segment {
         let is_all = self.is_sealed();
         let durable = self.bytes();
         let length = usize::try_from(durable.saturating_sub(offset)).map_err(io::Error::other)?;
-        let mut bytes = vec![0; length];
-        File::open(&self.0.path)?.read_exact_at(&mut bytes, offset)?;
+        let file = File::open(&self.0.path)?;
+        let bytes = read_what_can_be(offset, length, |into, at| file.read_exact_at(into, at))?;
         let mut read = Read {
             entries: Vec::new(),
             damaged_bytes: 0,
@@ -119,6 +121,30 @@ impl Segment {
     pub(super) fn delete(&self) -> io::Result<()> {
         fs::remove_file(&self.0.path)
     }
+}
+
+/// The bytes of a file, with zeros where its disk cannot read them: those are damage, and what is around them is not.
+pub(super) fn read_what_can_be(
+    offset: u64,
+    length: usize,
+    mut read: impl FnMut(&mut [u8], u64) -> io::Result<()>,
+) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; length];
+    match read(&mut bytes, offset) {
+        Err(error) if is_bad_sector(&error) => tracing::error!(%error, "the spool's disk has bad sectors"),
+        read => return read.map(|()| bytes),
+    }
+    for (block, at) in bytes.chunks_mut(BLOCK_BYTES).zip((offset..).step_by(BLOCK_BYTES)) {
+        match read(block, at) {
+            Err(error) if is_bad_sector(&error) => block.fill(0),
+            read => read?,
+        }
+    }
+    Ok(bytes)
+}
+
+fn is_bad_sector(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
 }
 
 /// The segments of a folder from the oldest, all of them sealed: what was torn off is never written behind.

@@ -149,3 +149,23 @@ async fn a_folder_is_one_process_s_and_nobody_else_reads_it() {
     drop(first);
     assert_eq!(drain(&spool(&path)).await.0, ["one"]);
 }
+
+#[test]
+fn around_a_bad_sector_everything_is_read_and_another_error_is_one() {
+    let file: Vec<u8> = (0..20_000_u32).map(|at| (at % 251) as u8 + 1).collect();
+    let bad = 9000..9001;
+    let mut reads = |into: &mut [u8], at: u64| {
+        let from = usize::try_from(at).unwrap();
+        if from < bad.end && from + into.len() > bad.start {
+            return Err(io::Error::from_raw_os_error(rustix::io::Errno::IO.raw_os_error()));
+        }
+        into.copy_from_slice(&file[from..from + into.len()]);
+        Ok(())
+    };
+    let bytes = segment::read_what_can_be(100, 15_000, &mut reads).unwrap();
+    let lost: Vec<usize> = (0..15_000).filter(|at| bytes[*at] != file[at + 100]).map(|at| at + 100).collect();
+    assert!(lost.len() == 4096 && lost.contains(&9000), "{lost:?}");
+    assert!(bytes.iter().filter(|byte| **byte == 0).count() == 4096);
+    let gone = |_: &mut [u8], _: u64| Err(io::Error::from(io::ErrorKind::PermissionDenied));
+    assert!(segment::read_what_can_be(0, 10, gone).is_err());
+}

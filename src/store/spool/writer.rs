@@ -105,7 +105,11 @@ impl Active {
     }
 
     fn has_room(&self, bytes: usize) -> bool {
-        self.shared.segments.lock().bytes.saturating_add(bytes as u64) <= self.shared.bounds.max_bytes
+        let bytes = bytes as u64;
+        self.shared.has_room(bytes)
+            || (self.shared.segments.lock().aside_bytes > 0
+                && self.shared.count_aside().is_ok()
+                && self.shared.has_room(bytes))
     }
 
     fn append(&mut self, payloads: &[Vec<u8>], answers: impl Iterator<Item = Appended>) {

@@ -1,10 +1,7 @@
 //! What was accepted, counted: in order, the entries of many tenants in a transaction.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-use std::path::PathBuf;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,13 +15,17 @@ use super::super::metrics::SpoolMetrics;
 use super::super::{Call, Day, Days};
 use super::entry::{self, Accepted};
 use super::shares::Shares;
-use crate::store::spool::{AppendError, Entry, Place, Spool};
+use crate::store::spool::{AppendError, Entry, Place, Read, Spool};
 use crate::store::{Reach, Store, StoreError, Tx};
 
 /// What the calls of one transaction cost at the most, beside one that costs more.
 const MAX_COST: u64 = 8 * 1024 * 1024;
 /// Entries of one transaction at the most.
 const MAX_ENTRIES: usize = 256;
+const TOO_OLD: &str =
+    "it was in the spool for so long that it may have been counted, and its keys are no longer kept";
+/// Of a file whose tenant cannot be read.
+const UNKNOWN: &str = "unknown";
 /// For how many days keys are kept.
 const KEYS_DAYS: i32 = 100;
 /// Between two attempts while the store or the disk is away.
@@ -38,8 +39,6 @@ pub(super) struct Drain {
     days: Days,
     shares: Arc<Shares>,
     metrics: Arc<SpoolMetrics>,
-    /// Where entries go that cannot be counted.
-    aside: PathBuf,
     /// What was read, and up to where.
     waiting: VecDeque<Waiting>,
     read_to: Option<Place>,
@@ -58,6 +57,43 @@ struct Waiting {
     payload: Vec<u8>,
     /// Shared with the transaction that counts it.
     accepted: Arc<Accepted>,
+}
+
+/// What was read.
+struct Batch {
+    waiting: Vec<Waiting>,
+    /// Entries that cannot be counted, with their sequences, and why not.
+    wrong: Vec<(u64, Vec<u8>, String)>,
+    damaged_bytes: u64,
+    to: Place,
+    is_all: bool,
+}
+
+impl Batch {
+    fn of(read: Read) -> Self {
+        let (mut waiting, mut wrong) = (Vec::with_capacity(read.entries.len()), Vec::new());
+        for Entry { sequence, payload } in read.entries {
+            match entry::head(&payload).and_then(|head| Ok((head, entry::read(&payload)?))) {
+                Ok((_, accepted)) if is_too_old(&accepted.call) => {
+                    wrong.push((sequence, payload, TOO_OLD.to_owned()));
+                }
+                Ok((head, accepted)) => waiting.push(Waiting {
+                    sequence,
+                    tenant: head.tenant,
+                    accepted_ms: head.accepted_ms,
+                    cost: accepted.call.cost(),
+                    payload,
+                    accepted: Arc::new(accepted),
+                }),
+                Err(error) => wrong.push((sequence, payload, error.to_string())),
+            }
+        }
+        Self { waiting, wrong, damaged_bytes: read.damaged_bytes, to: read.to, is_all: read.is_all }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.wrong.is_empty()
+    }
 }
 
 /// Why nothing is counted now.
@@ -85,22 +121,10 @@ impl Drain {
         store: Store,
         shares: Arc<Shares>,
         metrics: Arc<SpoolMetrics>,
-        aside: PathBuf,
     ) -> Self {
         let days = Days::new(store.clone());
         let (waiting, read_to) = (VecDeque::new(), None);
-        Self {
-            spool,
-            store,
-            days,
-            shares,
-            metrics,
-            aside,
-            waiting,
-            read_to,
-            at_once: MAX_ENTRIES,
-            repeats: false,
-        }
+        Self { spool, store, days, shares, metrics, waiting, read_to, at_once: MAX_ENTRIES, repeats: false }
     }
 
     /// Until the process stops, and then until everything is counted, or cannot be now.
@@ -152,7 +176,7 @@ impl Drain {
                 if let Some((sequence, payload)) = first {
                     self.put_aside(sequence, payload, &error.to_string())?;
                 }
-                self.done();
+                self.waiting.pop_front();
             }
             Err(error) => return Err(error.into()),
         }
@@ -168,39 +192,30 @@ impl Drain {
 
     /// Reads what was appended since, and removes what is done with.
     async fn read(&mut self, is_last: bool) -> Result<Round, DrainError> {
-        let Some(read) = self.spool.read(self.read_to)? else { return Ok(Round::Empty) };
-        if read.damaged_bytes > 0 {
-            let bytes = read.damaged_bytes;
+        let (spool, from) = (Arc::clone(&self.spool), self.read_to);
+        // A segment is megabytes to read and to parse: not on a thread that serves calls.
+        let read = tokio::task::spawn_blocking(move || spool.read(from).map(|read| read.map(Batch::of)));
+        let Some(batch) = read.await.map_err(io::Error::other)?? else { return Ok(Round::Empty) };
+        if batch.damaged_bytes > 0 {
+            let bytes = batch.damaged_bytes;
             tracing::error!(
                 bytes,
                 "what is on the usage spool's disk is damaged: unless it is an end that was torn off before it was answered, records are lost"
             );
             self.metrics.damaged(bytes);
         }
-        self.read_to = Some(read.to);
-        if read.entries.is_empty() {
+        if batch.is_empty() {
             // One that is written to goes at the end alone: else each call would begin a file.
-            let is_removed = (read.is_all || is_last) && self.spool.remove(read.to).await?;
+            let is_removed = (batch.is_all || is_last) && self.spool.remove(batch.to).await?;
+            self.read_to = Some(batch.to);
             return Ok(if is_removed { Round::Done } else { Round::Empty });
         }
-        for Entry { sequence, payload } in read.entries {
-            match entry::head(&payload).and_then(|head| Ok((head, entry::read(&payload)?))) {
-                Ok((head, accepted)) if is_too_old(&accepted.call) => {
-                    let why = "it was in the spool for so long that it may have been counted, and its keys are no longer kept";
-                    self.put_aside(sequence, &payload, why)?;
-                    self.shares.give_back((head.tenant, payload.len() as u64));
-                }
-                Ok((head, accepted)) => self.waiting.push_back(Waiting {
-                    sequence,
-                    tenant: head.tenant,
-                    accepted_ms: head.accepted_ms,
-                    cost: accepted.call.cost(),
-                    payload,
-                    accepted: Arc::new(accepted),
-                }),
-                Err(error) => self.put_aside(sequence, &payload, &error.to_string())?,
-            }
+        for (sequence, payload, why) in &batch.wrong {
+            self.put_aside(*sequence, payload, why)?;
         }
+        // Not before all that is wrong is put aside: what fails is read again.
+        self.read_to = Some(batch.to);
+        self.waiting.extend(batch.waiting);
         Ok(Round::Done)
     }
 
@@ -233,25 +248,25 @@ impl Drain {
     }
 
     /// Keeps an entry that cannot be counted in a file of its own: its records as `POST /v1/usage` takes them, or all of it where they cannot be
-    /// read.
+    /// read. It stays in its tenant's part of the spool.
     fn put_aside(&self, sequence: u64, payload: &[u8], why: &str) -> io::Result<()> {
-        let (owner, bytes, kind) =
-            match entry::head(payload).and_then(|head| Ok((head, entry::body(payload)?))) {
-                Ok((head, body)) => (head.tenant.to_string(), body, "json"),
-                Err(_) => ("unknown".to_owned(), payload, "entry"),
-            };
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.aside)?;
+        let read = entry::head(payload).and_then(|head| Ok((head, entry::body(payload)?)));
+        let (owner, bytes, kind) = match read {
+            Ok((head, body)) => (head.tenant.to_string(), body, "json"),
+            Err(_) => (UNKNOWN.to_owned(), payload, "entry"),
+        };
         // After a kill the same one may come again.
-        let path = self.aside.join(format!("{sequence:020}-{owner}.{kind}"));
-        let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&path)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        File::open(&self.aside)?.sync_all()?;
+        let path = self.spool.put_aside(&format!("{owner}.{sequence:020}.{kind}"), bytes)?;
         let file = path.display();
         tracing::error!(%file, tenant = owner, why, "usage that was accepted to disk cannot be counted, and is kept in this file");
         self.metrics.refused();
         Ok(())
     }
+}
+
+/// Whose a file is that was put aside.
+pub(super) fn tenant_of(name: &str) -> Option<Uuid> {
+    name.split_once('.')?.0.parse().ok()
 }
 
 /// Whether the keys of some of it may be gone.

@@ -10,10 +10,11 @@ mod shares;
 mod tests;
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use self::drain::Drain;
@@ -75,6 +76,7 @@ pub(super) struct Spooler {
     shares: Arc<Shares>,
     room: Room,
     metrics: Arc<SpoolMetrics>,
+    tasks: Tasks,
 }
 
 impl Spooler {
@@ -91,16 +93,17 @@ impl Spooler {
         note_what_is_there(&spool, &shares)?;
         metrics.bounds(max_bytes);
         metrics.bytes(spool.bytes());
-        let drain = Drain::new(
-            Arc::clone(&spool),
-            store.clone(),
-            Arc::clone(&shares),
-            Arc::clone(&metrics),
-            aside(directory),
-        );
+        let drain = Drain::new(Arc::clone(&spool), store.clone(), Arc::clone(&shares), Arc::clone(&metrics));
         let stopping = tasks.stopping().clone();
         tasks.spawn("usage spool", async move { drain.run(stopping).await });
-        Ok(Self { spool, store: store.clone(), shares, room: Room::new(WAITING), metrics })
+        Ok(Self {
+            spool,
+            store: store.clone(),
+            shares,
+            room: Room::new(WAITING),
+            metrics,
+            tasks: tasks.clone(),
+        })
     }
 
     /// Accepts a call whose records came as this body; how many they are. It is on the disk then.
@@ -116,7 +119,7 @@ impl Spooler {
             return Err(AppendError::Large.into());
         }
         let (tenant, bytes) = (call.tenant(), payload.len() as u64);
-        let _place = self.room.enter(tenant, bytes).map_err(|error| match error {
+        let place = self.room.enter(tenant, bytes).map_err(|error| match error {
             NoRoom::OfTenant => SpoolError::ShareTaken,
             NoRoom::OfAll => SpoolError::Overloaded,
         })?;
@@ -124,12 +127,23 @@ impl Spooler {
             // The store has a bound for each tenant: what it would not take is not promised.
             self.store.run(permit, call.bytes(), |_| Box::pin(async { Ok::<(), StoreError>(()) })).await?;
         }
-        let share = self.shares.take(tenant, bytes).ok_or(SpoolError::ShareTaken)?;
-        let appended = self.spool.append(payload).await;
-        if matches!(appended, Ok(_) | Err(AppendError::Unknown(_) | AppendError::Gone)) {
-            // It is given back by who counts it.
-            share.keep();
+        if !self.shares.take(tenant, bytes) {
+            return Err(SpoolError::ShareTaken);
         }
+        let (answer, answered) = oneshot::channel();
+        let (spool, shares) = (Arc::clone(&self.spool), Arc::clone(&self.shares));
+        // To its end though the caller leaves: what it takes of the room and of its tenant's part is what it has there.
+        self.tasks.spawn("usage to disk", async move {
+            let _place = place;
+            let appended = spool.append(payload).await;
+            if let Err(AppendError::Full | AppendError::Disk(_) | AppendError::Large) = appended {
+                shares.give_back((tenant, bytes));
+            }
+            if answer.send(appended).is_err() {
+                tracing::trace!("a caller of the usage spool stopped waiting");
+            }
+        });
+        let appended = answered.await.map_err(|_| AppendError::Gone)?;
         self.metrics.bytes(self.spool.bytes());
         appended?;
         let points = call.points().len();
@@ -138,18 +152,19 @@ impl Spooler {
     }
 }
 
-/// Where entries go that the store refuses for good.
-fn aside(directory: &Path) -> PathBuf {
-    directory.join("refused")
-}
-
 /// Whose the entries are that were there before.
 fn note_what_is_there(spool: &Spool, shares: &Shares) -> io::Result<()> {
     spool.visit(|found| {
         if let Ok(head) = entry::head(&found.payload) {
             shares.note(head.tenant, found.payload.len() as u64);
         }
-    })
+    })?;
+    for aside in spool.aside()? {
+        if let Some(tenant) = drain::tenant_of(&aside.name) {
+            shares.note(tenant, aside.bytes);
+        }
+    }
+    Ok(())
 }
 
 /// Of a tenant's entry.

@@ -14,27 +14,20 @@ pub(super) struct Shares {
     held: Mutex<HashMap<Uuid, u64>>,
 }
 
-/// Taken for an entry; given back when it is dropped, unless it is kept.
-pub(super) struct Share<'s> {
-    shares: &'s Shares,
-    entry: Owned,
-    is_kept: bool,
-}
-
 impl Shares {
     pub(super) fn new(most: u64) -> Self {
         Self { most, held: Mutex::default() }
     }
 
     /// For an entry of so many bytes, where the tenant's part has room; one entry of a tenant that has no other always fits.
-    pub(super) fn take(&self, tenant: Uuid, bytes: u64) -> Option<Share<'_>> {
+    pub(super) fn take(&self, tenant: Uuid, bytes: u64) -> bool {
         let mut held = self.held.lock();
         let own = held.get(&tenant).copied().unwrap_or_default();
         if own > 0 && own.saturating_add(bytes) > self.most {
-            return None;
+            return false;
         }
         held.insert(tenant, own.saturating_add(bytes));
-        Some(Share { shares: self, entry: (tenant, bytes), is_kept: false })
+        true
     }
 
     #[cfg(test)]
@@ -59,21 +52,6 @@ impl Shares {
     }
 }
 
-impl Share<'_> {
-    /// It is held until the entry is done with.
-    pub(super) fn keep(mut self) {
-        self.is_kept = true;
-    }
-}
-
-impl Drop for Share<'_> {
-    fn drop(&mut self) {
-        if !self.is_kept {
-            self.shares.give_back(self.entry);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -82,15 +60,15 @@ mod tests {
     fn a_tenant_has_its_part_and_another_the_rest() {
         let (a, b) = (Uuid::from_u128(1), Uuid::from_u128(2));
         let shares = Shares::new(100);
-        shares.take(a, 150).expect("one always fits").keep();
-        assert!(shares.take(a, 1).is_none());
-        shares.take(b, 60).unwrap().keep();
-        drop(shares.take(b, 40).unwrap());
-        shares.take(b, 40).expect("what was not appended is given back").keep();
-        assert!(shares.take(b, 1).is_none());
+        assert!(shares.take(a, 150), "one always fits");
+        assert!(!shares.take(a, 1));
+        assert!(shares.take(b, 60) && shares.take(b, 40));
+        assert!(!shares.take(b, 1));
+        shares.give_back((b, 40));
+        assert!(shares.take(b, 40) && !shares.take(b, 1));
         shares.give_back((a, 150));
+        assert_eq!(shares.held.lock().len(), 1, "who has nothing is forgotten");
         shares.note(a, 100);
-        assert!(shares.take(a, 1).is_none());
-        assert!(shares.held.lock().len() == 2);
+        assert!(!shares.take(a, 1));
     }
 }
