@@ -162,6 +162,12 @@ fn what_must_be_looked_up_first_or_is_of_another_metric_too_is_counted_before_it
         correction["corrects"] = json!("nothing");
         correction["idempotency_key"] = json!("k3");
         assert_eq!(send(&mut acme, &[correction]).status, 422);
+        // Of what was accepted to disk a moment ago too.
+        assert_eq!(send(&mut acme, &[record("k5", "9")]).json(), pending(1));
+        let mut correction = record("k6", "-9");
+        correction["corrects"] = json!("k5");
+        assert_eq!(send(&mut acme, &[correction]).json(), json!({"accepted": 1, "duplicates": 0}));
+        assert_eq!(total(&mut acme), "2");
         // What is wrong with a record is said before it is accepted.
         let reply = send(&mut acme, &[record("k4", "x")]);
         assert_eq!(reply.json()["errors"][0]["pointer"], "/records/0/value", "{}", reply.text());

@@ -1,6 +1,7 @@
 //! Points counted in a transaction: one function, whoever's transaction it is.
 
 use std::collections::{BTreeSet, HashSet};
+use std::ops::Range;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
@@ -101,6 +102,11 @@ impl Call {
         &self.calendar
     }
 
+    /// Whether some of its points are of metrics whose records are counted after they were answered.
+    pub(super) fn has_spooled_metrics(&self) -> bool {
+        self.metrics.iter().any(|metric| metric.ack == Ack::Spool)
+    }
+
     /// Whether it is counted after it was answered. A correction is not: what it corrects is looked up first.
     pub(super) fn is_spooled(&self) -> bool {
         self.metrics.iter().all(|metric| metric.ack == Ack::Spool)
@@ -149,23 +155,25 @@ pub async fn count(tx: &mut Tx<'_>, calls: &[Call]) -> Result<Vec<Verdict>, Stor
     count_units(tx, &units).await
 }
 
-/// Counts calls that were promised to be counted: each point that can be is, and those that cannot are returned.
+/// Counts calls that were promised to be counted, or these of their points: each that can be is, and those that cannot are returned.
 pub(super) async fn count_each(
     tx: &mut Tx<'_>,
     calls: &[&Call],
+    only: Option<Range<usize>>,
     looks_first: bool,
 ) -> Result<Counted, StoreError> {
-    let units: Vec<Unit<'_>> = calls
-        .iter()
-        .flat_map(|call| call.points.chunks(1).map(move |points| Unit { call, points, looks_first }))
-        .collect();
+    let only = only.unwrap_or(0..usize::MAX);
+    let part = |call: &&Call| only.start.min(call.points.len())..only.end.min(call.points.len());
+    let places: Vec<(usize, usize)> =
+        calls.iter().enumerate().flat_map(|(number, call)| part(call).map(move |at| (number, at))).collect();
+    let unit = |(number, at): &(usize, usize)| {
+        let call = *calls.get(*number)?;
+        Some(Unit { call, points: call.points.get(*at..=*at)?, looks_first })
+    };
+    let units: Vec<Unit<'_>> = places.iter().filter_map(unit).collect();
     let verdicts = count_units(tx, &units).await?;
     let mut counted = Counted::default();
-    let places = calls
-        .iter()
-        .enumerate()
-        .flat_map(|(call, of_call)| (0..of_call.points.len()).map(move |at| (call, at)));
-    for (place, verdict) in places.zip(verdicts) {
+    for (place, verdict) in places.into_iter().zip(verdicts) {
         match verdict {
             Verdict::Counted { accepted, duplicates } => {
                 counted.accepted += accepted;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use prometheus::{IntCounter, IntGauge};
 
 use super::Verdict;
@@ -159,6 +160,13 @@ impl SpoolMetrics {
     /// When the oldest entry that is not counted was accepted.
     pub(super) fn oldest(&self, accepted_ms: Option<i64>) {
         self.oldest.set(accepted_ms.map_or(0, |ms| ms / 1000));
+    }
+
+    /// What is there cannot even be read.
+    pub(super) fn stuck(&self) {
+        if self.oldest.get() == 0 {
+            self.oldest.set(Timestamp::now().as_second());
+        }
     }
 
     pub(super) fn counted(&self, counted: &Counted) {

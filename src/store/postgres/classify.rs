@@ -97,10 +97,10 @@ impl PgError {
         code.is_some_and(|code| code.code().starts_with("22") || code.code().starts_with("23"))
     }
 
-    /// Whether a statement's time ran out.
+    /// Whether a statement's or a lock's time ran out, or the server said nothing for too long.
     #[must_use]
     pub fn is_too_slow(&self) -> bool {
-        self.is(&SqlState::QUERY_CANCELED)
+        self.is(&SqlState::QUERY_CANCELED) || self.is(&SqlState::LOCK_NOT_AVAILABLE) || self.is_silent()
     }
 
     /// What it means.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::make_folder;
 
 const FOLDER: &str = "refused";
+const UNFINISHED: &str = "unfinished";
 
 /// A file of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,16 +19,30 @@ pub struct Aside {
     pub bytes: u64,
 }
 
-/// Writes one that is there after a power loss too; the same name again is the same one.
-pub(super) fn write(directory: &Path, name: &str, bytes: &[u8]) -> io::Result<PathBuf> {
+/// Writes one that is there after a power loss too, whole or not at all, and whether it is new: the same name again is the same one.
+pub(super) fn write(directory: &Path, name: &str, bytes: &[u8]) -> io::Result<(PathBuf, bool)> {
     let folder = directory.join(FOLDER);
     make_folder(&folder)?;
-    let path = folder.join(name);
-    let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&path)?;
+    let (path, unfinished) = (folder.join(name), folder.join(UNFINISHED));
+    if path.exists() {
+        return Ok((path, false));
+    }
+    let mut file =
+        OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&unfinished)?;
     file.write_all(bytes)?;
     file.sync_all()?;
+    fs::rename(&unfinished, &path)?;
     File::open(&folder)?.sync_all()?;
-    Ok(path)
+    Ok((path, true))
+}
+
+/// Keeps a segment that is damaged: a disk may read tomorrow what it cannot read today.
+pub(super) fn keep_segment(directory: &Path, segment: &Path) -> io::Result<()> {
+    let folder = directory.join(FOLDER);
+    make_folder(&folder)?;
+    let name = segment.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    fs::rename(segment, folder.join(format!("damaged.{name}")))?;
+    File::open(&folder)?.sync_all()
 }
 
 /// Those that are there.

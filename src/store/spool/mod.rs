@@ -16,6 +16,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
@@ -120,13 +121,16 @@ impl Spool {
         let all = segment::list(directory)?;
         let bytes = all.iter().map(Segment::bytes).sum();
         let aside_bytes = aside::list(directory)?.iter().map(|one| one.bytes).sum();
-        let mut segments = Segments { bytes, aside_bytes, all, next_sequence: 1 };
+        // Never one of a life before, also where that left nothing: microseconds since 1970 are more than there are entries.
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let next_sequence = u64::try_from(now.as_micros()).unwrap_or(1).max(1);
+        let mut segments = Segments { bytes, aside_bytes, all, next_sequence };
         if let Some(last) = segments.all.last() {
             let read = last.read(0)?;
             let ends = read.entries.last().map_or(0, |entry| entry.sequence + 1);
             // A segment's name is its own, also where nothing of it is left.
             let ends = ends.max(last.first_sequence() + 1);
-            segments.next_sequence = ends;
+            segments.next_sequence = ends.max(next_sequence);
         }
         let begins = segments.next_sequence;
         let shared = Arc::new(Shared {
@@ -154,8 +158,7 @@ impl Spool {
     pub fn read(&self, from: Option<Place>) -> io::Result<Option<Read>> {
         let oldest = self.shared.segments.lock().all.first().cloned();
         let Some(oldest) = oldest else { return Ok(None) };
-        let offset =
-            from.filter(|place| place.segment == oldest.first_sequence()).map_or(0, |place| place.offset);
+        let offset = from.filter(|place| place.segment == oldest.id()).map_or(0, |place| place.offset);
         oldest.read(offset).map(Some)
     }
 
@@ -181,6 +184,12 @@ impl Spool {
         self.begins
     }
 
+    /// The sequence of what is appended next: what was appended before has smaller ones.
+    #[must_use]
+    pub fn next_sequence(&self) -> u64 {
+        self.shared.segments.lock().next_sequence
+    }
+
     /// Returns once something was appended since this was called last; for one reader.
     pub async fn appended(&self) {
         self.shared.appended.notified().await;
@@ -188,8 +197,10 @@ impl Spool {
 
     /// Keeps what could not be done with in a file of this name, until somebody removes it. It counts in the bound.
     pub fn put_aside(&self, name: &str, bytes: &[u8]) -> io::Result<PathBuf> {
-        let path = aside::write(&self.shared.directory, name, bytes)?;
-        self.shared.count_aside()?;
+        let (path, is_new) = aside::write(&self.shared.directory, name, bytes)?;
+        if is_new {
+            self.shared.segments.lock().aside_bytes += bytes.len() as u64;
+        }
         Ok(path)
     }
 
@@ -208,7 +219,7 @@ impl Spool {
 /// Up to where a segment was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
-    pub(super) segment: u64,
+    pub(super) segment: segment::Id,
     pub(super) offset: u64,
 }
 

@@ -7,11 +7,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::Place;
 use super::frame::{self, Mark, Piece};
+use super::{Place, aside};
 
 /// What is read at once around a bad sector.
 const BLOCK_BYTES: usize = 4096;
+/// Of a segment: its first sequence, and its mark.
+pub(super) type Id = (u64, Mark);
+
 const SUFFIX: &str = ".seg";
 
 /// A segment. Clones are the same.
@@ -26,6 +29,8 @@ struct Inner {
     /// What is on the disk of it for good.
     durable: AtomicU64,
     is_sealed: AtomicBool,
+    /// Something in it could not be read, and it is not only its end.
+    is_damaged: AtomicBool,
 }
 
 /// An entry that was read.
@@ -64,12 +69,18 @@ impl Segment {
             mark,
             durable: AtomicU64::new(0),
             is_sealed: AtomicBool::new(false),
+            is_damaged: AtomicBool::new(false),
         };
         Ok((Self(Arc::new(inner)), file))
     }
 
     pub(super) fn first_sequence(&self) -> u64 {
         self.0.first_sequence
+    }
+
+    /// What no other segment has.
+    pub(super) fn id(&self) -> Id {
+        (self.0.first_sequence, self.0.mark)
     }
 
     pub(super) fn mark(&self) -> Mark {
@@ -100,47 +111,66 @@ impl Segment {
         let durable = self.bytes();
         let length = usize::try_from(durable.saturating_sub(offset)).map_err(io::Error::other)?;
         let file = File::open(&self.0.path)?;
-        let bytes = read_what_can_be(offset, length, |into, at| file.read_exact_at(into, at))?;
+        let (bytes, has_bad_sectors) =
+            read_what_can_be(offset, length, |into, at| file.read_exact_at(into, at))?;
         let mut read = Read {
             entries: Vec::new(),
             damaged_bytes: 0,
-            to: Place { segment: self.0.first_sequence, offset: durable.max(offset) },
+            to: Place { segment: self.id(), offset: durable.max(offset) },
             is_all,
         };
+        let mut is_damaged = has_bad_sectors;
         for piece in frame::read(&bytes, self.0.mark) {
             match piece {
                 Piece::Entry { sequence, payload } => {
+                    is_damaged |= read.damaged_bytes > 0;
                     read.entries.push(Entry { sequence, payload: payload.to_vec() });
                 }
                 Piece::Damage(bytes) => read.damaged_bytes += bytes as u64,
             }
         }
+        self.0.is_damaged.fetch_or(is_damaged, Ordering::AcqRel);
         Ok(read)
     }
 
-    pub(super) fn delete(&self) -> io::Result<()> {
-        fs::remove_file(&self.0.path)
+    /// Its file goes, or aside where it is damaged; how many bytes that are.
+    pub(super) fn delete(&self, directory: &Path) -> io::Result<u64> {
+        if self.0.is_damaged.load(Ordering::Acquire) {
+            return aside::keep_segment(directory, &self.0.path).map(|()| self.bytes());
+        }
+        fs::remove_file(&self.0.path).map(|()| 0)
     }
 }
 
-/// The bytes of a file, with zeros where its disk cannot read them: those are damage, and what is around them is not.
+/// The bytes of a file, with zeros where its disk cannot read them, and whether there are such: those are damage, and what is around them
+/// is not. A disk that reads nothing at all is an error.
 pub(super) fn read_what_can_be(
     offset: u64,
     length: usize,
     mut read: impl FnMut(&mut [u8], u64) -> io::Result<()>,
-) -> io::Result<Vec<u8>> {
+) -> io::Result<(Vec<u8>, bool)> {
     let mut bytes = vec![0; length];
     match read(&mut bytes, offset) {
         Err(error) if is_bad_sector(&error) => tracing::error!(%error, "the spool's disk has bad sectors"),
-        read => return read.map(|()| bytes),
+        read => return read.map(|()| (bytes, false)),
     }
+    let (mut failed, mut is_any_read) = (None, false);
     for (block, at) in bytes.chunks_mut(BLOCK_BYTES).zip((offset..).step_by(BLOCK_BYTES)) {
         match read(block, at) {
-            Err(error) if is_bad_sector(&error) => block.fill(0),
-            read => read?,
+            Err(error) if is_bad_sector(&error) => {
+                block.fill(0);
+                failed = Some(error);
+            }
+            read => {
+                read?;
+                is_any_read = true;
+            }
         }
     }
-    Ok(bytes)
+    match failed {
+        Some(error) if !is_any_read => Err(error),
+        failed => Ok((bytes, failed.is_some())),
+    }
 }
 
 fn is_bad_sector(error: &io::Error) -> bool {
@@ -159,6 +189,7 @@ pub(super) fn list(directory: &Path) -> io::Result<Vec<Segment>> {
             mark,
             durable: AtomicU64::new(entry.metadata()?.len()),
             is_sealed: AtomicBool::new(true),
+            is_damaged: AtomicBool::new(false),
         };
         found.push(Segment(Arc::new(inner)));
     }

@@ -25,7 +25,8 @@ async fn drain(spool: &Spool) -> (Vec<String>, u64) {
         damaged += read.damaged_bytes;
         assert!(spool.remove(read.to).await.unwrap());
     }
-    assert_eq!(spool.bytes(), 0);
+    let aside: u64 = spool.aside().unwrap().iter().map(|one| one.bytes).sum();
+    assert_eq!(spool.bytes(), aside);
     (found, damaged)
 }
 
@@ -73,7 +74,8 @@ async fn many_callers_at_once_have_each_a_sequence_of_their_own() {
     });
     let mut sequences = join_all(appended).await;
     sequences.sort_unstable();
-    assert_eq!(sequences, (1..=2000).collect::<Vec<u64>>());
+    let first = spool.begins();
+    assert_eq!(sequences, (first..first + 2000).collect::<Vec<u64>>());
     let (mut found, _) = drain(&spool).await;
     found.sort_by_key(|text| text.parse::<u32>().unwrap());
     assert_eq!(found, (0..2000).map(|number| number.to_string()).collect::<Vec<_>>());
@@ -113,6 +115,10 @@ async fn a_torn_end_and_a_bad_sector_cost_what_they_touch_and_what_comes_later_i
     let lost: Vec<&String> = all.iter().filter(|text| !found.contains(text)).collect();
     assert!((4..=5).contains(&lost.len()) && lost.contains(&all.last().unwrap()), "{lost:?}");
     assert_eq!(found.last().unwrap(), "after");
+    // What is damaged in the middle is not thrown away; a torn end is nothing.
+    let kept = again.aside().unwrap();
+    assert!(kept.len() == 1 && kept[0].name.starts_with("damaged."), "{kept:?}");
+    assert_eq!(again.bytes(), kept[0].bytes);
 }
 
 #[tokio::test]
@@ -162,10 +168,16 @@ fn around_a_bad_sector_everything_is_read_and_another_error_is_one() {
         into.copy_from_slice(&file[from..from + into.len()]);
         Ok(())
     };
-    let bytes = segment::read_what_can_be(100, 15_000, &mut reads).unwrap();
+    let (bytes, is_bad) = segment::read_what_can_be(100, 15_000, &mut reads).unwrap();
+    assert!(is_bad);
     let lost: Vec<usize> = (0..15_000).filter(|at| bytes[*at] != file[at + 100]).map(|at| at + 100).collect();
     assert!(lost.len() == 4096 && lost.contains(&9000), "{lost:?}");
     assert!(bytes.iter().filter(|byte| **byte == 0).count() == 4096);
     let gone = |_: &mut [u8], _: u64| Err(io::Error::from(io::ErrorKind::PermissionDenied));
     assert!(segment::read_what_can_be(0, 10, gone).is_err());
+    let away = |_: &mut [u8], _: u64| Err(io::Error::from_raw_os_error(rustix::io::Errno::IO.raw_os_error()));
+    assert!(
+        segment::read_what_can_be(0, 10_000, away).is_err(),
+        "a disk that is gone for a while is no bad sector"
+    );
 }

@@ -193,7 +193,7 @@ impl Active {
 
     fn remove(&mut self, read_to: Place) -> Result<bool, AppendError> {
         let oldest = self.shared.segments.lock().all.first().cloned();
-        let Some(oldest) = oldest.filter(|oldest| oldest.first_sequence() == read_to.segment) else {
+        let Some(oldest) = oldest.filter(|oldest| oldest.id() == read_to.segment) else {
             return Ok(false);
         };
         if oldest.bytes() > read_to.offset {
@@ -202,8 +202,11 @@ impl Active {
         if !oldest.is_sealed() {
             self.seal();
         }
-        oldest.delete().map_err(|error| AppendError::Disk(error.to_string().into()))?;
+        let aside_bytes = oldest
+            .delete(&self.shared.directory)
+            .map_err(|error| AppendError::Disk(error.to_string().into()))?;
         let mut segments = self.shared.segments.lock();
+        segments.aside_bytes += aside_bytes;
         segments.all.remove(0);
         segments.bytes = segments.bytes.saturating_sub(oldest.bytes());
         Ok(true)

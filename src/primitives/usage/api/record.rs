@@ -57,6 +57,9 @@ pub(super) async fn record(api: &Api, mut call: Box<wire::Call>) -> Result<Reply
         let reply = RecordReply { accepted, duplicates: None, pending: true };
         return Reply::new(StatusCode::ACCEPTED).with_json(&reply);
     }
+    if let Some(spooler) = api.spooler.as_ref().filter(|_| call.has_spooled_metrics()) {
+        spooler.until_counted().await;
+    }
     // A call that waits holds its points alone.
     drop(records);
     drop(body);

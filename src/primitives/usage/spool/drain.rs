@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -13,21 +14,21 @@ use super::super::conflicts::{self, Conflict};
 use super::super::count::{Counted, count_each};
 use super::super::metrics::SpoolMetrics;
 use super::super::{Call, Day, Days};
+use super::batch::{Batch, Waiting};
 use super::entry::{self, Accepted};
 use super::shares::Shares;
-use crate::store::spool::{AppendError, Entry, Place, Read, Spool};
+use crate::digest;
+use crate::store::spool::{AppendError, Place, Spool};
 use crate::store::{Reach, Store, StoreError, Tx};
 
 /// What the calls of one transaction cost at the most, beside one that costs more.
 const MAX_COST: u64 = 8 * 1024 * 1024;
+/// The same on SQLite, whose transactions are others' to wait for.
+const MAX_COST_EMBEDDED: u64 = 1024 * 1024;
 /// Entries of one transaction at the most.
 const MAX_ENTRIES: usize = 256;
-const TOO_OLD: &str =
-    "it was in the spool for so long that it may have been counted, and its keys are no longer kept";
 /// Of a file whose tenant cannot be read.
 const UNKNOWN: &str = "unknown";
-/// For how many days keys are kept.
-const KEYS_DAYS: i32 = 100;
 /// Between two attempts while the store or the disk is away.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LAST_PAUSE: Duration = Duration::from_secs(2);
@@ -39,61 +40,18 @@ pub(super) struct Drain {
     days: Days,
     shares: Arc<Shares>,
     metrics: Arc<SpoolMetrics>,
+    settled: watch::Sender<u64>,
     /// What was read, and up to where.
     waiting: VecDeque<Waiting>,
     read_to: Option<Place>,
     /// Entries of a transaction at the most: fewer where one of them may be what the store refuses.
     at_once: usize,
+    /// Of one entry's points, likewise.
+    points_at_once: usize,
+    /// The entry that was refused last: the second time it is believed.
+    refused: Option<u64>,
     /// Whether keys are looked up first: the last ones were counted before.
     repeats: bool,
-}
-
-/// An entry that is to be counted.
-struct Waiting {
-    sequence: u64,
-    tenant: Uuid,
-    accepted_ms: i64,
-    cost: u64,
-    payload: Vec<u8>,
-    /// Shared with the transaction that counts it.
-    accepted: Arc<Accepted>,
-}
-
-/// What was read.
-struct Batch {
-    waiting: Vec<Waiting>,
-    /// Entries that cannot be counted, with their sequences, and why not.
-    wrong: Vec<(u64, Vec<u8>, String)>,
-    damaged_bytes: u64,
-    to: Place,
-    is_all: bool,
-}
-
-impl Batch {
-    fn of(read: Read) -> Self {
-        let (mut waiting, mut wrong) = (Vec::with_capacity(read.entries.len()), Vec::new());
-        for Entry { sequence, payload } in read.entries {
-            match entry::head(&payload).and_then(|head| Ok((head, entry::read(&payload)?))) {
-                Ok((_, accepted)) if is_too_old(&accepted.call) => {
-                    wrong.push((sequence, payload, TOO_OLD.to_owned()));
-                }
-                Ok((head, accepted)) => waiting.push(Waiting {
-                    sequence,
-                    tenant: head.tenant,
-                    accepted_ms: head.accepted_ms,
-                    cost: accepted.call.cost(),
-                    payload,
-                    accepted: Arc::new(accepted),
-                }),
-                Err(error) => wrong.push((sequence, payload, error.to_string())),
-            }
-        }
-        Self { waiting, wrong, damaged_bytes: read.damaged_bytes, to: read.to, is_all: read.is_all }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && self.wrong.is_empty()
-    }
 }
 
 /// Why nothing is counted now.
@@ -123,8 +81,25 @@ impl Drain {
         metrics: Arc<SpoolMetrics>,
     ) -> Self {
         let days = Days::new(store.clone());
-        let (waiting, read_to) = (VecDeque::new(), None);
-        Self { spool, store, days, shares, metrics, waiting, read_to, at_once: MAX_ENTRIES, repeats: false }
+        Self {
+            spool,
+            store,
+            days,
+            shares,
+            metrics,
+            settled: watch::Sender::new(0),
+            waiting: VecDeque::new(),
+            read_to: None,
+            at_once: MAX_ENTRIES,
+            points_at_once: usize::MAX,
+            refused: None,
+            repeats: false,
+        }
+    }
+
+    /// Tells up to which sequence all are done with.
+    pub(super) fn settled(&self) -> watch::Receiver<u64> {
+        self.settled.subscribe()
     }
 
     /// Until the process stops, and then until everything is counted, or cannot be now.
@@ -133,7 +108,10 @@ impl Drain {
         loop {
             let ended = self.round(stopping.is_cancelled()).await;
             self.metrics.bytes(self.spool.bytes());
-            self.metrics.oldest(self.waiting.front().map(|entry| entry.accepted_ms));
+            match (&ended, self.waiting.front()) {
+                (Err(_), None) => self.metrics.stuck(),
+                (_, first) => self.metrics.oldest(first.map(|entry| entry.accepted_ms)),
+            }
             match ended {
                 Ok(Round::Done) => pause = FIRST_PAUSE,
                 Ok(Round::Empty) if stopping.is_cancelled() => return,
@@ -158,28 +136,51 @@ impl Drain {
     async fn round(&mut self, is_last: bool) -> Result<Round, DrainError> {
         let Some(first) = self.waiting.front() else { return self.read(is_last).await };
         let looks_first = self.repeats || first.sequence < self.spool.begins();
+        let points = first.accepted.call.points().len();
+        let to = first.at.saturating_add(self.points_at_once).min(points);
+        let part = first.at..to;
         let count = self.next();
         let batch = self.waiting.iter().take(count).map(|entry| Arc::clone(&entry.accepted)).collect();
-        match self.count(batch, looks_first).await {
+        let only = Some(part.clone()).filter(|part| count == 1 && part.len() < points);
+        match self.count(batch, only, looks_first).await {
             Ok(counted) => {
                 self.repeats = counted.duplicates + counted.refused.len() > 0;
                 self.at_once = (self.at_once * 2).min(MAX_ENTRIES);
+                self.points_at_once = self.points_at_once.saturating_mul(2);
                 self.metrics.counted(&counted);
-                (0..count).for_each(|_| self.done());
-            }
-            Err(error) if error.is_of_data() && count > 1 => {
-                tracing::warn!(%error, entries = count, "usage that was accepted to disk is refused: fewer entries at once");
-                self.at_once = count / 2;
-            }
-            Err(error) if error.is_of_data() => {
-                let first = self.waiting.front().map(|entry| (entry.sequence, &entry.payload));
-                if let Some((sequence, payload)) = first {
-                    self.put_aside(sequence, payload, &error.to_string())?;
+                match self.waiting.front_mut() {
+                    Some(first) if count == 1 && to < points => first.at = to,
+                    _ => (0..count).for_each(|_| self.done()),
                 }
-                self.waiting.pop_front();
+                Ok(Round::Done)
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => self.failed(error, count, part.len()),
         }
+    }
+
+    /// Goes on with less, puts the entry aside that is refused for good, or waits.
+    fn failed(&mut self, error: StoreError, entries: usize, points: usize) -> Result<Round, DrainError> {
+        let is_much = error.is_too_slow() || error.full().is_some();
+        if entries > 1 && (is_much || error.is_of_data()) {
+            tracing::warn!(%error, entries, "usage that was accepted to disk is not taken: fewer entries at once");
+            self.at_once = entries / 2;
+            return Ok(Round::Done);
+        }
+        if is_much && points > 1 {
+            tracing::warn!(%error, points, "usage that was accepted to disk is not taken: fewer records at once");
+            self.points_at_once = points / 2;
+            return Ok(Round::Done);
+        }
+        let Some(first) = self.waiting.front().filter(|_| error.is_of_data()) else {
+            return Err(error.into());
+        };
+        if self.refused != Some(first.sequence) {
+            // The days of a server that was promoted or restored may be missing: they are made before the next attempt.
+            self.refused = Some(first.sequence);
+            return Ok(Round::Done);
+        }
+        self.put_aside(first.sequence, &first.payload, &error.to_string())?;
+        self.done();
         Ok(Round::Done)
     }
 
@@ -187,15 +188,25 @@ impl Drain {
     fn done(&mut self) {
         if let Some(entry) = self.waiting.pop_front() {
             self.shares.give_back((entry.tenant, entry.payload.len() as u64));
+            self.settled.send_replace(entry.sequence + 1);
         }
     }
 
     /// Reads what was appended since, and removes what is done with.
     async fn read(&mut self, is_last: bool) -> Result<Round, DrainError> {
-        let (spool, from) = (Arc::clone(&self.spool), self.read_to);
+        let (spool, from, next) = (Arc::clone(&self.spool), self.read_to, self.spool.next_sequence());
         // A segment is megabytes to read and to parse: not on a thread that serves calls.
         let read = tokio::task::spawn_blocking(move || spool.read(from).map(|read| read.map(Batch::of)));
-        let Some(batch) = read.await.map_err(io::Error::other)?? else { return Ok(Round::Empty) };
+        let Some(batch) = read.await.map_err(io::Error::other)?? else {
+            self.settled.send_replace(next);
+            return Ok(Round::Empty);
+        };
+        for (sequence, payload, why) in &batch.wrong {
+            self.put_aside(*sequence, payload, why)?;
+            if let Ok(head) = entry::head(payload) {
+                self.shares.give_back((head.tenant, payload.len() as u64));
+            }
+        }
         if batch.damaged_bytes > 0 {
             let bytes = batch.damaged_bytes;
             tracing::error!(
@@ -208,10 +219,11 @@ impl Drain {
             // One that is written to goes at the end alone: else each call would begin a file.
             let is_removed = (batch.is_all || is_last) && self.spool.remove(batch.to).await?;
             self.read_to = Some(batch.to);
+            if !batch.is_all {
+                // It is the last one, which is written to.
+                self.settled.send_replace(next);
+            }
             return Ok(if is_removed { Round::Done } else { Round::Empty });
-        }
-        for (sequence, payload, why) in &batch.wrong {
-            self.put_aside(*sequence, payload, why)?;
         }
         // Not before all that is wrong is put aside: what fails is read again.
         self.read_to = Some(batch.to);
@@ -225,19 +237,31 @@ impl Drain {
             *sum += entry.cost;
             Some(*sum)
         });
-        costs.take(self.at_once).take_while(|cost| *cost <= MAX_COST).count().max(1)
+        let most = match (&self.store, self.waiting.front()) {
+            (_, Some(first)) if first.at > 0 => return 1,
+            (Store::Sqlite(_), _) => MAX_COST_EMBEDDED,
+            (Store::Postgres(_), _) => MAX_COST,
+        };
+        costs.take(self.at_once).take_while(|cost| *cost <= most).count().max(1)
     }
 
-    async fn count(&self, batch: Vec<Arc<Accepted>>, looks_first: bool) -> Result<Counted, StoreError> {
+    /// Counts entries, or a part of one's points.
+    async fn count(
+        &self,
+        batch: Vec<Arc<Accepted>>,
+        only: Option<Range<usize>>,
+        looks_first: bool,
+    ) -> Result<Counted, StoreError> {
         let days: BTreeSet<Day> = batch.iter().flat_map(|accepted| accepted.call.days()).collect();
         self.days.make(days.clone()).await?;
         let tenants = batch.iter().map(|accepted| accepted.call.tenant()).collect();
+        let bytes = batch.iter().map(|accepted| accepted.call.bytes()).sum();
         let batch: Arc<[Arc<Accepted>]> = batch.into();
         let counted: Result<Counted, StoreError> = self
             .store
-            .run(Reach::background_batch(tenants), 0, move |tx| {
-                let batch = Arc::clone(&batch);
-                Box::pin(async move { count_and_list(tx, &batch, looks_first).await })
+            .run(Reach::background_batch(tenants), bytes, move |tx| {
+                let (batch, only) = (Arc::clone(&batch), only.clone());
+                Box::pin(async move { count_and_list(tx, &batch, only, looks_first).await })
             })
             .await;
         if counted.is_err() {
@@ -255,8 +279,12 @@ impl Drain {
             Ok((head, body)) => (head.tenant.to_string(), body, "json"),
             Err(_) => (UNKNOWN.to_owned(), payload, "entry"),
         };
-        // After a kill the same one may come again.
-        let path = self.spool.put_aside(&format!("{owner}.{sequence:020}.{kind}"), bytes)?;
+        // After a kill the same one may come again; another one never has its name.
+        let digest = u64::from_be_bytes(digest::first(digest::of_parts([payload]).as_ref()));
+        let path = self.spool.put_aside(&format!("{owner}.{sequence:020}.{digest:016x}.{kind}"), bytes)?;
+        if let Some(tenant) = tenant_of(&owner) {
+            self.shares.add_aside(tenant, bytes.len() as u64);
+        }
         let file = path.display();
         tracing::error!(%file, tenant = owner, why, "usage that was accepted to disk cannot be counted, and is kept in this file");
         self.metrics.refused();
@@ -266,23 +294,18 @@ impl Drain {
 
 /// Whose a file is that was put aside.
 pub(super) fn tenant_of(name: &str) -> Option<Uuid> {
-    name.split_once('.')?.0.parse().ok()
-}
-
-/// Whether the keys of some of it may be gone.
-fn is_too_old(call: &Call) -> bool {
-    let oldest = Day::of(Timestamp::now()).number() - KEYS_DAYS;
-    call.days().iter().any(|day| day.number() <= oldest)
+    name.split('.').next()?.parse().ok()
 }
 
 /// Counts entries, and lists what has another one's key.
 async fn count_and_list(
     tx: &mut Tx<'_>,
     batch: &[Arc<Accepted>],
+    only: Option<Range<usize>>,
     looks_first: bool,
 ) -> Result<Counted, StoreError> {
     let calls: Vec<&Call> = batch.iter().map(|accepted| &accepted.call).collect();
-    let counted = count_each(tx, &calls, looks_first).await?;
+    let counted = count_each(tx, &calls, only, looks_first).await?;
     let conflict = |(call, number): &(usize, usize)| {
         let Accepted { call, keys } = &**batch.get(*call)?;
         let point = call.points().get(*number)?;

@@ -3,6 +3,7 @@
 //! What was accepted is counted once, as everything is, by its keys: after a kill it may be taken again. A record whose key is another one's
 //! cannot be said to its caller any more: it is left out, and listed (`conflicts`).
 
+mod batch;
 mod drain;
 mod entry;
 mod shares;
@@ -14,7 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use uuid::Uuid;
 
 use self::drain::Drain;
@@ -77,6 +78,8 @@ pub(super) struct Spooler {
     room: Room,
     metrics: Arc<SpoolMetrics>,
     tasks: Tasks,
+    /// Up to which sequence all are done with.
+    settled: watch::Receiver<u64>,
 }
 
 impl Spooler {
@@ -94,7 +97,7 @@ impl Spooler {
         metrics.bounds(max_bytes);
         metrics.bytes(spool.bytes());
         let drain = Drain::new(Arc::clone(&spool), store.clone(), Arc::clone(&shares), Arc::clone(&metrics));
-        let stopping = tasks.stopping().clone();
+        let (stopping, settled) = (tasks.stopping().clone(), drain.settled());
         tasks.spawn("usage spool", async move { drain.run(stopping).await });
         Ok(Self {
             spool,
@@ -103,7 +106,31 @@ impl Spooler {
             room: Room::new(WAITING),
             metrics,
             tasks: tasks.clone(),
+            settled,
         })
+    }
+
+    /// Returns once all that was accepted before is counted: what is counted at once comes after it, as it came.
+    pub(super) async fn until_counted(&self) {
+        let to = self.spool.next_sequence();
+        let mut settled = self.settled.clone();
+        if settled.wait_for(|at| *at >= to).await.is_err() {
+            tracing::debug!("usage is no longer counted from disk: the process stops");
+        }
+    }
+
+    /// Whether there is room since somebody removed what was put aside of the tenant's.
+    fn takes_now(&self, tenant: Uuid, bytes: u64) -> bool {
+        if self.shares.aside(tenant) == 0 {
+            return false;
+        }
+        match look_at_aside(&self.spool, &self.shares) {
+            Ok(()) => self.shares.take(tenant, bytes),
+            Err(error) => {
+                tracing::warn!(%error, "what was put aside of the usage spool cannot be looked at");
+                false
+            }
+        }
     }
 
     /// Accepts a call whose records came as this body; how many they are. It is on the disk then.
@@ -124,10 +151,11 @@ impl Spooler {
             NoRoom::OfAll => SpoolError::Overloaded,
         })?;
         if let Store::Sqlite(_) = &self.store {
-            // The store has a bound for each tenant: what it would not take is not promised.
-            self.store.run(permit, call.bytes(), |_| Box::pin(async { Ok::<(), StoreError>(()) })).await?;
+            // The store has a bound for each tenant: what it would not take, beside what waits for it, is not promised.
+            let adds = call.bytes().saturating_add(self.shares.of(tenant));
+            self.store.run(permit, adds, |_| Box::pin(async { Ok::<(), StoreError>(()) })).await?;
         }
-        if !self.shares.take(tenant, bytes) {
+        if !self.shares.take(tenant, bytes) && !self.takes_now(tenant, bytes) {
             return Err(SpoolError::ShareTaken);
         }
         let (answer, answered) = oneshot::channel();
@@ -159,11 +187,12 @@ fn note_what_is_there(spool: &Spool, shares: &Shares) -> io::Result<()> {
             shares.note(head.tenant, found.payload.len() as u64);
         }
     })?;
-    for aside in spool.aside()? {
-        if let Some(tenant) = drain::tenant_of(&aside.name) {
-            shares.note(tenant, aside.bytes);
-        }
-    }
+    look_at_aside(spool, shares)
+}
+
+fn look_at_aside(spool: &Spool, shares: &Shares) -> io::Result<()> {
+    let all = spool.aside()?;
+    shares.set_aside(all.iter().filter_map(|one| Some((drain::tenant_of(&one.name)?, one.bytes))));
     Ok(())
 }
 

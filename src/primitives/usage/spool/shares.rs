@@ -12,18 +12,21 @@ pub(super) struct Shares {
     /// Of one tenant at the most, in bytes.
     most: u64,
     held: Mutex<HashMap<Uuid, u64>>,
+    /// What was put aside of each.
+    aside: Mutex<HashMap<Uuid, u64>>,
 }
 
 impl Shares {
     pub(super) fn new(most: u64) -> Self {
-        Self { most, held: Mutex::default() }
+        Self { most, held: Mutex::default(), aside: Mutex::default() }
     }
 
     /// For an entry of so many bytes, where the tenant's part has room; one entry of a tenant that has no other always fits.
     pub(super) fn take(&self, tenant: Uuid, bytes: u64) -> bool {
         let mut held = self.held.lock();
         let own = held.get(&tenant).copied().unwrap_or_default();
-        if own > 0 && own.saturating_add(bytes) > self.most {
+        let all = own.saturating_add(self.aside(tenant)).saturating_add(bytes);
+        if (own > 0 || self.aside(tenant) > 0) && all > self.most {
             return false;
         }
         held.insert(tenant, own.saturating_add(bytes));
@@ -38,6 +41,28 @@ impl Shares {
     /// Of an entry that was there before.
     pub(super) fn note(&self, tenant: Uuid, bytes: u64) {
         *self.held.lock().entry(tenant).or_default() += bytes;
+    }
+
+    /// What a tenant has there that is not counted, in bytes.
+    pub(super) fn of(&self, tenant: Uuid) -> u64 {
+        self.held.lock().get(&tenant).copied().unwrap_or_default()
+    }
+
+    /// What was put aside of a tenant's, in bytes.
+    pub(super) fn aside(&self, tenant: Uuid) -> u64 {
+        self.aside.lock().get(&tenant).copied().unwrap_or_default()
+    }
+
+    /// Of an entry that is put aside.
+    pub(super) fn add_aside(&self, tenant: Uuid, bytes: u64) {
+        *self.aside.lock().entry(tenant).or_default() += bytes;
+    }
+
+    /// All that is put aside now: somebody may have removed some of it.
+    pub(super) fn set_aside(&self, all: impl Iterator<Item = Owned>) {
+        let mut aside: HashMap<Uuid, u64> = HashMap::new();
+        all.for_each(|(tenant, bytes)| *aside.entry(tenant).or_default() += bytes);
+        *self.aside.lock() = aside;
     }
 
     /// Of an entry that is done with.
@@ -68,7 +93,10 @@ mod tests {
         assert!(shares.take(b, 40) && !shares.take(b, 1));
         shares.give_back((a, 150));
         assert_eq!(shares.held.lock().len(), 1, "who has nothing is forgotten");
-        shares.note(a, 100);
+        shares.note(a, 60);
+        shares.add_aside(a, 40);
         assert!(!shares.take(a, 1));
+        shares.set_aside([(b, 5)].into_iter());
+        assert!(shares.take(a, 40) && !shares.take(a, 1));
     }
 }
