@@ -182,6 +182,7 @@ impl Active {
             segments.next_sequence += 1_000_000;
         }
         self.seal();
+        self.shared.appended.notify_one();
         AppendError::Unknown(error.to_string().into())
     }
 

@@ -9,6 +9,7 @@ use super::read::{time, wrong};
 use super::{ANSWER, Api, no_such_metric};
 use crate::error::ErrorKind;
 use crate::http::{Call, Problem, Reply};
+use crate::names::Key;
 use crate::primitives::usage::conflicts::{self, Behind, Listed};
 use crate::primitives::usage::{READ, UsagePolicy};
 use crate::store::StoreError;
@@ -101,11 +102,10 @@ fn cursor(last: &Listed) -> String {
 fn read_cursor(text: &str) -> Option<Behind> {
     let (found, rest) = text.split_once('.')?;
     let (fingerprint, key) = rest.split_once('.')?;
-    Some(Behind {
-        found_us: found.parse().ok()?,
-        fingerprint: fingerprint.parse().ok()?,
-        key: key.to_owned(),
-    })
+    // Of a time that there is, and a key that could be: the store would refuse others.
+    let found = Timestamp::from_microsecond(found.parse().ok()?).ok()?;
+    Key::check(key).ok()?;
+    Some(Behind { fingerprint: fingerprint.parse().ok()?, key: key.to_owned(), ..Behind::all_from(found) })
 }
 
 #[cfg(test)]
@@ -126,6 +126,8 @@ mod tests {
         let behind = Behind { found_us: 5, key: "a.b".to_owned(), fingerprint: -7 };
         assert_eq!(read_cursor(&cursor(&listed)), Some(behind));
         assert_eq!(read_cursor("5.x.a"), None);
+        assert_eq!(read_cursor("9223372036854775807.1.a"), None);
+        assert_eq!(read_cursor("5.1.a\0"), None);
         assert_eq!(read_cursor("5"), None);
     }
 }
