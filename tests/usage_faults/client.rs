@@ -43,6 +43,8 @@ pub struct Counts {
     pub cut: AtomicU64,
     pub refused: AtomicU64,
     pub unsure: AtomicU64,
+    /// Calls of which every answer was that nothing was counted.
+    pub given_up: AtomicU64,
 }
 
 /// A client, whose keys are its own.
@@ -126,7 +128,7 @@ impl<'d> Client<'d> {
 
     /// It must be a conflict that names this record alone, whatever happens meanwhile. On the disk nobody sees it yet.
     fn lie(&mut self, call: &[Record], place: usize) {
-        let (status, answer) = self.until_answered(call).0;
+        let Some(((status, answer), _)) = self.until_answered(call) else { return };
         self.counts.lies.fetch_add(1, Ordering::Relaxed);
         if self.ack == Ack::Spool {
             assert_eq!((status, &answer["pending"]), (202, &json!(true)), "{answer}");
@@ -139,7 +141,8 @@ impl<'d> Client<'d> {
     }
 
     fn say(&mut self, call: &[Record], new: usize) {
-        let ((status, answer), was_unsure) = self.until_answered(call);
+        // What was given up is in no sum: the model does not have it.
+        let Some(((status, answer), was_unsure)) = self.until_answered(call) else { return };
         assert_eq!(status, 202, "{answer}");
         if self.ack == Ack::Spool {
             assert_eq!(answer, json!({"accepted": call.len(), "duplicates": null, "pending": true}));
@@ -157,14 +160,15 @@ impl<'d> Client<'d> {
         self.counted.extend(call.iter().cloned());
     }
 
-    /// Says it until it is answered for good; and whether an answer before that is not known, or was that it is not.
-    fn until_answered(&mut self, call: &[Record]) -> ((u16, Value), bool) {
+    /// Says it until it is answered for good; and whether an answer before that is not known, or was that it is not. Now and then a call that
+    /// was refused, and that nothing else was heard of, is given up.
+    fn until_answered(&mut self, call: &[Record]) -> Option<((u16, Value), bool)> {
         let body = json!({"records": call.iter().map(as_json).collect::<Vec<_>>()}).to_string();
         let mut is_unsure = false;
         loop {
             match self.caller.call("POST", "/v1/usage", &[JSON], &body) {
                 Heard::Reply(reply) if reply.status < 500 && reply.status != 429 => {
-                    return ((reply.status, reply.json()), is_unsure);
+                    return Some(((reply.status, reply.json()), is_unsure));
                 }
                 Heard::Reply(reply) => {
                     self.counts.refused.fetch_add(1, Ordering::Relaxed);
@@ -172,6 +176,10 @@ impl<'d> Client<'d> {
                     assert!(reply.status != 500, "{}", reply.text());
                     // A call that was cut at its deadline may have been counted.
                     is_unsure |= code == "outcome_unknown" || code == "deadline_exceeded";
+                    if !is_unsure && self.below(10) == 0 {
+                        self.counts.given_up.fetch_add(1, Ordering::Relaxed);
+                        return None;
+                    }
                 }
                 Heard::Cut => {
                     self.counts.cut.fetch_add(1, Ordering::Relaxed);
