@@ -6,6 +6,7 @@ use sqlx::migrate::{Migrate as _, MigrateError, Migration, MigrationType, Migrat
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
 use sqlx::{ConnectOptions as _, Connection as _, Executor as _, SqlSafeStr as _, query_scalar};
 
+use super::timescale::{self, Timescale};
 use crate::config::{PostgresConfig, PostgresRole, host_and_port, is_loopback};
 
 /// Every step, in order; one that was released never changes.
@@ -70,6 +71,8 @@ pub struct Migrated {
     pub steps: Vec<String>,
     /// The version before them.
     pub from: i64,
+    /// TimescaleDB, where it is installed, as it is after the steps.
+    pub timescale: Option<Timescale>,
 }
 
 /// Whether positions mean what they meant.
@@ -107,10 +110,8 @@ pub async fn migrate(
     let migrator = migrator();
     let applied = applied(&mut connection).await?;
     let pending = migrator.iter().filter(|step| !applied.contains(&step.version));
-    let migrated = Migrated {
-        steps: pending.map(|step| format!("{} {}", step.version, step.description)).collect(),
-        from: applied.iter().copied().max().unwrap_or(0),
-    };
+    let steps = pending.map(|step| format!("{} {}", step.version, step.description)).collect();
+    let from = applied.iter().copied().max().unwrap_or(0);
     for role in [Some(&database.app), database.relay.as_ref()].into_iter().flatten() {
         check_role(&mut connection, owner, role).await?;
     }
@@ -133,8 +134,9 @@ pub async fn migrate(
         }
         close_to_others(&mut connection, database).await?;
     }
+    let timescale = timescale::look(&mut connection).await.map_err(refused("TimescaleDB"))?;
     connection.close().await.map_err(refused("the end of the connection"))?;
-    Ok(migrated)
+    Ok(Migrated { steps, from, timescale })
 }
 
 fn refused(what: &'static str) -> impl FnOnce(sqlx::Error) -> MigrationError {

@@ -20,6 +20,9 @@ mod share_tests;
 mod shares;
 #[cfg(test)]
 mod tests;
+mod timescale;
+#[cfg(test)]
+mod timescale_tests;
 mod tx;
 
 pub use classify::{Failure, PgError};
@@ -28,5 +31,6 @@ pub use metrics::PostgresMetrics;
 pub use migrate::{Epoch, Migrated, MigrationError, Retention, migrate};
 pub use pool::{ConnectAs, Postgres};
 pub use schema::{Identity, Inspected, inspect};
+pub use timescale::Timescale;
 pub(in crate::store) use tx::Tenants;
 pub use tx::{Parameter, PgTx, Statement};

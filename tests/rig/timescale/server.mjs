@@ -35,8 +35,13 @@ async function make(sql, data) {
 
 async function serve(port, data) {
   const engine = await PGlite.create({ loadDataDir: new Blob([readFileSync(data)]), extensions });
-  const { rows } = await engine.query('SHOW server_version');
-  const greeting = greet(rows[0].server_version);
+  const { rows } = await engine.query(
+    "SELECT current_setting('server_version') AS server, extversion AS extension FROM pg_extension WHERE extname = 'timescaledb'",
+  );
+  const [{ server: version, extension }] = rows;
+  // What a server with `shared_preload_libraries` does for each session: the part with compression is loaded by nothing else.
+  for (const library of ['timescaledb', 'timescaledb-tsl']) await engine.exec(`LOAD '${library}-${extension}'`);
+  const greeting = greet(version);
   // The last session's end.
   let turn = Promise.resolve();
   const server = createServer({ noDelay: true }, (socket) => {
