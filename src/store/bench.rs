@@ -5,9 +5,9 @@ use std::sync::Arc;
 use rig::{PostgresRole, TimescaleServer};
 
 use super::postgres::bench::{Bench, bench, timescale_bench};
+use super::postgres::{ConnectAs, Postgres};
 use super::sqlite::{Bound, Durability, Sqlite};
 use super::{DURABLE, Store};
-use crate::config::PostgresConfig;
 
 /// Both stores, and what lives as long.
 pub(crate) struct Stores {
@@ -59,11 +59,14 @@ impl Stores {
         })
     }
 
-    /// The configuration of the store of this name.
-    pub(crate) fn config(&self, name: &str) -> &PostgresConfig {
-        match &self.timescale {
+    /// The store of this name, as who sees everyone's rows.
+    pub(crate) async fn as_owner(&self, name: &str) -> Store {
+        let config = match &self.timescale {
+            _ if name == "sqlite" => return self.sqlite.clone(),
             Some((_, bench)) if name == "timescale" => &bench.config,
             _ => &self._database.config,
-        }
+        };
+        let owner = config.owner.as_ref().unwrap();
+        Store::Postgres(Postgres::open(config, &ConnectAs::Owner(owner)).await.unwrap())
     }
 }

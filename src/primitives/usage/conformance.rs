@@ -19,7 +19,6 @@ use super::{
 use crate::leases::{Leases, Owner};
 use crate::names::Name;
 use crate::store::bench::Stores;
-use crate::store::postgres::{ConnectAs, Postgres};
 use crate::store::{Reach, Store, StoreError, Tx};
 
 const A: Uuid = Uuid::from_u128(1);

@@ -72,8 +72,10 @@ pub(crate) async fn bench_at(
 pub(crate) async fn timescale_bench() -> Bench<TimescaleServer> {
     let server = TimescaleServer::start().unwrap();
     let addresses = [server.address()];
-    let configured = config(&addresses, server.database(), None);
-    migrated(configured, &addresses, server, 1).await
+    let (mut config, secrets) = config(&addresses, server.database(), None);
+    // A connection waits until the session before it has ended.
+    config.connect_timeout_ms = 20_000;
+    migrated((config, secrets), &addresses, server, 1).await
 }
 
 async fn migrated<D>(

@@ -6,7 +6,6 @@ use sqlx::migrate::{Migrate as _, MigrateError, Migration, MigrationType, Migrat
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
 use sqlx::{ConnectOptions as _, Connection as _, Executor as _, SqlSafeStr as _, query_scalar};
 
-use super::timescale::{self, Timescale};
 use crate::config::{PostgresConfig, PostgresRole, host_and_port, is_loopback};
 
 /// Every step, in order; one that was released never changes.
@@ -75,6 +74,19 @@ pub struct Migrated {
     pub timescale: Option<Timescale>,
 }
 
+/// TimescaleDB, where it is installed in the database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timescale {
+    /// The extension's version.
+    pub version: String,
+    /// Whether `usage_events` is a hypertable, which the step that makes it decides. It is not where the extension came later, or
+    /// has the Apache licence alone.
+    pub is_used: bool,
+}
+
+const TIMESCALE: &str = "SELECT extversion, coalesce((SELECT relkind = 'r' FROM pg_class WHERE oid = to_regclass('public.usage_events')), false) \
+                         FROM pg_extension WHERE extname = 'timescaledb'";
+
 /// Whether positions mean what they meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Epoch {
@@ -134,7 +146,7 @@ pub async fn migrate(
         }
         close_to_others(&mut connection, database).await?;
     }
-    let timescale = timescale::look(&mut connection).await.map_err(refused("TimescaleDB"))?;
+    let timescale = timescale(&mut connection).await?;
     connection.close().await.map_err(refused("the end of the connection"))?;
     Ok(Migrated { steps, from, timescale })
 }
@@ -253,6 +265,12 @@ async fn keep(connection: &mut PgConnection, retention: Retention) -> Result<(),
     );
     let set = set.bind(days(retention.events_days)).bind(days(retention.usage_days));
     set.execute(connection).await.map(drop).map_err(refused("the retention"))
+}
+
+async fn timescale(connection: &mut PgConnection) -> Result<Option<Timescale>, MigrationError> {
+    let found: Option<(String, bool)> =
+        sqlx::query_as(TIMESCALE).fetch_optional(connection).await.map_err(refused("TimescaleDB"))?;
+    Ok(found.map(|(version, is_used)| Timescale { version, is_used }))
 }
 
 async fn grant(

@@ -20,7 +20,6 @@ mod share_tests;
 mod shares;
 #[cfg(test)]
 mod tests;
-mod timescale;
 #[cfg(test)]
 mod timescale_tests;
 mod tx;
@@ -28,9 +27,8 @@ mod tx;
 pub use classify::{Failure, PgError};
 pub use connect::StartError;
 pub use metrics::PostgresMetrics;
-pub use migrate::{Epoch, Migrated, MigrationError, Retention, migrate};
+pub use migrate::{Epoch, Migrated, MigrationError, Retention, Timescale, migrate};
 pub use pool::{ConnectAs, Postgres};
 pub use schema::{Identity, Inspected, inspect};
-pub use timescale::Timescale;
 pub(in crate::store) use tx::Tenants;
 pub use tx::{Parameter, PgTx, Statement};

@@ -3,13 +3,12 @@
 use rig::{PostgresRole, TimescaleServer};
 
 use super::bench;
-use super::migrate::{Epoch, Migrated, Retention, migrate};
+use super::migrate::{Epoch, Migrated, Retention, Timescale, migrate};
 use super::schema_tests::check_rights;
-use super::timescale::Timescale;
 
 const KIND: &str = "SELECT relkind FROM pg_class WHERE oid = 'usage_events'::regclass";
 const POLICIES: &str = "SELECT proc_name, config - 'hypertable_id' - 'mat_hypertable_id', schedule_interval \
-                        FROM timescaledb_information.jobs WHERE owner = 'outrigger_owner' ORDER BY 1";
+                        FROM timescaledb_information.jobs WHERE owner::text = 'outrigger_owner' ORDER BY 1";
 
 async fn migrated(server: &TimescaleServer) -> Migrated {
     let (config, _secrets) = bench::config(&[server.address()], server.database(), None);
@@ -53,8 +52,10 @@ async fn where_the_extension_comes_later_raw_usage_stays_in_partitions_and_migra
     let again = migrated(&server).await;
     assert_eq!(again.steps, [""; 0]);
     assert!(matches!(again.timescale, Some(Timescale { is_used: false, .. })), "{again:?}");
-    let kept = "SELECT made || ' ' || dropped || ' ' || kept FROM outrigger_keep_usage_partitions()";
-    assert_eq!(ask(kept).trim(), "3 0 0");
     assert_eq!(ask(KIND).trim(), "p");
     check_rights(&ask, &["usage_events_float -"]);
+    let kept = "SELECT made || ' ' || dropped || ' ' || kept FROM outrigger_keep_usage_partitions()";
+    assert_eq!(ask(kept).trim(), "3 0 0");
+    let days = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'usage_events'::regclass";
+    assert_eq!(ask(days).trim(), "3");
 }
