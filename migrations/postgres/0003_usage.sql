@@ -251,7 +251,7 @@ BEGIN
     END LOOP;
     -- A part of them at a time: the rest goes in the rounds that come.
     DELETE FROM public.usage_conflicts WHERE ctid IN (
-        SELECT ctid FROM public.usage_conflicts WHERE found_at < today - greatest(retention, 100) ORDER BY found_at LIMIT 50000);
+        SELECT ctid FROM public.usage_conflicts WHERE found_at < today - retention ORDER BY found_at LIMIT 50000);
     RETURN NEXT;
 END
 $$;
