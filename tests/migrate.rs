@@ -9,10 +9,10 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use rig::shared_postgres;
+use rig::{TimescaleServer, shared_postgres};
 use serde_json::Value;
 use support::configuration::GOOD;
-use support::postgres::configuration;
+use support::postgres::{configuration, timescale_configuration};
 use support::sidecar::{BINARY, Sidecar};
 use support::wait_until;
 
@@ -76,4 +76,21 @@ fn migrate_says_what_keeps_it_from_it() {
         let said = String::from_utf8_lossy(&refused.stderr).into_owned();
         assert!(said.contains(words), "{words}: {said}");
     }
+}
+
+#[test]
+fn migrate_says_that_timescaledb_keeps_raw_usage() {
+    let (server, directory) = (TimescaleServer::start().unwrap(), tempfile::tempdir().unwrap());
+    let config = directory.path().join("proxy.yaml");
+    std::fs::write(&config, timescale_configuration(directory.path(), &server)).unwrap();
+    for words in ["applied 3 usage", "up to date"] {
+        let migrated = outrigger("migrate", &config, &[]);
+        let said = String::from_utf8_lossy(&migrated.stdout).into_owned();
+        assert!(said.contains(words) && said.contains("keeps raw usage"), "{migrated:?}");
+    }
+    let migrated = outrigger("migrate", &config, &["--json"]);
+    let result: Value = serde_json::from_slice(&migrated.stdout).unwrap();
+    assert_eq!(result["timescale"]["used"], true, "{result}");
+    let checked = outrigger("check", &config, &[]);
+    assert!(String::from_utf8_lossy(&checked.stdout).contains("postgres: up, PostgreSQL 17"), "{checked:?}");
 }

@@ -1,4 +1,4 @@
-//! Usage over HTTP, on both stores: counted once, read as exact totals.
+//! Usage over HTTP, on each store: counted once, read as exact totals.
 
 #![allow(clippy::unwrap_used, reason = "test code")]
 
@@ -66,16 +66,18 @@ fn fields(problem: &Value) -> Vec<(String, String)> {
     errors.iter().map(|error| (text(&error["pointer"]), text(&error["detail"]))).collect()
 }
 
-/// One sidecar of each store; what lives as long comes with it.
-fn on_both(test: fn(&Sidecar)) {
+/// One sidecar of each store, TimescaleDB with its one connection among them; what lives as long comes with it.
+fn on_each(test: fn(&Sidecar)) {
     test(&Sidecar::dev());
     let on = OnPostgres::new();
+    test(&on.sidecar());
+    let on = OnPostgres::on_timescale();
     test(&on.sidecar());
 }
 
 #[test]
 fn a_record_counts_once_whatever_is_sent_again_and_is_in_the_next_read_of_its_tenant_alone() {
-    on_both(|sidecar| {
+    on_each(|sidecar| {
         let (mut acme, mut globex) = (Tenant::new(sidecar, ACME), Tenant::new(sidecar, GLOBEX));
         let hour = hour();
         let number: Value = serde_json::from_str("0.1").unwrap();
@@ -105,7 +107,7 @@ fn a_record_counts_once_whatever_is_sent_again_and_is_in_the_next_read_of_its_te
 
 #[test]
 fn a_key_that_comes_back_with_another_record_is_a_conflict_and_nothing_of_the_call_is_counted() {
-    on_both(|sidecar| {
+    on_each(|sidecar| {
         let mut acme = Tenant::new(sidecar, ACME);
         let hour = hour();
         assert_eq!(acme.counted(&[record("k-1", json!(1), hour), record("k-2", json!(2), hour)]), (2, 0));
@@ -136,7 +138,7 @@ fn a_key_that_comes_back_with_another_record_is_a_conflict_and_nothing_of_the_ca
 
 #[test]
 fn records_come_as_lines_too() {
-    on_both(|sidecar| {
+    on_each(|sidecar| {
         let mut acme = Tenant::new(sidecar, ACME);
         let hour = hour();
         let lines = format!(
@@ -222,7 +224,7 @@ fn what_is_wrong_is_said_at_once_with_what_would_be_right_and_nothing_is_counted
 
 #[test]
 fn totals_are_read_by_window_and_tag_and_long_ranges_in_pages() {
-    on_both(|sidecar| {
+    on_each(|sidecar| {
         let mut acme = Tenant::new(sidecar, ACME);
         let hour = hour();
         let tagged = |key: &str, value: &str, hours: i64, region: &str| {

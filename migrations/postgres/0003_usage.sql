@@ -24,6 +24,41 @@ CREATE TABLE usage_events (
     metadata json
 ) PARTITION BY RANGE (time);
 
+-- With TimescaleDB, where its administrator installed the extension before this: a hypertable with a chunk for each day instead of the
+-- partitions, and `daily_usage` for reporting tools. Compression and aggregates are not in what has the Apache licence alone.
+-- No unique index: those were not held in compressed chunks (keys are in usage_dedupe). Records come for 90 days at the most, so that
+-- chunks are compressed, and aggregates are at rest, after that; a late one is taken all the same.
+DO $timescale$
+DECLARE
+    its_schema text := (SELECT quote_ident(nspname) FROM pg_extension
+        JOIN pg_namespace ON pg_namespace.oid = extnamespace WHERE extname = 'timescaledb');
+BEGIN
+    IF its_schema IS NULL OR current_setting('timescaledb.license', true) IS DISTINCT FROM 'timescale' THEN
+        RETURN;
+    END IF;
+    CREATE TABLE usage_chunks (LIKE usage_events);
+    DROP TABLE usage_events;
+    ALTER TABLE usage_chunks RENAME TO usage_events;
+    EXECUTE format($sql$SELECT %s.create_hypertable('usage_events', 'time', chunk_time_interval => interval '1 day',
+        create_default_indexes => false)$sql$, its_schema);
+    CREATE INDEX usage_events_by_time ON usage_events USING brin (time) WITH (pages_per_range = 32, autosummarize = on);
+    ALTER TABLE usage_events SET (timescaledb.compress, timescaledb.compress_segmentby = 'tenant_id, metric',
+        timescaledb.compress_orderby = 'time');
+    EXECUTE format($sql$SELECT %s.add_compression_policy('usage_events', interval '91 days')$sql$, its_schema);
+    -- Days of UTC, once they are over.
+    EXECUTE format($sql$CREATE MATERIALIZED VIEW daily_usage
+        WITH (timescaledb.continuous, timescaledb.materialized_only = true) AS
+        SELECT %s.time_bucket(interval '1 day', time) AS day, tenant_id, metric, sum(value) AS value, count(*) AS count
+        FROM usage_events GROUP BY 1, 2, 3 WITH NO DATA$sql$, its_schema);
+    EXECUTE format($sql$SELECT %s.add_continuous_aggregate_policy('daily_usage', start_offset => interval '95 days',
+        end_offset => interval '1 hour', schedule_interval => interval '6 hours')$sql$, its_schema);
+END
+$timescale$;
+
+-- For reporting tools that read no decimals.
+CREATE VIEW usage_events_float AS
+    SELECT time, tenant_id, metric, value::double precision AS value, tags, metadata FROM usage_events;
+
 -- Sums by UTC hour, and by day of the policy's time zone: of all together (tag ''), and of each value of the tags by which the
 -- metric can be grouped ('' of points without the tag). A sum of values that fit numeric(38, 9) may not. What came for a month that
 -- was closed is in the hour and on the day when it came, in a row of its own that says which month it adjusts.
@@ -121,6 +156,12 @@ BEGIN
 END
 $$;
 
+-- Whether TimescaleDB keeps usage_events, and makes its chunks.
+CREATE FUNCTION outrigger_usage_in_chunks() RETURNS boolean
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$ SELECT relkind = 'r' FROM pg_class WHERE oid = 'public.usage_events'::regclass $$;
+
 -- Makes the partitions of a day; nothing where they are there. Days of the last 100 and of the next 10 alone.
 CREATE FUNCTION outrigger_make_usage_day(day date) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER
@@ -144,11 +185,13 @@ BEGIN
         RETURN false;
     END IF;
     -- Made apart and attached: made in place it would lock the tables against everyone.
-    EXECUTE format('CREATE TABLE public.%I (LIKE public.usage_events INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', events);
-    EXECUTE format('CREATE INDEX %I ON public.%I USING brin (time) WITH (pages_per_range = 32, autosummarize = on)',
-        events || '_by_time', events);
-    EXECUTE format('ALTER TABLE public.usage_events ATTACH PARTITION public.%I FOR VALUES FROM (%L) TO (%L)',
-        events, day, day + 1);
+    IF NOT public.outrigger_usage_in_chunks() THEN
+        EXECUTE format('CREATE TABLE public.%I (LIKE public.usage_events INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', events);
+        EXECUTE format('CREATE INDEX %I ON public.%I USING brin (time) WITH (pages_per_range = 32, autosummarize = on)',
+            events || '_by_time', events);
+        EXECUTE format('ALTER TABLE public.usage_events ATTACH PARTITION public.%I FOR VALUES FROM (%L) TO (%L)',
+            events, day, day + 1);
+    END IF;
     EXECUTE format('CREATE TABLE public.%I (LIKE public.usage_dedupe INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', dedupe);
     EXECUTE format('CREATE UNIQUE INDEX %I ON public.%I (place, hash)', dedupe || '_keys', dedupe);
     EXECUTE format('ALTER TABLE public.usage_dedupe ATTACH PARTITION public.%I FOR VALUES FROM (%L) TO (%L)',
@@ -170,7 +213,8 @@ SET TimeZone = 'UTC'
 AS $$
 DECLARE
     today date := current_date;
-    retention integer := (SELECT usage_retention_days FROM public.outrigger_store);
+    retention integer := greatest((SELECT usage_retention_days FROM public.outrigger_store), 100);
+    in_chunks boolean := public.outrigger_usage_in_chunks();
     parent text;
     part text;
 BEGIN
@@ -178,13 +222,22 @@ BEGIN
     dropped := 0;
     kept := 0;
     PERFORM set_config('lock_timeout', '50ms', true);
-    FOREACH parent IN ARRAY ARRAY['usage_events', 'usage_dedupe'] LOOP
+    IF in_chunks THEN
+        BEGIN
+            EXECUTE (SELECT format('SELECT count(*) FROM %I.drop_chunks(''public.usage_events'', older_than => $1)', nspname)
+                    FROM pg_extension JOIN pg_namespace ON pg_namespace.oid = extnamespace WHERE extname = 'timescaledb')
+                INTO dropped USING (today - retention)::timestamptz;
+        EXCEPTION WHEN lock_not_available THEN
+            kept := 1;
+        END;
+    END IF;
+    FOREACH parent IN ARRAY CASE WHEN in_chunks THEN '{usage_dedupe}'::text[] ELSE '{usage_events,usage_dedupe}' END LOOP
         FOR part IN
             SELECT child.relname::text FROM pg_inherits
                 JOIN pg_class child ON child.oid = inhrelid
                 WHERE inhparent = ('public.' || parent)::regclass
                     AND to_date(right(child.relname, 8), 'YYYYMMDD')
-                        < today - CASE WHEN parent = 'usage_events' THEN greatest(retention, 100) ELSE 100 END
+                        < today - CASE WHEN parent = 'usage_events' THEN retention ELSE 100 END
         LOOP
             BEGIN
                 EXECUTE format('DROP TABLE public.%I', part);
@@ -198,7 +251,7 @@ BEGIN
     END LOOP;
     -- A part of them at a time: the rest goes in the rounds that come.
     DELETE FROM public.usage_conflicts WHERE ctid IN (
-        SELECT ctid FROM public.usage_conflicts WHERE found_at < today - greatest(retention, 100) ORDER BY found_at LIMIT 50000);
+        SELECT ctid FROM public.usage_conflicts WHERE found_at < today - retention ORDER BY found_at LIMIT 50000);
     RETURN NEXT;
 END
 $$;
@@ -337,7 +390,7 @@ BEGIN
             DO UPDATE SET value = kept.value + excluded.value, count = kept.count + excluded.count;
 END
 $$;
-REVOKE ALL ON FUNCTION outrigger_check_tenants(uuid[]), outrigger_make_usage_day(date),
+REVOKE ALL ON FUNCTION outrigger_check_tenants(uuid[]), outrigger_usage_in_chunks(), outrigger_make_usage_day(date),
     outrigger_usage_insert(uuid[], text[], timestamptz[], numeric[], text[], text[], date[], bigint[], uuid[], bigint[]),
     outrigger_usage_counted(date[], bigint[], uuid[]),
     outrigger_usage_adjust(uuid[], text[], timestamptz[], numeric[], text[], text[]),

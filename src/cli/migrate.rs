@@ -68,28 +68,43 @@ pub(super) fn run(arguments: &MigrateArgs) -> anyhow::Result<ExitCode> {
     let code = if wrong { ExitCode::from(FOUND_PROBLEMS) } else { ExitCode::SUCCESS };
     if arguments.json {
         let topics: Vec<_> = topics.iter().map(as_json).collect();
+        let timescale = migrated.timescale.as_ref();
+        let timescale = timescale.map(|found| json!({"version": found.version, "used": found.is_used}));
         let result = json!({
             "from": migrated.from, "steps": migrated.steps, "applied": !arguments.dry_run, "topics": topics,
+            "timescale": timescale,
         });
         println!("{result:#}");
         return Ok(code);
     }
+    tell(&migrated, &topics, arguments.dry_run);
+    Ok(code)
+}
+
+fn tell(migrated: &postgres::Migrated, topics: &[TopicReport], dry_run: bool) {
     for topic in topics.iter().filter(|topic| topic.was_made) {
         println!("made the topic {}", topic.name);
     }
-    for topic in &topics {
+    for topic in topics {
         for mismatch in &topic.mismatches {
             println!("topic {}: {mismatch}", topic.name);
         }
     }
-    let done = if arguments.dry_run { "would apply" } else { "applied" };
+    let done = if dry_run { "would apply" } else { "applied" };
     for step in &migrated.steps {
         println!("{done} {step}");
     }
     if migrated.steps.is_empty() {
         println!("up to date: version {}", migrated.from);
     }
-    Ok(code)
+    if let (Some(timescale), false) = (&migrated.timescale, dry_run) {
+        let how = if timescale.is_used {
+            "keeps raw usage"
+        } else {
+            "is not used: raw usage stays in partitions (docs/usage.md, \"TimescaleDB\")"
+        };
+        println!("TimescaleDB {} {how}", timescale.version);
+    }
 }
 
 /// Makes and checks Kafka's topics, where there is a Kafka.

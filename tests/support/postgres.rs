@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use rig::{Database, PgBouncer, PostgresCluster, PostgresRole, shared_postgres};
+use rig::{Database, PgBouncer, PostgresCluster, PostgresRole, TimescaleServer, shared_postgres};
 
 use super::configuration::GOOD;
 use super::sidecar::{ACME, BINARY, Sidecar};
@@ -37,9 +37,18 @@ pub fn configuration_at(directory: &Path, database: &str, addresses: &[String], 
         + &postgres
 }
 
+/// A configuration for a TimescaleDB of the test's own: no TLS, one connection, and patience.
+pub fn timescale_configuration(directory: &Path, server: &TimescaleServer) -> String {
+    let text = configuration_at(directory, server.database(), &[server.address()], Path::new(""));
+    let is_there = |line: &&str| !["  tls:", "  relay:"].iter().any(|setting| line.starts_with(setting));
+    let lines: Vec<&str> = text.lines().filter(is_there).collect();
+    let one = "  connections: 1\n  connect_timeout_ms: 20000\n  wait_ms: 20000\n  required";
+    (lines.join("\n") + "\n").replace("  required", one)
+}
+
 /// A database that is migrated, and a configuration for it in a directory with policies.
-pub struct OnPostgres {
-    pub database: Database,
+pub struct OnPostgres<D = Database> {
+    pub database: D,
     text: String,
     pub policies: Vec<(String, String)>,
 }
@@ -70,7 +79,20 @@ impl OnPostgres {
         on.text = configuration_at(directory.path(), on.database.name(), served, authority);
         on
     }
+}
 
+impl OnPostgres<TimescaleServer> {
+    /// On TimescaleDB.
+    pub fn on_timescale() -> Self {
+        let (database, directory) = (TimescaleServer::start().unwrap(), tempfile::tempdir().unwrap());
+        let text = timescale_configuration(directory.path(), &database);
+        let on = Self { database, text, policies: shipped_policies() };
+        on.migrate();
+        on
+    }
+}
+
+impl<D> OnPostgres<D> {
     /// With this in the place of that in `proxy.yaml`.
     pub fn with(mut self, that: &str, this: &str) -> Self {
         assert!(self.text.contains(that), "{}", self.text);

@@ -1,6 +1,7 @@
-//! What both stores do alike.
+//! What all stores do alike, TimescaleDB among them.
 
 mod kept;
+mod timescale;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -18,7 +19,6 @@ use super::{
 use crate::leases::{Leases, Owner};
 use crate::names::Name;
 use crate::store::bench::Stores;
-use crate::store::postgres::{ConnectAs, Postgres};
 use crate::store::{Reach, Store, StoreError, Tx};
 
 const A: Uuid = Uuid::from_u128(1);
@@ -142,8 +142,8 @@ fn expected(tenant: Uuid, points: &[Point]) -> BTreeMap<String, (String, i64)> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_point_counts_once_and_a_call_with_a_conflict_counts_nothing() {
-    let stores = Stores::new(4).await;
-    for (name, store) in stores.both() {
+    let stores = Stores::with_timescale(4).await;
+    for (name, store) in stores.all() {
         let (partitions, now) = (Days::new(store.clone()), now_us());
         let points = [
             point(A, "k1", now, "1.5", Some("eu")),
@@ -171,8 +171,8 @@ async fn a_point_counts_once_and_a_call_with_a_conflict_counts_nothing() {
 /// Clients that repeat, contradict themselves, and come at once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_comes_at_once_and_again_the_sums_are_those_of_what_was_counted() {
-    let stores = Stores::new(4).await;
-    for (name, store) in stores.both() {
+    let stores = Stores::with_timescale(4).await;
+    for (name, store) in stores.all() {
         let (partitions, now) = (Arc::new(Days::new(store.clone())), now_us());
         let mut clients = tokio::task::JoinSet::new();
         for client in 0..6_u64 {
@@ -238,13 +238,13 @@ async fn reading(store: &Store, tenant: Uuid, tag: &'static str, range: &Range) 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_counted_is_read_by_hours_days_and_months_and_by_tag() {
-    let stores = Stores::new(2).await;
+    let stores = Stores::with_timescale(2).await;
     // Days of Kathmandu begin at 18:15 UTC.
     let begin = |day: civil::Date| day.to_zoned_datetime(zone()).unwrap().start_of_day().unwrap().timestamp();
     let today = zone().to_datetime(Timestamp::now()).date();
     let (first, month) = (today - 3.days(), today.first_of_month());
     let at = |time: Timestamp, us: i64| time.as_microsecond() + us;
-    for (name, store) in stores.both() {
+    for (name, store) in stores.all() {
         let partitions = Days::new(store.clone());
         let points = [
             point(A, "k1", at(begin(first), 0), "1.5", Some("eu")),
@@ -281,8 +281,8 @@ async fn what_was_counted_is_read_by_hours_days_and_months_and_by_tag() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_correction_names_what_was_counted_and_takes_it_back() {
-    let stores = Stores::new(2).await;
-    for (name, store) in stores.both() {
+    let stores = Stores::with_timescale(2).await;
+    for (name, store) in stores.all() {
         let (partitions, now) = (Days::new(store.clone()), now_us());
         let correction = |key: &str, value: &str, of: &Point| Point {
             corrects: Some(of.key),
@@ -309,9 +309,9 @@ async fn a_correction_names_what_was_counted_and_takes_it_back() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_comes_for_a_closed_month_is_booked_now_and_the_month_stays_as_it_was() {
-    let stores = Stores::new(2).await;
+    let stores = Stores::with_timescale(2).await;
     let begin = |day: civil::Date| day.to_zoned_datetime(zone()).unwrap().start_of_day().unwrap().timestamp();
-    for (name, store) in stores.both() {
+    for (name, store) in stores.all() {
         let partitions = Days::new(store.clone());
         // Read anew for each store: midnight may have come.
         let month = zone().to_datetime(Timestamp::now()).date().first_of_month();
@@ -342,36 +342,39 @@ async fn what_comes_for_a_closed_month_is_booked_now_and_the_month_stays_as_it_w
         assert_eq!(reading(store, A, "", &days).await.1, "6", "{name}");
         assert_eq!(reading(store, B, "", &days).await.1, "0", "{name}");
     }
-    let database = &stores._database.database;
-    let noted = "SELECT count(*) || ' ' || max(value) FROM usage_adjustments WHERE time < booked_at";
-    let noted = tokio::task::block_in_place(|| database.psql(PostgresRole::Superuser, &[noted]));
-    assert_eq!(noted.unwrap().trim(), "1 2.000000000");
+    for name in ["postgres", "timescale"] {
+        let noted = "SELECT count(*) || ' ' || max(value) FROM usage_adjustments WHERE time < booked_at";
+        let noted = stores.psql(name, PostgresRole::Superuser, &[noted]);
+        assert_eq!(noted.unwrap().trim(), "1 2.000000000", "{name}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_postgresql_nobody_counts_for_another_and_raw_rows_are_out_of_reach() {
-    let stores = Stores::new(2).await;
-    let (partitions, now) = (Days::new(stores.postgres.clone()), now_us());
-    let call = Call::of(B, vec![metric()], vec![point(B, "k", now, "1", None)], &calendar());
-    partitions.make(call.days()).await.unwrap();
-    let refused = as_tenant(&stores.postgres, A, call).await.unwrap_err();
-    assert!(refused.to_string().contains("no permit named"), "{refused}");
-    assert_eq!(sums(&stores.postgres, B).await, BTreeMap::new());
-    let database = &stores._database.database;
-    for statement in [
-        "SELECT count(*) FROM usage_events",
-        "SELECT count(*) FROM usage_dedupe",
-        "INSERT INTO usage_hourly VALUES (gen_random_uuid(), 'calls', '', now(), '', '-infinity', 1, 1)",
-        "UPDATE usage_daily SET value = 0",
-        "SELECT outrigger_check_tenants('{}')",
-    ] {
-        let ended = tokio::task::block_in_place(|| database.psql(PostgresRole::App, &[statement]));
-        assert!(ended.unwrap_err().to_string().contains("permission denied"), "{statement}");
+    let stores = Stores::with_timescale(2).await;
+    for (name, store) in stores.all().filter(|(name, _)| *name != "sqlite") {
+        let (partitions, now) = (Days::new(store.clone()), now_us());
+        let call = Call::of(B, vec![metric()], vec![point(B, "k", now, "1", None)], &calendar());
+        partitions.make(call.days()).await.unwrap();
+        let refused = as_tenant(store, A, call).await.unwrap_err();
+        assert!(refused.to_string().contains("no permit named"), "{name}: {refused}");
+        assert_eq!(sums(store, B).await, BTreeMap::new(), "{name}");
+        for statement in [
+            "SELECT count(*) FROM usage_events",
+            "SELECT count(*) FROM usage_events_float",
+            "SELECT count(*) FROM usage_dedupe",
+            "INSERT INTO usage_hourly VALUES (gen_random_uuid(), 'calls', '', now(), '', '-infinity', 1, 1)",
+            "UPDATE usage_daily SET value = 0",
+            "SELECT outrigger_check_tenants('{}')",
+        ] {
+            let ended = stores.psql(name, PostgresRole::App, &[statement]);
+            assert!(ended.unwrap_err().to_string().contains("permission denied"), "{name}: {statement}");
+        }
+        let points = vec![point(A, "k", now - 101 * 86_400_000_000, "1", None)];
+        let long_ago = Call::of(A, vec![metric()], points, &calendar());
+        let refused = partitions.make(long_ago.days()).await.unwrap_err();
+        assert!(refused.to_string().contains("no usage is kept of"), "{name}: {refused}");
     }
-    let long_ago =
-        Call::of(A, vec![metric()], vec![point(A, "k", now - 101 * 86_400_000_000, "1", None)], &calendar());
-    let refused = partitions.make(long_ago.days()).await.unwrap_err();
-    assert!(refused.to_string().contains("no usage is kept of"), "{refused}");
 }
 
 #[test]

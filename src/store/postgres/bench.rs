@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rig::{Database, PostgresAccess, PostgresRole, shared_postgres};
+use rig::{Database, PostgresAccess, PostgresRole, TimescaleServer, shared_postgres};
 use serde_json::json;
 
 use super::{ConnectAs, Epoch, Postgres, PostgresMetrics, Retention, migrate};
@@ -12,9 +12,9 @@ use crate::tasks::Tasks;
 use crate::telemetry::{HealthBoard, Registry};
 
 /// Everything that a test of the store holds.
-pub(crate) struct Bench {
+pub(crate) struct Bench<D = Database> {
     pub(crate) postgres: Arc<Postgres>,
-    pub(crate) database: Database,
+    pub(crate) database: D,
     pub(crate) config: PostgresConfig,
     pub(crate) _board: HealthBoard,
     pub(crate) tasks: Tasks,
@@ -64,7 +64,26 @@ pub(crate) async fn bench_at(
     connections: usize,
 ) -> Bench {
     let ca_file = access.certificate().authority.clone();
-    let (mut config, secrets) = config(servers, database.name(), Some(ca_file));
+    let configured = config(servers, database.name(), Some(ca_file));
+    migrated(configured, addresses, database, connections).await
+}
+
+/// The database of a TimescaleDB of the test's own, through the one connection that it takes.
+pub(crate) async fn timescale_bench() -> Bench<TimescaleServer> {
+    let server = TimescaleServer::start().unwrap();
+    let addresses = [server.address()];
+    let (mut config, secrets) = config(&addresses, server.database(), None);
+    // A connection waits until the session before it has ended.
+    config.connect_timeout_ms = 20_000;
+    migrated((config, secrets), &addresses, server, 1).await
+}
+
+async fn migrated<D>(
+    (mut config, secrets): (PostgresConfig, tempfile::TempDir),
+    addresses: &[String],
+    database: D,
+    connections: usize,
+) -> Bench<D> {
     migrate(&config, Retention::default(), Epoch::Same, false).await.unwrap();
     config.connections = connections;
     // Most tests are one tenant alone.

@@ -70,7 +70,22 @@ pub struct Migrated {
     pub steps: Vec<String>,
     /// The version before them.
     pub from: i64,
+    /// TimescaleDB, where it is installed, as it is after the steps.
+    pub timescale: Option<Timescale>,
 }
+
+/// TimescaleDB, where it is installed in the database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timescale {
+    /// The extension's version.
+    pub version: String,
+    /// Whether `usage_events` is a hypertable, which the step that makes it decides. It is not where the extension came later, or
+    /// has the Apache licence alone.
+    pub is_used: bool,
+}
+
+const TIMESCALE: &str = "SELECT extversion, coalesce((SELECT relkind = 'r' FROM pg_class WHERE oid = to_regclass('public.usage_events')), false) \
+                         FROM pg_extension WHERE extname = 'timescaledb'";
 
 /// Whether positions mean what they meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,10 +122,8 @@ pub async fn migrate(
     let migrator = migrator();
     let applied = applied(&mut connection).await?;
     let pending = migrator.iter().filter(|step| !applied.contains(&step.version));
-    let migrated = Migrated {
-        steps: pending.map(|step| format!("{} {}", step.version, step.description)).collect(),
-        from: applied.iter().copied().max().unwrap_or(0),
-    };
+    let steps = pending.map(|step| format!("{} {}", step.version, step.description)).collect();
+    let from = applied.iter().copied().max().unwrap_or(0);
     for role in [Some(&database.app), database.relay.as_ref()].into_iter().flatten() {
         check_role(&mut connection, owner, role).await?;
     }
@@ -133,8 +146,9 @@ pub async fn migrate(
         }
         close_to_others(&mut connection, database).await?;
     }
+    let timescale = timescale(&mut connection).await?;
     connection.close().await.map_err(refused("the end of the connection"))?;
-    Ok(migrated)
+    Ok(Migrated { steps, from, timescale })
 }
 
 fn refused(what: &'static str) -> impl FnOnce(sqlx::Error) -> MigrationError {
@@ -251,6 +265,12 @@ async fn keep(connection: &mut PgConnection, retention: Retention) -> Result<(),
     );
     let set = set.bind(days(retention.events_days)).bind(days(retention.usage_days));
     set.execute(connection).await.map(drop).map_err(refused("the retention"))
+}
+
+async fn timescale(connection: &mut PgConnection) -> Result<Option<Timescale>, MigrationError> {
+    let found: Option<(String, bool)> =
+        sqlx::query_as(TIMESCALE).fetch_optional(connection).await.map_err(refused("TimescaleDB"))?;
+    Ok(found.map(|(version, is_used)| Timescale { version, is_used }))
 }
 
 async fn grant(

@@ -20,12 +20,14 @@ mod share_tests;
 mod shares;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod timescale_tests;
 mod tx;
 
 pub use classify::{Failure, PgError};
 pub use connect::StartError;
 pub use metrics::PostgresMetrics;
-pub use migrate::{Epoch, Migrated, MigrationError, Retention, migrate};
+pub use migrate::{Epoch, Migrated, MigrationError, Retention, Timescale, migrate};
 pub use pool::{ConnectAs, Postgres};
 pub use schema::{Identity, Inspected, inspect};
 pub(in crate::store) use tx::Tenants;

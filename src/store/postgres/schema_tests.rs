@@ -125,6 +125,11 @@ async fn a_role_that_row_level_security_does_not_hold_is_refused() {
 async fn every_table_of_tenants_is_under_forced_row_level_security_and_the_application_owns_nothing() {
     let bench = bench(1).await;
     let ask = |sql: &str| bench.database.psql(PostgresRole::Superuser, &[sql]).unwrap();
+    check_rights(&ask, &["usage_events_float -"]);
+}
+
+/// Of all tables, and of the views, which are these.
+pub(super) fn check_rights(ask: &dyn Fn(&str) -> String, views: &[&str]) {
     let lines = |text: String| text.lines().map(str::to_owned).collect::<BTreeSet<_>>();
     let of_tenants = "SELECT relname FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid \
                       WHERE attname = 'tenant_id' AND relkind IN ('r', 'p') AND relnamespace = 'public'::regnamespace";
@@ -150,6 +155,12 @@ async fn every_table_of_tenants_is_under_forced_row_level_security_and_the_appli
         "usage_dedupe -",
     ];
     assert_eq!(lines(ask(&others)), expected.map(str::to_owned).into());
+
+    // A view reads with the rights of its owner.
+    let of_views = "SELECT relname || ' ' || coalesce((SELECT string_agg(privilege_type, ',') FROM aclexplode(relacl) \
+                    LEFT JOIN pg_roles ON pg_roles.oid = grantee WHERE rolname IN ('outrigger_app', 'outrigger_relay') OR grantee = 0), '-') \
+                    FROM pg_class WHERE relkind IN ('v', 'm') AND relnamespace = 'public'::regnamespace";
+    assert_eq!(lines(ask(of_views)), views.iter().map(|&view| view.to_owned()).collect());
 
     let owned = "SELECT count(*) FROM pg_shdepend JOIN pg_roles ON refobjid = pg_roles.oid \
                  WHERE deptype = 'o' AND rolname = 'outrigger_app'";

@@ -5,7 +5,7 @@
 //!   starts everything, a test starts what it asks for and is not up. A server that cannot be started fails the test.
 //! - [`RedisCluster::start`], [`PostgresCluster::start`], [`PgBouncer::start`] and [`KafkaCluster::start`] give servers
 //!   of its own to a test that kills, stops or reconfigures them. Name such tests `chaos_…`: the runner then takes them
-//!   one at a time. Dropping the value ends the servers.
+//!   one at a time. Dropping the value ends the servers. [`TimescaleServer::start`] is one that nobody can share.
 //!
 //! One file per kind of server, and one for the shared servers of that kind (`redis.rs`, `redis_shared.rs`);
 //! `process.rs` and `fleet.rs` hold what every kind needs.
@@ -25,6 +25,7 @@ mod recorded;
 mod redis;
 mod redis_shared;
 mod shared;
+mod timescale;
 mod user;
 
 pub use certificate::Certificate;
@@ -47,3 +48,4 @@ pub use redis::topology::{Node, Role};
 pub use redis::{NODES, RedisCluster};
 pub use redis_shared::shared_redis_nodes;
 pub use shared::{down, env_lines, status, up, workspace_root};
+pub use timescale::TimescaleServer;

@@ -2,20 +2,27 @@
 
 use super::*;
 
+const RECORDS_OF_OLD: &str = "INSERT INTO usage_events SELECT (current_date - ago)::timestamp AT TIME ZONE 'UTC', gen_random_uuid(), \
+                              'calls', 1 FROM unnest('{399,401}'::int[]) ago";
+const CHUNKS: &str = "SELECT string_agg('chunk ' || current_date - (range_start AT TIME ZONE 'UTC')::date, ',' ORDER BY range_start) \
+                      FROM timescaledb_information.chunks WHERE hypertable_name = 'usage_events'";
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_go_when_no_record_of_their_day_is_taken_and_records_after_the_retention() {
-    let stores = Stores::new(2).await;
+    let stores = Stores::with_timescale(2).await;
     let day = |ago: i32| super::super::Day::of(Timestamp::now()).number() - ago;
-    for (name, store) in stores.both() {
+    for (name, store) in stores.all() {
         let leases = Leases::new(store.clone(), Owner::of_this_process());
         let left = match store {
             Store::Postgres(_) => {
-                let database = &stores._database.database;
-                let psql = |statements: &[&str]| {
-                    tokio::task::block_in_place(|| database.psql(PostgresRole::Superuser, statements))
-                        .unwrap()
-                };
-                for (table, ago) in [("dedupe", 99), ("dedupe", 101), ("events", 399), ("events", 401)] {
+                let psql = |sql: &[&str]| stores.psql(name, PostgresRole::Superuser, sql).unwrap();
+                let mut partitions = vec![("dedupe", 99), ("dedupe", 101)];
+                if name == "timescale" {
+                    psql(&[RECORDS_OF_OLD]);
+                } else {
+                    partitions.extend([("events", 399), ("events", 401)]);
+                }
+                for (table, ago) in partitions {
                     psql(&[&format!(
                         "DO $$ DECLARE day date := current_date - {ago}; BEGIN EXECUTE format('CREATE TABLE usage_{table}_%s \
                          PARTITION OF usage_{table} FOR VALUES FROM (%L) TO (%L)', to_char(day, 'YYYYMMDD'), day, day + 1); END $$"
@@ -24,7 +31,8 @@ async fn keys_go_when_no_record_of_their_day_is_taken_and_records_after_the_rete
                 housekeeping::round(store, &leases, 400).await.unwrap();
                 let left = "SELECT string_agg(split_part(relname, '_', 2) || ' ' || current_date - to_date(right(relname, 8), 'YYYYMMDD'), \
                             ',' ORDER BY relname) FROM pg_class WHERE relname ~ '^usage_(events|dedupe)_[0-9]+$'";
-                psql(&[left]).trim().to_owned()
+                let chunks = if name == "timescale" { psql(&[CHUNKS]) } else { String::new() };
+                format!("{} {}", psql(&[left]).trim(), chunks.trim()).trim().to_owned()
             }
             Store::Sqlite(sqlite) => {
                 let rows: String = [99, 101]
@@ -51,28 +59,23 @@ async fn keys_go_when_no_record_of_their_day_is_taken_and_records_after_the_rete
         };
         let expected = match name {
             "sqlite" => "99 399",
+            "timescale" => "dedupe 99,dedupe 0,dedupe -1,dedupe -2 chunk 399",
             _ => "dedupe 99,dedupe 0,dedupe -1,dedupe -2,events 399,events 0,events -1,events -2",
         };
         assert_eq!(left, expected, "{name}");
     }
 }
 
-/// The differences of the last 40 days, as who sees everyone's records.
-async fn differences(stores: &Stores, name: &str) -> Vec<String> {
-    let owner = stores._database.config.owner.clone().unwrap();
-    let store = match name {
-        "sqlite" => stores.sqlite.clone(),
-        _ => Store::Postgres(
-            Postgres::open(&stores._database.config, &ConnectAs::Owner(&owner)).await.unwrap(),
-        ),
-    };
+/// The differences of the days from so many ago to so many ago, as who sees everyone's records.
+pub(super) async fn differences(stores: &Stores, name: &str, (from, to): (i64, i64)) -> Vec<String> {
+    let store = stores.as_owner(name).await;
     let policy = UsagePolicy::of(Calendar::new(zone(), Some(0)), vec![metric()]);
     let midnight = |days: i64| {
-        let day = TimeZone::UTC.to_datetime(Timestamp::now()).date().checked_add(days.days()).unwrap();
+        let day = TimeZone::UTC.to_datetime(Timestamp::now()).date().checked_sub(days.days()).unwrap();
         day.to_zoned_datetime(TimeZone::UTC).unwrap().timestamp()
     };
     let mut found = Vec::new();
-    let range = (midnight(-40), midnight(2));
+    let range = (midnight(from), midnight(to));
     reconcile(&store, &policy, range, |difference| found.push(difference)).await.unwrap();
     let shown = |added: Option<Added>| {
         added.map_or("-".to_owned(), |added| format!("{} {}", added.value, added.count))
@@ -88,9 +91,9 @@ async fn differences(stores: &Stores, name: &str) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sums_made_anew_from_the_records_are_those_that_are_kept_and_what_was_changed_by_hand_is_found() {
-    let stores = Stores::new(4).await;
+    let stores = Stores::with_timescale(4).await;
     let mut random = fastrand::Rng::with_seed(7);
-    for (name, store) in stores.both() {
+    for (name, store) in stores.all() {
         let (partitions, now) = (Days::new(store.clone()), now_us());
         for number in 0..40 {
             let points: Vec<Point> = (0..random.usize(1..20))
@@ -108,7 +111,7 @@ async fn sums_made_anew_from_the_records_are_those_that_are_kept_and_what_was_ch
             partitions.make(call.days()).await.unwrap();
             as_tenant(store, tenant, call).await.unwrap();
         }
-        assert_eq!(differences(&stores, name).await, [""; 0], "{name}");
+        assert_eq!(differences(&stores, name, (40, -2)).await, [""; 0], "{name}");
         let points = [point(A, "last", now, "1.5", Some("asia"))];
         counted(&partitions, store, A, &points).await;
         let changes = [
@@ -117,8 +120,7 @@ async fn sums_made_anew_from_the_records_are_those_that_are_kept_and_what_was_ch
         ];
         match store {
             Store::Postgres(_) => {
-                let database = &stores._database.database;
-                tokio::task::block_in_place(|| database.psql(PostgresRole::Superuser, &changes)).unwrap();
+                stores.psql(name, PostgresRole::Superuser, &changes).unwrap();
             }
             Store::Sqlite(sqlite) => {
                 let batch = changes.join(";");
@@ -127,7 +129,7 @@ async fn sums_made_anew_from_the_records_are_those_that_are_kept_and_what_was_ch
         }
         let expected =
             ["day region=asia kept 1.5 2 records 1.5 1", "hour region=asia kept 1.500000001 1 records 1.5 1"];
-        let mut found = differences(&stores, name).await;
+        let mut found = differences(&stores, name, (40, -2)).await;
         found.sort();
         assert_eq!(found, expected, "{name}");
     }

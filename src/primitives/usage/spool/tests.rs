@@ -85,8 +85,8 @@ async fn seen(store: &Store, tenant: Uuid) -> (String, Vec<String>) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_there_is_counted_once_however_often_it_comes_and_lies_are_listed_once() {
-    let stores = Stores::new(4).await;
-    for (name, store) in stores.both() {
+    let stores = Stores::with_timescale(4).await;
+    for (name, store) in stores.all() {
         let directory = tempfile::tempdir().unwrap();
         let entries = || {
             vec![
@@ -113,8 +113,8 @@ async fn what_is_there_is_counted_once_however_often_it_comes_and_lies_are_liste
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_counted_is_put_aside_and_keeps_nobody_waiting() {
-    let stores = Stores::new(4).await;
-    for (name, store) in stores.both() {
+    let stores = Stores::with_timescale(4).await;
+    for (name, store) in stores.all() {
         let directory = tempfile::tempdir().unwrap();
         let mut of_a_later_release = entry_of(A, &[("k3", "1")], hour());
         of_a_later_release[0] = 9;
