@@ -132,6 +132,9 @@ impl<'d> Client<'d> {
         self.counts.lies.fetch_add(1, Ordering::Relaxed);
         if self.ack == Ack::Spool {
             assert_eq!((status, &answer["pending"]), (202, &json!(true)), "{answer}");
+            // What came with it counts, also where it is given up afterwards.
+            let others = call.iter().enumerate().filter(|(at, _)| *at != place);
+            self.counted.extend(others.map(|(_, record)| record.clone()));
             return self.lies.push(call[place].clone());
         }
         assert_eq!(status, 409, "a lie was taken: {answer}");
