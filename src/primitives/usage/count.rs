@@ -170,7 +170,8 @@ pub(super) async fn count_each(
         let call = *calls.get(*number)?;
         Some(Unit { call, points: call.points.get(*at..=*at)?, looks_first })
     };
-    let units: Vec<Unit<'_>> = places.iter().filter_map(unit).collect();
+    let units: Option<Vec<Unit<'_>>> = places.iter().map(unit).collect();
+    let units = units.ok_or_else(|| defect("a point of no call"))?;
     let verdicts = count_units(tx, &units).await?;
     let mut counted = Counted::default();
     for (place, verdict) in places.into_iter().zip(verdicts) {
@@ -321,7 +322,7 @@ fn rows<'c>(units: &[Unit<'c>], settled: &Settled<'c>) -> Result<Vec<Row<'c>>, S
     rows.ok_or_else(|| defect("a point of no metric"))
 }
 
-fn defect(what: &str) -> StoreError {
+pub(super) fn defect(what: &str) -> StoreError {
     StoreError::Corrupt(format!("a defect: {what}"))
 }
 

@@ -4,6 +4,9 @@ use jiff::Timestamp;
 
 const MICROSECONDS: i64 = 86_400_000_000;
 
+/// For how many days keys are kept: of an earlier one no record is taken. On PostgreSQL `outrigger_keep_usage_partitions` has the same.
+pub const KEYS_DAYS: i32 = 100;
+
 /// A UTC day.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Day(i32);

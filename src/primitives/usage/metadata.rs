@@ -1,12 +1,10 @@
 //! What a client keeps with a record, as one text for all ways to write it. Numbers stay as they were written: they are evidence.
 
 use std::borrow::Cow;
-use std::fmt;
-use std::marker::PhantomData;
 
-use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
+
+use super::fields::Fields;
 
 /// The longest, in bytes, as it comes and as it is kept.
 const MAX_BYTES: usize = 4096;
@@ -33,7 +31,9 @@ pub(super) fn canonical(text: &str, own: Option<(&str, &str)>) -> Result<String,
 
 /// The fields of an object, each once.
 fn fields(text: &str) -> Result<Vec<(String, String)>, String> {
-    let Fields(fields) = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    // A field has three bytes at the least: the bound of bytes comes first.
+    let Fields::<'_, &RawValue, MAX_BYTES>(fields) =
+        serde_json::from_str(text).map_err(|error| error.to_string())?;
     Ok(fields.into_iter().map(|(name, value)| (name.into_owned(), value.get().to_owned())).collect())
 }
 
@@ -93,37 +93,6 @@ fn quoted(text: &str) -> Result<String, String> {
         return Err("no NUL (\\u0000) in metadata".to_owned());
     }
     serde_json::to_string(text).map_err(|error| error.to_string())
-}
-
-/// An object's fields in the order in which they came, also those that are there twice.
-struct Fields<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
-
-/// A name that is borrowed where it has no escapes.
-#[derive(Deserialize)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Object<'a>(PhantomData<&'a ()>);
-
-        impl<'de: 'a, 'a> Visitor<'de> for Object<'a> {
-            type Value = Fields<'a>;
-
-            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("an object")
-            }
-
-            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Fields<'a>, M::Error> {
-                let mut fields = Vec::new();
-                while let Some((Text(name), value)) = map.next_entry::<Text<'a>, &'a RawValue>()? {
-                    fields.push((name, value));
-                }
-                Ok(Fields(fields))
-            }
-        }
-
-        deserializer.deserialize_map(Object(PhantomData))
-    }
 }
 
 #[cfg(test)]

@@ -1,15 +1,13 @@
 //! Records as they are sent: read without a tree, checked, and made into points.
 
 use std::borrow::Cow;
-use std::fmt;
-use std::marker::PhantomData;
 
 use jiff::Timestamp;
 use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
+use super::fields::{Fields, Text};
 use super::{Amount, Day, PointKey, fingerprint, metadata};
 use crate::names::{Key, Name};
 use crate::rfc3339;
@@ -215,7 +213,7 @@ impl Checks {
     }
 
     fn tags(&mut self, number: usize, raw: &RawValue) -> Option<Vec<(Box<str>, Box<str>)>> {
-        let Ok(Tags(mut tags)) = serde_json::from_str::<Tags<'_>>(raw.get()) else {
+        let Ok(Fields(mut tags)) = serde_json::from_str::<Fields<'_, Text<'_>, MAX_TAGS>>(raw.get()) else {
             self.wrong(
                 number,
                 "/tags",
@@ -225,7 +223,7 @@ impl Checks {
         };
         let before = self.count;
         tags.sort_unstable_by(|one, other| one.0.cmp(&other.0));
-        for (name, value) in &tags {
+        for (name, Text(value)) in &tags {
             if !Name::is_valid(name) {
                 self.wrong(
                     number,
@@ -240,7 +238,7 @@ impl Checks {
         if tags.windows(2).any(|pair| matches!(pair, [one, other] if one.0 == other.0)) {
             self.wrong(number, "/tags", "each tag once");
         }
-        let owned = |(name, value): (Cow<'_, str>, Cow<'_, str>)| {
+        let owned = |(name, Text(value)): (Cow<'_, str>, Text<'_>)| {
             (Box::from(name.as_ref()), Box::from(value.as_ref()))
         };
         (self.count == before).then(|| tags.into_iter().map(owned).collect())
@@ -281,40 +279,6 @@ impl Checks {
 fn canonical(tags: &[(Box<str>, Box<str>)]) -> String {
     let length = |text: &str| u16::try_from(text.len()).unwrap_or(u16::MAX);
     tags.iter().map(|(name, value)| format!("{}:{name}{}:{value}", length(name), length(value))).collect()
-}
-
-/// An object of texts, at most [`MAX_TAGS`] of them.
-struct Tags<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
-
-/// A text that is borrowed where it has no escapes.
-#[derive(Deserialize)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for Tags<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Texts<'a>(PhantomData<&'a ()>);
-
-        impl<'de: 'a, 'a> Visitor<'de> for Texts<'a> {
-            type Value = Tags<'a>;
-
-            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("an object of texts")
-            }
-
-            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Tags<'a>, M::Error> {
-                let mut tags = Vec::new();
-                while let Some((Text(name), Text(value))) = map.next_entry()? {
-                    if tags.len() == MAX_TAGS {
-                        return Err(serde::de::Error::custom("too many"));
-                    }
-                    tags.push((name, value));
-                }
-                Ok(Tags(tags))
-            }
-        }
-
-        deserializer.deserialize_map(Texts(PhantomData))
-    }
 }
 
 #[cfg(test)]

@@ -40,8 +40,8 @@ pub(super) fn write(directory: &Path, name: &str, bytes: &[u8]) -> io::Result<(P
 pub(super) fn keep_segment(directory: &Path, segment: &Path) -> io::Result<()> {
     let folder = directory.join(FOLDER);
     make_folder(&folder)?;
-    let name = segment.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    fs::rename(segment, folder.join(format!("damaged.{name}")))?;
+    let name = segment.file_name().ok_or_else(|| io::Error::other("a segment without a name"))?;
+    fs::rename(segment, folder.join(format!("damaged.{}", name.to_string_lossy())))?;
     File::open(&folder)?.sync_all()
 }
 

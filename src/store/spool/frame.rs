@@ -46,24 +46,28 @@ fn sum(length: [u8; 4], sequence: [u8; 8], payload: &[u8]) -> u32 {
 /// The pieces of a segment with this mark.
 pub(super) fn read(mut bytes: &[u8], mark: Mark) -> impl Iterator<Item = Piece<'_>> {
     std::iter::from_fn(move || {
-        if bytes.is_empty() {
-            return None;
+        let (_, later) = bytes.split_first()?;
+        if let Some(found) = first(bytes, mark) {
+            bytes = found.behind;
+            return Some(Piece::Entry { sequence: found.sequence, payload: found.payload });
         }
-        if let Some((sequence, payload)) = first(bytes, mark) {
-            bytes = bytes.get(HEAD_BYTES + payload.len()..).unwrap_or_default();
-            return Some(Piece::Entry { sequence, payload });
-        }
-        let rest = bytes.get(1..).unwrap_or_default();
-        let next = memmem::find_iter(rest, &mark).map(|at| at + 1);
-        let mut entries = next.filter(|at| bytes.get(*at..).is_some_and(|rest| first(rest, mark).is_some()));
-        let damage = entries.next().unwrap_or(bytes.len());
-        bytes = bytes.get(damage..).unwrap_or_default();
-        Some(Piece::Damage(damage))
+        let marks = memmem::find_iter(later, &mark).filter_map(|at| bytes.split_at_checked(at + 1));
+        let next = marks.into_iter().find(|(_, behind)| first(behind, mark).is_some());
+        let (damage, behind) = next.map_or((bytes, [].as_slice()), |found| found);
+        bytes = behind;
+        Some(Piece::Damage(damage.len()))
     })
 }
 
+/// An entry, and what comes after it.
+struct First<'b> {
+    sequence: u64,
+    payload: &'b [u8],
+    behind: &'b [u8],
+}
+
 /// The entry that these bytes begin with.
-fn first(bytes: &[u8], mark: Mark) -> Option<(u64, &[u8])> {
+fn first(bytes: &[u8], mark: Mark) -> Option<First<'_>> {
     let (found, bytes) = bytes.split_first_chunk()?;
     let (length, bytes) = bytes.split_first_chunk()?;
     let (sequence, bytes) = bytes.split_first_chunk()?;
@@ -72,9 +76,9 @@ fn first(bytes: &[u8], mark: Mark) -> Option<(u64, &[u8])> {
     if *found != mark || bytes_long > MAX_PAYLOAD_BYTES {
         return None;
     }
-    let payload = bytes.get(..bytes_long)?;
+    let (payload, behind) = bytes.split_at_checked(bytes_long)?;
     let is_whole = sum(*length, *sequence, payload) == u32::from_le_bytes(*kept);
-    is_whole.then(|| (u64::from_le_bytes(*sequence), payload))
+    is_whole.then(|| First { sequence: u64::from_le_bytes(*sequence), payload, behind })
 }
 
 #[cfg(test)]

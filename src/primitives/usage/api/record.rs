@@ -57,12 +57,12 @@ pub(super) async fn record(api: &Api, mut call: Box<wire::Call>) -> Result<Reply
         let reply = RecordReply { accepted, duplicates: None, pending: true };
         return Reply::new(StatusCode::ACCEPTED).with_json(&reply);
     }
-    if let Some(spooler) = api.spooler.as_ref().filter(|_| call.has_spooled_metrics()) {
-        spooler.until_counted().await;
-    }
     // A call that waits holds its points alone.
     drop(records);
     drop(body);
+    if let Some(spooler) = api.spooler.as_ref().filter(|_| call.has_spooled_metrics()) {
+        spooler.until_counted().await;
+    }
     match api.counter.count(permit, call).await.map_err(|error| ANSWER.of_group(&error))? {
         Verdict::Counted { accepted, duplicates } => Reply::new(StatusCode::ACCEPTED)
             .with_json(&RecordReply { accepted, duplicates: Some(duplicates), pending: false }),

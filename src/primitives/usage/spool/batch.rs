@@ -3,22 +3,17 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use uuid::Uuid;
 
-use super::super::{Call, Day};
+use super::super::{Call, Day, KEYS_DAYS};
 use super::entry::{self, Accepted};
 use crate::store::spool::{Entry, Place, Read};
 
 const TOO_OLD: &str =
     "it was in the spool for so long that it may have been counted, and its keys are no longer kept";
-/// For how many days keys are kept.
-const KEYS_DAYS: i32 = 100;
 
 /// An entry that is to be counted.
 pub(super) struct Waiting {
     pub(super) sequence: u64,
-    pub(super) tenant: Uuid,
-    pub(super) accepted_ms: i64,
     pub(super) cost: u64,
     pub(super) payload: Vec<u8>,
     /// Shared with the transaction that counts it.
@@ -41,14 +36,12 @@ impl Batch {
     pub(super) fn of(read: Read) -> Self {
         let (mut waiting, mut wrong) = (Vec::with_capacity(read.entries.len()), Vec::new());
         for Entry { sequence, payload } in read.entries {
-            match entry::head(&payload).and_then(|head| Ok((head, entry::read(&payload)?))) {
-                Ok((_, accepted)) if is_too_old(&accepted.call) => {
+            match entry::read(&payload) {
+                Ok(accepted) if is_too_old(&accepted.call) => {
                     wrong.push((sequence, payload, TOO_OLD.to_owned()));
                 }
-                Ok((head, accepted)) => waiting.push(Waiting {
+                Ok(accepted) => waiting.push(Waiting {
                     sequence,
-                    tenant: head.tenant,
-                    accepted_ms: head.accepted_ms,
                     cost: accepted.call.cost(),
                     payload,
                     accepted: Arc::new(accepted),

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::super::conflicts::{self, Conflict};
-use super::super::count::{Counted, count_each};
+use super::super::count::{Counted, count_each, defect};
 use super::super::metrics::SpoolMetrics;
 use super::super::{Call, Day, Days};
 use super::batch::{Batch, Waiting};
@@ -110,7 +110,7 @@ impl Drain {
             self.metrics.bytes(self.spool.bytes());
             match (&ended, self.waiting.front()) {
                 (Err(_), None) => self.metrics.stuck(),
-                (_, first) => self.metrics.oldest(first.map(|entry| entry.accepted_ms)),
+                (_, first) => self.metrics.oldest(first.map(|entry| entry.accepted.accepted_ms)),
             }
             match ended {
                 Ok(Round::Done) => pause = FIRST_PAUSE,
@@ -187,7 +187,7 @@ impl Drain {
     /// The first one needs no place any more.
     fn done(&mut self) {
         if let Some(entry) = self.waiting.pop_front() {
-            self.shares.give_back((entry.tenant, entry.payload.len() as u64));
+            self.shares.give_back((entry.accepted.call.tenant(), entry.payload.len() as u64));
             self.settled.send_replace(entry.sequence + 1);
         }
     }
@@ -275,14 +275,15 @@ impl Drain {
     /// read. It stays in its tenant's part of the spool.
     fn put_aside(&self, sequence: u64, payload: &[u8], why: &str) -> io::Result<()> {
         let read = entry::head(payload).and_then(|head| Ok((head, entry::body(payload)?)));
-        let (owner, bytes, kind) = match read {
-            Ok((head, body)) => (head.tenant.to_string(), body, "json"),
-            Err(_) => (UNKNOWN.to_owned(), payload, "entry"),
+        let (tenant, bytes, kind) = match read {
+            Ok((head, body)) => (Some(head.tenant), body, "json"),
+            Err(_) => (None, payload, "entry"),
         };
+        let owner = tenant.map_or(UNKNOWN.to_owned(), |tenant| tenant.to_string());
         // After a kill the same one may come again; another one never has its name.
         let digest = u64::from_be_bytes(digest::first(digest::of_parts([payload]).as_ref()));
         let path = self.spool.put_aside(&format!("{owner}.{sequence:020}.{digest:016x}.{kind}"), bytes)?;
-        if let Some(tenant) = tenant_of(&owner) {
+        if let Some(tenant) = tenant {
             self.shares.add_aside(tenant, bytes.len() as u64);
         }
         let file = path.display();
@@ -307,7 +308,7 @@ async fn count_and_list(
     let calls: Vec<&Call> = batch.iter().map(|accepted| &accepted.call).collect();
     let counted = count_each(tx, &calls, only, looks_first).await?;
     let conflict = |(call, number): &(usize, usize)| {
-        let Accepted { call, keys } = &**batch.get(*call)?;
+        let Accepted { call, keys, .. } = &**batch.get(*call)?;
         let point = call.points().get(*number)?;
         Some(Conflict {
             tenant: call.tenant(),
@@ -316,7 +317,8 @@ async fn count_and_list(
             point,
         })
     };
-    let found: Vec<Conflict<'_>> = counted.refused.iter().filter_map(conflict).collect();
+    let found: Option<Vec<Conflict<'_>>> = counted.refused.iter().map(conflict).collect();
+    let found = found.ok_or_else(|| defect("a conflict of no record"))?;
     if !found.is_empty() {
         conflicts::note(tx, &found).await?;
     }

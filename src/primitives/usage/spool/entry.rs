@@ -41,6 +41,7 @@ pub(super) struct Head {
 /// A call that was read back.
 #[derive(Debug)]
 pub(super) struct Accepted {
+    pub(super) accepted_ms: i64,
     pub(super) call: Call,
     /// The key of each of its points.
     pub(super) keys: Vec<Box<str>>,
@@ -77,11 +78,13 @@ pub(super) fn write(call: &Call, accepted: Timestamp, body: &[u8]) -> Result<Vec
         metrics: metrics.collect(),
     };
     let terms = serde_json::to_vec(&terms)?;
+    let terms_bytes =
+        u32::try_from(terms.len()).map_err(|_| EntryError::Wrong("terms without end".to_owned()))?;
     let mut payload = Vec::with_capacity(HEAD_BYTES + 4 + terms.len() + body.len());
     payload.push(VERSION);
     payload.extend_from_slice(call.tenant().as_bytes());
     payload.extend_from_slice(&accepted.as_millisecond().to_le_bytes());
-    payload.extend_from_slice(&u32::try_from(terms.len()).unwrap_or(u32::MAX).to_le_bytes());
+    payload.extend_from_slice(&terms_bytes.to_le_bytes());
     payload.extend_from_slice(&terms);
     payload.extend_from_slice(body);
     Ok(payload)
@@ -137,12 +140,13 @@ pub(super) fn read(payload: &[u8]) -> Result<Accepted, EntryError> {
         points.extend(checks.point(head.tenant, number, record, *metric, AcceptWindow::EVERYTHING));
     }
     if let Err(wrong) = checks.into_result() {
-        let first = wrong.first().map(|wrong| format!("{}: {}", wrong.pointer, wrong.detail));
-        return Err(EntryError::Wrong(first.unwrap_or_default()));
+        let all: Vec<String> = wrong.iter().map(|one| format!("{}: {}", one.pointer, one.detail)).collect();
+        return Err(EntryError::Wrong(all.join("; ")));
     }
     let keys = records.records.iter().map(|record| Box::from(&*record.idempotency_key)).collect();
     drop(numbers);
-    Ok(Accepted { call: Call::of(head.tenant, metrics, points, &calendar), keys })
+    let call = Call::of(head.tenant, metrics, points, &calendar);
+    Ok(Accepted { accepted_ms: head.accepted_ms, call, keys })
 }
 
 fn metric(terms: &MetricTerms) -> Option<Arc<Metric>> {
@@ -178,7 +182,8 @@ mod tests {
         let entry = entry();
         assert_eq!(head(&entry).unwrap(), Head { tenant: Uuid::from_u128(7), accepted_ms: 42 });
         assert_eq!(body(&entry).unwrap(), BODY.as_bytes());
-        let Accepted { call, keys } = read(&entry).unwrap();
+        let Accepted { accepted_ms, call, keys } = read(&entry).unwrap();
+        assert_eq!(accepted_ms, 42);
         assert_eq!((call.tenant(), &*keys), (Uuid::from_u128(7), &[Box::from("k")][..]));
         assert_eq!(call.calendar().zone().iana_name(), Some("Asia/Kathmandu"));
         assert_eq!(call.calendar().close_after_ms(), Some(5));

@@ -25,7 +25,7 @@ use super::metrics::SpoolMetrics;
 use crate::error::ErrorKind;
 use crate::fairness::{Bounds, NoRoom, Room};
 use crate::policy::Permit;
-use crate::store::spool::{self, AppendError, MAX_PAYLOAD_BYTES, OpenError, Spool};
+use crate::store::spool::{self, AppendError, OpenError, Spool};
 use crate::store::{Store, StoreError};
 use crate::tasks::Tasks;
 
@@ -142,9 +142,6 @@ impl Spooler {
     ) -> Result<usize, SpoolError> {
         let written = entry::write(call, Timestamp::now(), body);
         let payload = written.map_err(|error| SpoolError::Unwritable(error.to_string()))?;
-        if payload.len() > MAX_PAYLOAD_BYTES {
-            return Err(AppendError::Large.into());
-        }
         let (tenant, bytes) = (call.tenant(), payload.len() as u64);
         let place = self.room.enter(tenant, bytes).map_err(|error| match error {
             NoRoom::OfTenant => SpoolError::ShareTaken,

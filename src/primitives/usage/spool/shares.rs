@@ -24,9 +24,9 @@ impl Shares {
     /// For an entry of so many bytes, where the tenant's part has room; one entry of a tenant that has no other always fits.
     pub(super) fn take(&self, tenant: Uuid, bytes: u64) -> bool {
         let mut held = self.held.lock();
-        let own = held.get(&tenant).copied().unwrap_or_default();
-        let all = own.saturating_add(self.aside(tenant)).saturating_add(bytes);
-        if (own > 0 || self.aside(tenant) > 0) && all > self.most {
+        let own = of(&held, tenant);
+        let there = own.saturating_add(self.aside(tenant));
+        if there > 0 && there.saturating_add(bytes) > self.most {
             return false;
         }
         held.insert(tenant, own.saturating_add(bytes));
@@ -45,12 +45,12 @@ impl Shares {
 
     /// What a tenant has there that is not counted, in bytes.
     pub(super) fn of(&self, tenant: Uuid) -> u64 {
-        self.held.lock().get(&tenant).copied().unwrap_or_default()
+        of(&self.held.lock(), tenant)
     }
 
     /// What was put aside of a tenant's, in bytes.
     pub(super) fn aside(&self, tenant: Uuid) -> u64 {
-        self.aside.lock().get(&tenant).copied().unwrap_or_default()
+        of(&self.aside.lock(), tenant)
     }
 
     /// Of an entry that is put aside.
@@ -75,6 +75,11 @@ impl Shares {
             }
         }
     }
+}
+
+/// Who is not there has nothing.
+fn of(bytes: &HashMap<Uuid, u64>, tenant: Uuid) -> u64 {
+    bytes.get(&tenant).map_or(0, |bytes| *bytes)
 }
 
 #[cfg(test)]

@@ -4,14 +4,12 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::held;
-use crate::primitives::usage::Day;
+use crate::primitives::usage::{Day, KEYS_DAYS};
 use crate::store::StoreError;
 use crate::store::sqlite::SqliteTx;
 
 const AT_ONCE: i64 = 500;
 const DAY_US: i64 = 86_400_000_000;
-/// No record of an earlier day is taken.
-const KEYS_DAYS: i32 = 100;
 /// In the order in which they came: one that came late keeps those behind it for 90 days longer at the most.
 const EVENTS: &str = "DELETE FROM usage_events WHERE rowid IN (SELECT rowid FROM usage_events ORDER BY rowid LIMIT ?2) AND time_us < ?1 \
                       RETURNING tenant, coalesce(octet_length(tags), 0) + coalesce(octet_length(metadata), 0)";
