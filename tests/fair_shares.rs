@@ -392,17 +392,14 @@ fn a_tenant_that_fills_its_part_of_the_embedded_store_leaves_the_others_theirs()
     assert!(line.contains(" up "), "one tenant's part is nobody else's: {board}");
 }
 
-/// Policies of which `events` has this limit for everyone.
-fn limited(directory: &std::path::Path, limit: &str) -> std::path::PathBuf {
+/// A configuration of this primitive on the embedded store, with this policy of its own.
+fn with_policy(directory: &std::path::Path, primitive: &str, policy: &str) -> std::path::PathBuf {
     let policies = directory.join("policies");
     std::fs::create_dir(&policies).unwrap();
     let shipped = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("policies");
     std::fs::copy(shipped.join("access.yaml"), policies.join("access.yaml")).unwrap();
-    let events = format!(
-        "kind: events\nlimits:\n  tiers:\n    free: {{{limit}}}\ntopics:\n  leads: {{max_batch: 1}}\n"
-    );
-    std::fs::write(policies.join("events.yaml"), events).unwrap();
-    let config = embedded_config(directory, "store: embedded\nevents: {}\n");
+    std::fs::write(policies.join(format!("{primitive}.yaml")), policy).unwrap();
+    let config = embedded_config(directory, &format!("store: embedded\n{primitive}: {{}}\n"));
     let text = std::fs::read_to_string(&config).unwrap();
     let own: Vec<String> = text
         .lines()
@@ -419,6 +416,18 @@ fn limited(directory: &std::path::Path, limit: &str) -> std::path::PathBuf {
     config
 }
 
+/// Writes of one tenant by its calls' numbers until one is refused, which must be for this bound; another one's pass, and its own once it has waited.
+fn is_told_which_bound(bound: &str, globex: impl Fn() -> Reply, acme: impl Fn(usize) -> Reply) {
+    let refused = (0..2000).map(&acme).find(|reply| reply.status != 202);
+    let refused = refused.expect("more than the limit is refused");
+    let problem = refused.problem(429, "rate_limited");
+    assert!(problem["detail"].to_string().contains(bound) && problem["retryable"] == true, "{problem}");
+    let seconds: u64 = refused.header("retry-after").unwrap().parse().unwrap();
+    assert!((1..=10).contains(&seconds), "{seconds}");
+    assert_eq!(globex().status, 202);
+    wait_until("room again", Duration::from_secs(seconds + 10), || acme(2000).status == 202);
+}
+
 #[test]
 fn a_tenant_that_publishes_faster_than_its_tier_may_is_told_which_bound_and_when_and_the_others_are_not() {
     for (limit, size, bound) in [
@@ -430,19 +439,57 @@ fn a_tenant_that_publishes_faster_than_its_tier_may_is_told_which_bound_and_when
         ),
     ] {
         let directory = tempfile::tempdir().unwrap();
-        let config = limited(directory.path(), limit);
+        let policy = format!(
+            "kind: events\nlimits:\n  tiers:\n    free: {{{limit}}}\ntopics:\n  leads: {{max_batch: 1}}\n"
+        );
+        let config = with_policy(directory.path(), "events", &policy);
         let sidecar = Sidecar::serve_in(directory, &config);
         let (acme, globex) = (sidecar.bearer(ACME), sidecar.bearer(GLOBEX));
         let data = format!("\"{}\"", "x".repeat(size));
         let publish =
             |bearer: &str| post(&sidecar, bearer, "/v1/events/leads?type=made", "application/json", &data);
-        let refused = (0..2000).map(|_| publish(&acme)).find(|reply| reply.status != 202);
-        let refused = refused.expect("more than the limit is refused");
-        let problem = refused.problem(429, "rate_limited");
-        assert!(problem["detail"].to_string().contains(bound) && problem["retryable"] == true, "{problem}");
-        let seconds: u64 = refused.header("retry-after").unwrap().parse().unwrap();
-        assert!((1..=10).contains(&seconds), "{seconds}");
-        assert_eq!(publish(&globex).status, 202);
-        wait_until("room again", Duration::from_secs(seconds + 10), || publish(&acme).status == 202);
+        is_told_which_bound(bound, || publish(&globex), |_| publish(&acme));
+    }
+}
+
+#[test]
+fn a_tenant_that_records_faster_than_its_tier_may_is_told_which_bound_and_when_whatever_ack_says() {
+    for (limit, size, bound) in [
+        (
+            "records_per_second: 200, bytes_per_second: 100000000, burst_seconds: 50",
+            1000,
+            "200 records a second",
+        ),
+        // Each record has a value of its own of each tag: it is the sums that cost.
+        (
+            "records_per_second: 100000, bytes_per_second: 450000, burst_seconds: 60",
+            1000,
+            "450000 bytes a second",
+        ),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let policy = format!(
+            "kind: usage\nlimits:\n  tiers:\n    free: {{{limit}}}\nmetrics:\n  api_calls: {{group_by: [a, b]}}\n  \
+             leads_scored: {{group_by: [a, b], ack: spool}}\n"
+        );
+        let config = with_policy(directory.path(), "usage", &policy);
+        let sidecar = Sidecar::serve_in(directory, &config);
+        let (acme, globex) = (sidecar.bearer(ACME), sidecar.bearer(GLOBEX));
+        let time = jiff::Timestamp::now().to_string();
+        let record = |bearer: &str, call: usize, metric: &str| {
+            let records: Vec<_> = (0..size).map(|number| {
+                let key = format!("{call}-{number}");
+                serde_json::json!({"metric": metric, "value": 1, "time": time, "tags": {"a": key, "b": key}, "idempotency_key": key})
+            }).collect();
+            let body = serde_json::json!({ "records": records }).to_string();
+            post(&sidecar, bearer, "/v1/usage", "application/json", &body)
+        };
+        // Both ways of one tenant have one bound.
+        let metric = |call: usize| if call.is_multiple_of(2) { "api_calls" } else { "leads_scored" };
+        is_told_which_bound(
+            bound,
+            || record(&globex, 0, "api_calls"),
+            |call| record(&acme, call, metric(call)),
+        );
     }
 }

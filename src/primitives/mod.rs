@@ -5,7 +5,9 @@ pub mod events;
 mod housekeeping;
 pub mod ratelimit;
 mod store_answer;
+pub mod tiers;
 pub mod usage;
+pub mod write_rates;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -35,7 +35,6 @@ mod policy;
 mod postgres;
 mod publish;
 pub mod push;
-mod rates;
 mod read;
 pub mod relay;
 mod sqlite;
@@ -51,7 +50,7 @@ pub use dead_letters::GivenUp;
 pub use event::{Data, Event, Logged, Position};
 pub use fingerprint::{DedupeKey, dedupe_key};
 pub use lane::lane;
-pub use limits::{LimitsDocument, RateDocument, TiersDocument};
+pub use limits::RateDocument;
 pub use policy::{
     DEAD_LETTERS, EventsDocument, EventsPolicy, Groups, GroupsDocument, KIND, Topic, TopicDocument,
 };
@@ -67,6 +66,7 @@ use crate::http::Route;
 use crate::leases::{Leases, Owner};
 use crate::policy::{Action, Policies};
 use crate::pools::kafka::{Kafka, TopicWanted};
+use crate::primitives::write_rates::Rates;
 use crate::primitives::{BuildError, Primitive, Resources};
 use crate::telemetry::{MetricError, Registry};
 
@@ -158,7 +158,7 @@ fn build(section: Value, resources: &Resources) -> Result<Vec<Route>, BuildError
     Ok(api::routes(api::Api {
         store,
         publisher,
-        rates: rates::Rates::new(),
+        rates: Rates::new(),
         arrivals,
         turns,
         undertaker,

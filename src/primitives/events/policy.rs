@@ -8,12 +8,14 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::limits::{Limits, LimitsDocument, Rate};
+use super::limits::{self, RateDocument};
 use super::push::{self, Subscription, SubscriptionDocument};
 use super::relay::RESERVED_TOPIC;
 use crate::config::{Findings, pointer_step};
 use crate::names::{MAX_NAME_BYTES, Name};
 use crate::policy::{Kind, Permit, Policies, Vocabulary};
+use crate::primitives::tiers::Tiers;
+use crate::primitives::write_rates::{self, LimitsDocument, Rate};
 
 /// What follows a topic's name in that of its dead letters.
 pub const DEAD_LETTERS: &str = ".dlq";
@@ -33,7 +35,7 @@ pub struct EventsDocument {
     pub push: BTreeMap<String, SubscriptionDocument>,
     /// How fast each tenant may publish; without it as fast as it can.
     #[serde(default)]
-    pub limits: Option<LimitsDocument>,
+    pub limits: Option<LimitsDocument<RateDocument>>,
 }
 
 /// One topic.
@@ -164,7 +166,7 @@ pub struct Groups {
 pub struct EventsPolicy {
     topics: BTreeMap<Name, Arc<Topic>>,
     subscriptions: Vec<Arc<Subscription>>,
-    limits: Option<Limits>,
+    limits: Option<Tiers<Rate>>,
 }
 
 impl EventsPolicy {
@@ -237,7 +239,10 @@ fn read(document: &EventsDocument, findings: &mut Findings) -> EventsPolicy {
         }
     }
     let max_batch = document.topics.values().map(|topic| topic.max_batch as u64).max().unwrap_or(1);
-    let limits = document.limits.as_ref().and_then(|limits| Limits::new(limits, max_batch, findings));
+    let limits = document.limits.as_ref();
+    let limits = limits.and_then(|document| {
+        write_rates::limits(document, &limits::WORDS, &limits::largest(max_batch), findings)
+    });
     let mut policy = EventsPolicy { topics, subscriptions: Vec::new(), limits };
     let is_topic = |name: &Name| policy.topic(name).or_else(|| policy.topic_of_dead_letters(name)).is_some();
     policy.subscriptions = push::subscriptions(&document.push, is_topic, findings);

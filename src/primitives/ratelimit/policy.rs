@@ -13,6 +13,7 @@ use crate::config::{Findings, pointer_step};
 use crate::fairness::gcra::{Quota, greatest_common_divisor};
 use crate::names::Name;
 use crate::policy::{Permit, Policies, Vocabulary};
+use crate::primitives::tiers::{Tiers, TiersDocument};
 
 /// A policy document of the kind `ratelimits`.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -32,7 +33,7 @@ pub struct RateLimitsDocument {
 #[serde(deny_unknown_fields)]
 pub struct LimitDocument {
     /// How large it is for the tenants of each tier.
-    pub tiers: TiersDocument,
+    pub tiers: TiersDocument<QuotaDocument>,
     /// How large it is for tenants that have it their own way, by UUID in lower case; instead of their tier's.
     #[serde(default)]
     pub tenants: BTreeMap<String, QuotaDocument>,
@@ -46,20 +47,6 @@ pub struct LimitDocument {
     #[serde(default = "default_local_share_percent")]
     #[schemars(range(min = 1, max = 100))]
     pub local_share_percent: u64,
-}
-
-/// A quota for each tier. A tier that is not given here, or that no one knows, gets that of `free`.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct TiersDocument {
-    /// Tenants without a tier claim, too.
-    pub free: QuotaDocument,
-    /// Tier `pro`.
-    #[serde(default)]
-    pub pro: Option<QuotaDocument>,
-    /// Tier `enterprise`.
-    #[serde(default)]
-    pub enterprise: Option<QuotaDocument>,
 }
 
 /// `requests` in each `per_ms` milliseconds, `burst` at once.
@@ -120,10 +107,7 @@ pub struct RateLimits {
 #[derive(Debug)]
 pub struct Limit {
     name: Name,
-    free: Arc<Rule>,
-    pro: Arc<Rule>,
-    enterprise: Arc<Rule>,
-    tenants: HashMap<Uuid, Arc<Rule>>,
+    tiers: Tiers<Rule>,
     keys: Vec<(Box<str>, Arc<Rule>)>,
 }
 
@@ -191,7 +175,7 @@ pub(super) fn load(document: Value, _: &Vocabulary, findings: &mut Findings, pol
 
 impl Limit {
     fn new(name: Name, document: &LimitDocument, pointer: &str, findings: &mut Findings) -> Option<Self> {
-        let mut rule = |pointer: String, pattern: &str, quota: &QuotaDocument| {
+        let rule = |pattern: &str, quota: &QuotaDocument, pointer: &str, findings: &mut Findings| {
             let rule = Rule::new(&name, pattern, quota, document);
             if rule.is_none() {
                 findings.add(
@@ -200,48 +184,19 @@ impl Limit {
                     "a smaller `burst` or `per_ms`, or `requests` that divide `per_ms` without a remainder",
                 );
             }
-            rule.map(Arc::new)
+            rule
         };
-        let tiers = &document.tiers;
-        let free = rule(format!("{pointer}/tiers/free"), "", &tiers.free);
-        let pro = tiers.pro.as_ref().map(|quota| rule(format!("{pointer}/tiers/pro"), "", quota));
-        let enterprise =
-            tiers.enterprise.as_ref().map(|quota| rule(format!("{pointer}/tiers/enterprise"), "", quota));
-        let keys: Vec<_> = document
-            .keys
-            .iter()
-            .enumerate()
-            .filter_map(|(at, key)| {
-                let rule = rule(format!("{pointer}/keys/{at}/quota"), &key.key, &key.quota)?;
-                Some((Box::from(key.key.as_str()), rule))
-            })
-            .collect();
-        let tenants: Vec<_> = document
-            .tenants
-            .iter()
-            .map(|(text, quota)| {
-                let at = format!("{pointer}/tenants{}", pointer_step(text));
-                (text, at.clone(), rule(at, "", quota))
-            })
-            .collect();
-        let mut by_tenant = HashMap::new();
-        for (text, at, rule) in tenants {
-            match (tenant(text), rule) {
-                (Some(tenant), Some(rule)) => {
-                    by_tenant.insert(tenant, rule);
-                }
-                (None, _) => findings.add(
-                    at,
-                    "this is not a tenant",
-                    "a UUID with hyphens, in lower case, such as 0190c7a8-3c5e-7f00-8000-0000000000a1",
-                ),
-                (Some(_), None) => {}
-            }
-        }
-        let free = free?;
-        let pro = pro.unwrap_or_else(|| Some(Arc::clone(&free)))?;
-        let enterprise = enterprise.unwrap_or_else(|| Some(Arc::clone(&free)))?;
-        Some(Self { name, free, pro, enterprise, tenants: by_tenant, keys })
+        let keys = document.keys.iter().enumerate().filter_map(|(at, key)| {
+            let pointer = format!("{pointer}/keys/{at}/quota");
+            let rule = rule(&key.key, &key.quota, &pointer, findings)?;
+            Some((Box::from(key.key.as_str()), Arc::new(rule)))
+        });
+        let keys = keys.collect();
+        let read = |quota: &QuotaDocument, pointer: &str, findings: &mut Findings| {
+            rule("", quota, pointer, findings)
+        };
+        let tiers = Tiers::read(&document.tiers, &document.tenants, pointer, findings, read)?;
+        Some(Self { name, tiers, keys })
     }
 
     /// Its name.
@@ -261,11 +216,7 @@ impl Limit {
         if let Some((_, rule)) = self.keys.iter().find(|(pattern, _)| fits(pattern, key)) {
             return rule;
         }
-        self.tenants.get(tenant).unwrap_or(match tier {
-            "pro" => &self.pro,
-            "enterprise" => &self.enterprise,
-            _ => &self.free,
-        })
+        self.tiers.of_tenant(tenant, tier)
     }
 }
 
@@ -285,11 +236,6 @@ impl Rule {
             header: HeaderValue::from_str(&format!("\"{limit}\";q={requests};w={seconds}")).ok()?,
         })
     }
-}
-
-fn tenant(text: &str) -> Option<Uuid> {
-    let uuid = Uuid::try_parse(text).ok()?;
-    (uuid.hyphenated().to_string() == text).then_some(uuid)
 }
 
 /// Whether `key` fits `pattern`, in which each `*` stands for any text. Linear but for the last `*`'s retries.
@@ -331,7 +277,7 @@ mod tests {
         }}}));
         assert!(findings.is_empty(), "{findings:?}");
         let limit = limits.limit("api").unwrap();
-        let (own, other) = (tenant(TENANT).unwrap(), Uuid::nil());
+        let (own, other) = (Uuid::try_parse(TENANT).unwrap(), Uuid::nil());
         for (tenant, tier, key, burst) in [
             (other, "free", "/leads", 1),
             (other, "pro", "/leads", 1),

@@ -30,6 +30,8 @@ pub struct Call {
     points: Vec<Point>,
     /// Its days and months.
     calendar: Calendar,
+    bytes: u64,
+    cost: u64,
     /// Whether its keys are looked up before anything is written: its tenant had some of late that were counted.
     looks_first: bool,
 }
@@ -38,13 +40,7 @@ impl Call {
     /// Of the permit's tenant, which may record all of these metrics.
     #[must_use]
     pub fn new(permit: &Permit, metrics: Vec<Arc<Metric>>, points: Vec<Point>, calendar: &Calendar) -> Self {
-        Self {
-            tenant: *permit.tenant().as_uuid(),
-            metrics,
-            points,
-            calendar: calendar.clone(),
-            looks_first: false,
-        }
+        Self::of(*permit.tenant().as_uuid(), metrics, points, calendar)
     }
 
     /// Of a tenant that a permit named when the call came.
@@ -54,30 +50,21 @@ impl Call {
         points: Vec<Point>,
         calendar: &Calendar,
     ) -> Self {
-        Self { tenant, metrics, points, calendar: calendar.clone(), looks_first: false }
+        let bytes = points.iter().map(Point::bytes).sum();
+        let cost = bytes + SUM_COST * sums(&metrics, &points);
+        Self { tenant, metrics, points, calendar: calendar.clone(), bytes, cost, looks_first: false }
     }
 
     /// About what it adds to the store, in bytes.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.points.iter().map(Point::bytes).sum()
+        self.bytes
     }
 
     /// What it costs a transaction: its bytes, and the sums that it adds to.
     #[must_use]
     pub fn cost(&self) -> u64 {
-        let hour = |point: &Point| point.time.as_microsecond().div_euclid(HOUR_US);
-        let mut sums: HashSet<(u16, &str, &str, i64)> = HashSet::new();
-        for point in &self.points {
-            sums.insert((point.metric, "", "", hour(point)));
-            let declared = self.metric(point).map_or(&[][..], |metric| &metric.group_by);
-            for tag in declared {
-                let value = point.tags.iter().find(|(name, _)| **name == *tag.as_str());
-                let value = value.map_or("", |(_, value)| value);
-                sums.insert((point.metric, tag.as_str(), value, hour(point)));
-            }
-        }
-        self.bytes() + SUM_COST * sums.len() as u64
+        self.cost
     }
 
     /// Has its keys looked up before anything is written.
@@ -130,6 +117,22 @@ impl Call {
     pub(super) fn metric(&self, point: &Point) -> Option<&Metric> {
         self.metrics.get(usize::from(point.metric)).map(|metric| &**metric)
     }
+}
+
+/// How many sums of hours these points add to.
+fn sums(metrics: &[Arc<Metric>], points: &[Point]) -> u64 {
+    let mut sums: HashSet<(u16, &str, &str, i64)> = HashSet::new();
+    for point in points {
+        let hour = point.time.as_microsecond().div_euclid(HOUR_US);
+        sums.insert((point.metric, "", "", hour));
+        let declared = metrics.get(usize::from(point.metric)).map_or(&[][..], |metric| &metric.group_by);
+        for tag in declared {
+            let value = point.tags.iter().find(|(name, _)| **name == *tag.as_str());
+            let value = value.map_or("", |(_, value)| value);
+            sums.insert((point.metric, tag.as_str(), value, hour));
+        }
+    }
+    sums.len() as u64
 }
 
 /// A point to be written.

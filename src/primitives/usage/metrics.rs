@@ -23,6 +23,7 @@ pub(super) struct UsageMetrics {
     late: IntCounter,
     conflicts: IntCounter,
     pub(super) invalid: IntCounter,
+    pub(super) rate_limited: IntCounter,
     share_taken: IntCounter,
     spool_full: IntCounter,
     unavailable: IntCounter,
@@ -43,7 +44,8 @@ impl UsageMetrics {
         let rejected = registry.counters(
             "outrigger_usage_calls_rejected_total",
             "Calls of which nothing was counted, or may have been; `conflict`: a key came back with another record; `tenant_share`: \
-             its tenant had too many waiting, or its part of the spool or of the embedded store was full; `spool_full`: the spool or its disk was.",
+             its tenant had too many waiting, or its part of the spool or of the embedded store was full; `spool_full`: the spool or its disk was; \
+             `rate_limited`: it recorded faster than it may.",
             &["cause"],
         )?;
         Ok(Self {
@@ -75,6 +77,7 @@ impl UsageMetrics {
             late: points.with_label_values(&["late"]),
             conflicts: rejected.with_label_values(&["conflict"]),
             invalid: rejected.with_label_values(&["invalid"]),
+            rate_limited: rejected.with_label_values(&["rate_limited"]),
             spool_full: rejected.with_label_values(&["spool_full"]),
             share_taken: rejected.with_label_values(&["tenant_share"]),
             unavailable: rejected.with_label_values(&["unavailable"]),

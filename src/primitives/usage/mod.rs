@@ -21,6 +21,7 @@ mod fields;
 mod group;
 mod housekeeping;
 mod key;
+mod limits;
 mod metadata;
 mod metrics;
 mod policy;
@@ -40,6 +41,7 @@ pub use counter::Counter;
 pub use day::{Day, KEYS_DAYS};
 pub use group::{Known, Refusal, Settled, Verdict, settle};
 pub use key::{PointKey, fingerprint};
+pub use limits::RateDocument;
 pub use policy::{Ack, BillingDocument, KIND, Metric, MetricDocument, UsageDocument, UsagePolicy};
 pub use read::{ReadError, ReadPoint, Reading, Start, SumOf, SumRow, read};
 pub use reconcile::{Difference, ReconcileError, SumName, reconcile};
@@ -55,6 +57,7 @@ use self::spool::Spooler;
 use crate::http::Route;
 use crate::leases::{Leases, Owner};
 use crate::policy::Action;
+use crate::primitives::write_rates::Rates;
 use crate::primitives::{BuildError, Primitive, Resources};
 
 /// The registry row.
@@ -97,5 +100,5 @@ fn build(section: Value, resources: &Resources) -> Result<Vec<Route>, BuildError
     });
     let spooler = spooler.transpose()?;
     let counter = Counter::new(store.clone(), Arc::clone(&metrics), resources.tasks.clone());
-    Ok(api::routes(api::Api { store, counter, spooler, metrics }))
+    Ok(api::routes(api::Api { store, counter, spooler, rates: Rates::new(), metrics }))
 }

@@ -9,10 +9,13 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::Calendar;
+use super::limits::{self, RateDocument};
 use super::reconcile::DeclaredTag;
 use crate::config::{Findings, pointer_step};
 use crate::names::Name;
-use crate::policy::{Kind, Policies, Vocabulary};
+use crate::policy::{Kind, Permit, Policies, Vocabulary};
+use crate::primitives::tiers::Tiers;
+use crate::primitives::write_rates::{self, LimitsDocument, Rate};
 
 /// The kind of document, as the loader takes it.
 pub const KIND: Kind = Kind { name: "usage", schema, load };
@@ -27,6 +30,9 @@ pub struct UsageDocument {
     /// Billing periods, where months close; without it they never do.
     #[serde(default)]
     pub billing: Option<BillingDocument>,
+    /// How fast each tenant may record; without it as fast as it can.
+    #[serde(default)]
+    pub limits: Option<LimitsDocument<RateDocument>>,
     /// The metrics, by name. What is not listed does not exist.
     pub metrics: BTreeMap<String, MetricDocument>,
 }
@@ -96,12 +102,14 @@ pub struct Metric {
 pub struct UsagePolicy {
     calendar: Calendar,
     metrics: BTreeMap<Name, Arc<Metric>>,
+    limits: Option<Tiers<Rate>>,
 }
 
 impl UsagePolicy {
     #[cfg(test)]
     pub(super) fn of(calendar: Calendar, metrics: Vec<Arc<Metric>>) -> Self {
-        Self { calendar, metrics: metrics.into_iter().map(|metric| (metric.name.clone(), metric)).collect() }
+        let metrics = metrics.into_iter().map(|metric| (metric.name.clone(), metric)).collect();
+        Self { calendar, metrics, limits: None }
     }
 
     /// Its days and months.
@@ -120,6 +128,11 @@ impl UsagePolicy {
             })
         };
         self.metrics.values().flat_map(tags).collect()
+    }
+
+    /// How fast the permit's tenant may record; none where there is no limit.
+    pub(super) fn rate(&self, permit: &Permit) -> Option<&Arc<Rate>> {
+        self.limits.as_ref().map(|limits| limits.of(permit))
     }
 
     /// The metric of this name.
@@ -193,9 +206,12 @@ fn read(
             Err(error) => findings.add(pointer, "this is not a metric's name", error.to_string()),
         }
     }
+    let limits = document.limits.as_ref();
+    let limits =
+        limits.and_then(|document| write_rates::limits(document, &limits::WORDS, &limits::LARGEST, findings));
     let time_zone = time_zone.ok().filter(|_| findings.is_empty())?;
     let close_after_ms = document.billing.as_ref().map(|billing| billing.close_after_ms);
-    Some(UsagePolicy { calendar: Calendar::new(time_zone, close_after_ms), metrics })
+    Some(UsagePolicy { calendar: Calendar::new(time_zone, close_after_ms), metrics, limits })
 }
 
 #[cfg(test)]
@@ -232,7 +248,7 @@ mod tests {
     #[test]
     fn everything_that_is_wrong_is_said_at_once() {
         let report = checked(
-            "kind: usage\ntime_zone: Mars/Olympus\nmetrics:\n  Calls: {}\n  calls: {ack: spool, group_by: [a, a, B]}\n",
+            "kind: usage\ntime_zone: Mars/Olympus\nlimits:\n  tiers:\n    free: {records_per_second: 999, bytes_per_second: 2516582}\n  tenants:\n    ACME: {records_per_second: 1000, bytes_per_second: 2516583}\nmetrics:\n  Calls: {}\n  calls: {ack: spool, group_by: [a, a, B]}\n",
         );
         let report = report.err().unwrap();
         for words in [
@@ -242,6 +258,9 @@ mod tests {
             "`a` is there twice",
             "this is not a tag's name",
             "names no place for them",
+            "a burst of 9990 records has no room for a call of 10000",
+            "a burst of 25165820 bytes has no room for the largest call",
+            "this is not a tenant",
         ] {
             assert!(report.contains(words), "{words}: {report}");
         }

@@ -15,7 +15,6 @@ use super::broker_limits::BrokerLimits;
 use super::dead_letters::Undertaker;
 use super::metrics::EventsMetrics;
 use super::publish::Publisher;
-use super::rates::Rates;
 use super::turns::{MAX_WAITING, Turns};
 use super::{Audience, CONSUME, CursorKey, EventsPolicy, GroupError, PUBLISH, READ, Topic};
 use crate::error::ErrorKind;
@@ -23,6 +22,7 @@ use crate::http::{Call, Problem, Route, handler};
 use crate::names::Name;
 use crate::policy::Action;
 use crate::primitives::store_answer::StoreAnswer;
+use crate::primitives::write_rates::Rates;
 use crate::store::{Store, StoreError};
 
 const TOPIC: &str = "/v1/events/{topic}";

@@ -11,7 +11,6 @@ use crate::error::ErrorKind;
 use crate::http::{Call, Problem, Reply};
 use crate::primitives::events::broker_limits::BrokerLimit;
 use crate::primitives::events::cloudevents::{self, Context, EventError};
-use crate::primitives::events::rates::TooFast;
 use crate::primitives::events::{Batch, EventsPolicy, PUBLISH};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -73,12 +72,6 @@ fn idempotency_key(call: &Call) -> Result<Option<String>, Problem> {
         Problem::new(ErrorKind::Malformed, "a header is wrong")
             .with_field("idempotency-key", "once, 1 to 255 visible characters, bare or quoted")
     })
-}
-
-impl From<TooFast> for Problem {
-    fn from(error: TooFast) -> Self {
-        Self::new(error.kind(), error.to_string()).retry_after_ms(error.retry_after_ms)
-    }
 }
 
 impl From<EventError> for Problem {

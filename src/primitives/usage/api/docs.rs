@@ -55,7 +55,7 @@ pub(super) const RECORD: Docs = Docs {
         meaning: "They are counted and durable; with `ack: spool` in the policy of all of their metrics they are durable, and counted soon.",
         content: Some(json::<RecordReply>()),
     }],
-    problems: &[409],
+    problems: &[409, 429],
 };
 
 pub(super) const LIST: Docs = Docs {

@@ -15,6 +15,7 @@ use crate::error::ErrorKind;
 use crate::http::{Problem, Route, handler};
 use crate::names::Name;
 use crate::primitives::store_answer::StoreAnswer;
+use crate::primitives::write_rates::Rates;
 use crate::store::Store;
 
 /// What the handlers need.
@@ -23,6 +24,7 @@ pub(super) struct Api {
     pub(super) counter: Counter,
     /// Where there is a data directory.
     pub(super) spooler: Option<Spooler>,
+    pub(super) rates: Rates,
     pub(super) metrics: Arc<super::metrics::UsageMetrics>,
 }
 

@@ -21,6 +21,7 @@ use crate::primitives::usage::{
     AcceptWindow, Call, Checks, MAX_RECORDS, Metric, Point, RECORD, Record, Records, Refusal, UsagePolicy,
     Verdict, Wrong,
 };
+use crate::primitives::write_rates::Rate;
 
 /// Of a whole body, in bytes.
 const MAX_BODY_BYTES: usize = 16 * 1024 * 1024;
@@ -48,7 +49,11 @@ pub(super) async fn record(api: &Api, mut call: Box<wire::Call>) -> Result<Reply
         return Err(Problem::new(ErrorKind::Invalid, "too few records, or too many")
             .with_field("/records", format!("1 to {MAX_RECORDS} records")));
     }
-    let (permit, call) = read(&call.caller, &records).inspect_err(|_| api.metrics.invalid.inc())?;
+    let (permit, rate, call) = read(&call.caller, &records).inspect_err(|_| api.metrics.invalid.inc())?;
+    if let Some(rate) = rate {
+        let taken = api.rates.take(call.tenant(), &rate, records.len() as u64, call.cost());
+        taken.inspect_err(|_| api.metrics.rate_limited.inc())?;
+    }
     if let Some(spooler) = api.spooler.as_ref().filter(|_| call.is_spooled()) {
         drop(records);
         let body = if is_ndjson { listed(&body) } else { body };
@@ -122,8 +127,9 @@ struct Found {
     permit: Option<Permit>,
 }
 
-/// The records as points of a call, and a permit of its tenant: for every metric there was one. Else all that is wrong in them.
-fn read(caller: &Caller, records: &[Record<'_>]) -> Result<(Permit, Call), Problem> {
+/// The records as points of a call, a permit of its tenant, which there was for every metric, and how fast that may record. Else all that
+/// is wrong in them.
+fn read(caller: &Caller, records: &[Record<'_>]) -> Result<(Permit, Option<Arc<Rate>>, Call), Problem> {
     let policy = caller.policies().get::<UsagePolicy>();
     let mut found = Found::default();
     let mut named: Option<(&str, Option<u16>)> = None;
@@ -159,8 +165,9 @@ fn read(caller: &Caller, records: &[Record<'_>]) -> Result<(Permit, Call), Probl
         tracing::error!("records without a metric passed");
         Problem::new(ErrorKind::Internal, "the records cannot be counted")
     })?;
+    let rate = policy.rate(&permit).map(Arc::clone);
     let call = Call::new(&permit, found.metrics, points, policy.calendar());
-    Ok((permit, call))
+    Ok((permit, rate, call))
 }
 
 impl Found {
