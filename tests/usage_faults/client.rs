@@ -20,6 +20,10 @@ pub struct Said {
     pub nanos: i128,
     pub time: Timestamp,
     pub region: Option<&'static str>,
+    /// A number in its metadata.
+    pub note: Option<u64>,
+    /// The key that it corrects.
+    pub corrects: Option<String>,
 }
 
 /// A record with its key.
@@ -69,6 +73,9 @@ impl<'d> Client<'d> {
     /// One call, said until it is answered for good.
     pub fn act(&mut self) {
         let mut call: Vec<Record> = (0..1 + self.below(12)).map(|_| self.make()).collect();
+        if self.below(6) == 0 {
+            call.extend(self.correction());
+        }
         let new = call.len();
         // What was counted comes again, among what is new and in any order.
         for _ in 0..self.below(6) {
@@ -98,7 +105,18 @@ impl<'d> Client<'d> {
         let nanos = i128::from(self.caller.random.next() >> self.below(60)) - (1 << 40);
         let region = [None, Some("eu"), Some("us")][self.below(3) as usize];
         let metric = METRICS[self.below(2) as usize];
-        (key, Said { metric, nanos, time: now - i64::try_from(late).unwrap().seconds(), region })
+        let note = (self.below(3) == 0).then(|| self.below(1000));
+        let time = now - i64::try_from(late).unwrap().seconds();
+        (key, Said { metric, nanos, time, region, note, corrects: None })
+    }
+
+    /// What takes back a part of a record that is counted.
+    fn correction(&mut self) -> Option<Record> {
+        let (corrected, said) = self.known().filter(|(_, said)| said.corrects.is_none())?;
+        self.made += 1;
+        let key = format!("{}-{:06}", self.name, self.made);
+        let nanos = -1 - i128::from(self.below(1 << 30));
+        Some((key, Said { nanos, note: None, corrects: Some(corrected), ..said }))
     }
 
     fn known(&mut self) -> Option<Record> {
@@ -109,9 +127,10 @@ impl<'d> Client<'d> {
     /// The call with a record among it that says something else than what was counted under its key; and where it is.
     fn with_a_lie(&mut self, call: &[Record]) -> Option<(Vec<Record>, usize)> {
         let (key, mut said) = self.known()?;
-        match self.below(3) {
-            0 => said.nanos += 1,
+        match self.below(4) {
+            0 => said.nanos -= 1,
             1 => said.region = if said.region.is_none() { Some("asia") } else { None },
+            2 if said.corrects.is_none() => said.note = Some(said.note.map_or(1000, |note| note + 1)),
             // Of the same day: on another one the key is free.
             _ => {
                 let second = said.time.as_second().div_euclid(86_400) * 86_400;
@@ -126,11 +145,16 @@ impl<'d> Client<'d> {
         Some((lie, place))
     }
 
+    /// Whether it is counted after it is answered: what is corrected is looked up first.
+    fn is_pending(&self, call: &[Record]) -> bool {
+        self.ack == Ack::Spool && call.iter().all(|(_, said)| said.corrects.is_none())
+    }
+
     /// It must be a conflict that names this record alone, whatever happens meanwhile. On the disk nobody sees it yet.
     fn lie(&mut self, call: &[Record], place: usize) {
         let Some(((status, answer), _)) = self.until_answered(call) else { return };
         self.counts.lies.fetch_add(1, Ordering::Relaxed);
-        if self.ack == Ack::Spool {
+        if self.is_pending(call) {
             assert_eq!((status, &answer["pending"]), (202, &json!(true)), "{answer}");
             // What came with it counts, also where it is given up afterwards.
             let others = call.iter().enumerate().filter(|(at, _)| *at != place);
@@ -147,7 +171,7 @@ impl<'d> Client<'d> {
         // What was given up is in no sum: the model does not have it.
         let Some(((status, answer), was_unsure)) = self.until_answered(call) else { return };
         assert_eq!(status, 202, "{answer}");
-        if self.ack == Ack::Spool {
+        if self.is_pending(call) {
             assert_eq!(answer, json!({"accepted": call.len(), "duplicates": null, "pending": true}));
             self.counts.accepted.fetch_add(new as u64, Ordering::Relaxed);
             return self.counted.extend(call.iter().cloned());
@@ -201,6 +225,12 @@ fn as_json((key, said): &Record) -> Value {
     });
     if let Some(region) = said.region {
         record["tags"] = json!({"region": region});
+    }
+    if let Some(note) = said.note {
+        record["metadata"] = json!({"note": note});
+    }
+    if let Some(corrects) = &said.corrects {
+        record["corrects"] = json!(corrects);
     }
     record
 }

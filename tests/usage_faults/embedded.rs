@@ -5,7 +5,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::client::Ack;
-use crate::load::{SPOOLED, Ways, run};
+use crate::load::{Ways, policy, run};
 use crate::support::disk::SmallDisk;
 use crate::support::random::{Random, seed, size};
 use crate::support::sidecar::{Sidecar, embedded_config};
@@ -31,15 +31,13 @@ fn through(faults: u64, ack: Ack) {
     let config = embedded_config(directory.path(), "store: embedded\nusage: {}\n");
     let text = std::fs::read_to_string(&config).unwrap();
     let data = format!("data_dir: {}", disk.path().join("data").display());
-    let mut text = text.replace("data_dir: data", &data);
-    if ack == Ack::Spool {
-        let shipped = text.lines().find(|line| line.starts_with("policies: ")).unwrap().to_owned();
-        let (from, own) = (shipped.strip_prefix("policies: ").unwrap(), directory.path().join("policies"));
-        std::fs::create_dir(&own).unwrap();
-        std::fs::copy(format!("{from}/access.yaml"), own.join("access.yaml")).unwrap();
-        std::fs::write(own.join("usage.yaml"), SPOOLED).unwrap();
-        text = text.replace(&shipped, "policies: policies");
-    }
+    let text = text.replace("data_dir: data", &data);
+    let shipped = text.lines().find(|line| line.starts_with("policies: ")).unwrap().to_owned();
+    let (from, own) = (shipped.strip_prefix("policies: ").unwrap(), directory.path().join("policies"));
+    std::fs::create_dir(&own).unwrap();
+    std::fs::copy(format!("{from}/access.yaml"), own.join("access.yaml")).unwrap();
+    std::fs::write(own.join("usage.yaml"), policy(ack)).unwrap();
+    let text = text.replace(&shipped, "policies: policies");
     std::fs::write(&config, text).unwrap();
     let mut running = Some(Sidecar::serve_in(directory, &config));
     let ways = match (ack, running.as_ref().unwrap()) {

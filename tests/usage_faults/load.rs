@@ -1,7 +1,12 @@
 //! Clients of three tenants, while something happens.
 
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, ToSpan as _};
 
 use crate::client::{Ack, Client, Counts};
 use crate::support::doors::Doors;
@@ -11,9 +16,27 @@ use crate::support::wait_until;
 use crate::verdict::Model;
 
 pub const TENANTS: [&str; 3] = [ACME, GLOBEX, "0190c7a8-3c5e-7f00-8000-0000000000c3"];
-/// A usage policy whose records are answered once they are on disk.
-pub const SPOOLED: &str = "kind: usage\nmetrics:\n  api_calls: {ack: spool, group_by: [endpoint]}\n  \
-                           voice_minutes: {ack: spool, group_by: [direction, region]}\n";
+/// The usage policy of a run.
+pub fn policy(ack: Ack) -> String {
+    let ack = if ack == Ack::Spool { "spool" } else { "database" };
+    let close_after_ms = *CLOSE_AFTER_DAYS * 86_400_000;
+    format!(
+        "kind: usage\nbilling: {{close_after_ms: {close_after_ms}}}\nmetrics:\n  api_calls: {{ack: {ack}, group_by: [endpoint]}}\n  \
+         voice_minutes: {{ack: {ack}, group_by: [direction, region]}}\n"
+    )
+}
+
+/// After how many days a month closes: such that none does within two days of the run's beginning.
+static CLOSE_AFTER_DAYS: LazyLock<i64> =
+    LazyLock::new(|| if TimeZone::UTC.to_datetime(Timestamp::now()).day() <= 8 { 10 } else { 5 });
+
+/// The month of a record, by its first day, where it was closed when the run began.
+pub fn closed_month(time: Timestamp) -> Option<Date> {
+    let month = TimeZone::UTC.to_datetime(time).date().first_of_month();
+    let is_over = TimeZone::UTC.to_timestamp(month.checked_add(1.month()).unwrap().at(0, 0, 0, 0)).unwrap();
+    (is_over + (24 * *CLOSE_AFTER_DAYS).hours() <= Timestamp::now()).then_some(month)
+}
+
 /// Of each tenant.
 const CLIENTS: usize = 2;
 

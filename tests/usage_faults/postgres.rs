@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use crate::client::Ack;
-use crate::load::{Load, SPOOLED, Ways, run};
+use crate::load::{Load, Ways, policy, run};
 use crate::support::postgres::OnPostgres;
 use crate::support::random::{Random, seed, size};
 use crate::support::sidecar::{ACME, Sidecar};
@@ -37,10 +37,8 @@ fn through(faults: u64, is_pooled: bool, ack: Ack) {
     println!("seed {seed}, {faults} faults, {ack:?}");
     let cluster = PostgresCluster::start(PostgresOptions::default()).unwrap();
     let pooler = is_pooled.then(|| PgBouncer::start(&cluster, PgBouncerOptions::default()).unwrap());
-    let mut on = OnPostgres::on_cluster(&cluster, pooler.as_ref());
-    if ack == Ack::Spool {
-        on = on.with_policy("usage.yaml", SPOOLED);
-    }
+    let on = OnPostgres::on_cluster(&cluster, pooler.as_ref());
+    let on = on.with_policy("usage.yaml", &policy(ack));
     let mut sidecars = [Some(on.sidecar()), Some(on.sidecar())];
     let both = sidecars.each_ref().map(|sidecar| sidecar.as_ref().unwrap());
     let ways = if ack == Ack::Spool { Ways::spooled(both) } else { Ways::of(&both) };

@@ -5,27 +5,51 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan as _};
 use serde_json::Value;
 
 use crate::client::{METRICS, Record, Said, decimal};
-use crate::load::TENANTS;
+use crate::load::{TENANTS, closed_month};
 use crate::support::sidecar::{BINARY, Sidecar};
 use crate::support::wait_until;
 
 /// What clients know.
 pub struct Model {
-    /// By tenant, metric, hour and region: the sum in 10⁻⁹ and how many.
+    /// By tenant, metric, where it is booked, and region: the sum in 10⁻⁹ and how many.
     sums: BTreeMap<Of, (i128, i64)>,
     /// Lies that were accepted to disk, by tenant and metric.
     lies: BTreeMap<(usize, &'static str), BTreeSet<Shown>>,
 }
 
-/// A key, a value, a time and a region.
-type Shown = [String; 4];
+/// A key, a value, a time, a region and a note.
+type Shown = [String; 5];
 
-/// A tenant's number, a metric, an hour in seconds since 1970, a region.
-type Of = (usize, &'static str, i64, Option<&'static str>);
+/// A tenant's number, a metric, where it is booked, a region.
+type Of = (usize, &'static str, Booked, Option<&'static str>);
+
+/// In the hour of its time, or whenever it came, as an adjustment of a month that was closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Booked {
+    Hour(Timestamp),
+    Adjusts(Timestamp),
+}
+
+impl Booked {
+    fn of(time: Timestamp) -> Self {
+        let hour = Timestamp::from_second(time.as_second().div_euclid(3600) * 3600).unwrap();
+        let month = closed_month(time).map(|month| TimeZone::UTC.to_timestamp(month.at(0, 0, 0, 0)).unwrap());
+        month.map_or(Self::Hour(hour), Self::Adjusts)
+    }
+
+    /// As [`read`] names it, beside another name.
+    fn beside(self, name: &str) -> String {
+        match self {
+            Self::Hour(_) => name.to_owned(),
+            Self::Adjusts(month) => format!("{name} adjusts {month}"),
+        }
+    }
+}
 
 impl Model {
     /// Of what clients know to be counted, each with its tenant.
@@ -34,12 +58,13 @@ impl Model {
         for (tenant, counted, lies) in clients {
             for (key, said) in lies {
                 let region = said.region.unwrap_or_default().to_owned();
-                let lie = [key, decimal(said.nanos), said.time.to_string(), region];
+                let note = said.note.map(|note| note.to_string()).unwrap_or_default();
+                let lie = [key, decimal(said.nanos), said.time.to_string(), region, note];
                 all_lies.entry((tenant, said.metric)).or_default().insert(lie);
             }
             for said in counted.into_values() {
-                let hour = said.time.as_second().div_euclid(3600) * 3600;
-                let sum: &mut (i128, i64) = sums.entry((tenant, said.metric, hour, said.region)).or_default();
+                let of = (tenant, said.metric, Booked::of(said.time), said.region);
+                let sum: &mut (i128, i64) = sums.entry(of).or_default();
                 sum.0 += said.nanos;
                 sum.1 += 1;
             }
@@ -83,14 +108,16 @@ impl Model {
                 let of_metric =
                     self.sums.iter().filter(|((of, named, ..), _)| *of == number && *named == metric);
                 let of_metric: Vec<_> =
-                    of_metric.map(|((_, _, hour, region), sum)| (*hour, *region, *sum)).collect();
+                    of_metric.map(|((_, _, booked, region), sum)| (*booked, *region, *sum)).collect();
                 let mut hours: BTreeMap<String, (i128, i64)> = BTreeMap::new();
                 let mut regions: BTreeMap<String, (i128, i64)> = BTreeMap::new();
-                for (hour, region, (nanos, count)) in &of_metric {
-                    let hour = Timestamp::from_second(*hour).unwrap().to_string();
-                    for (sums, name) in
-                        [(&mut hours, hour), (&mut regions, region.unwrap_or_default().to_owned())]
-                    {
+                for (booked, region, (nanos, count)) in &of_metric {
+                    let hour = match booked {
+                        Booked::Hour(hour) => hour.to_string(),
+                        Booked::Adjusts(_) => booked.beside(""),
+                    };
+                    let region = booked.beside(region.unwrap_or_default());
+                    for (sums, name) in [(&mut hours, hour), (&mut regions, region)] {
                         let sum = sums.entry(name).or_default();
                         sum.0 += nanos;
                         sum.1 += count;
@@ -108,7 +135,10 @@ impl Model {
                 }
             }
         }
-        println!("{} sums of {} records are as they should be", self.sums.len(), self.records());
+        let adjusting = self.sums.iter().filter(|((_, _, booked, _), _)| matches!(booked, Booked::Adjusts(_)));
+        let adjusting: i64 = adjusting.map(|(_, (_, count))| count).sum();
+        let (sums, records) = (self.sums.len(), self.records());
+        println!("{sums} sums of {records} records, {adjusting} of them adjustments, are as they should be");
     }
 
     pub fn records(&self) -> i64 {
@@ -143,8 +173,10 @@ fn conflicts(sidecar: &Sidecar, tenant: &str, metric: &str) -> BTreeSet<Shown> {
         let page = get(sidecar, tenant, &format!("/v1/usage/{metric}/conflicts{more}"));
         for one in page["conflicts"].as_array().unwrap() {
             let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-            let shown =
+            let [key, value, time, region] =
                 [&one["idempotency_key"], &one["value"], &one["time"], &one["tags"]["region"]].map(text);
+            let note = one["metadata"]["note"].as_u64().map(|note| note.to_string()).unwrap_or_default();
+            let shown = [key, value, time, region, note];
             assert!(listed.insert(shown), "twice: {one}");
         }
         match page["next_cursor"].as_str() {
@@ -154,15 +186,30 @@ fn conflicts(sidecar: &Sidecar, tenant: &str, metric: &str) -> BTreeSet<Shown> {
     }
 }
 
-/// The points that count something, named by one of their fields, and the total.
+/// The points that count something, named by one of their fields, and the total. Adjustments of a month are together, wherever they were booked.
 fn read(sidecar: &Sidecar, tenant: &str, target: &str, named: &str) -> (Vec<String>, String) {
     let reading = get(sidecar, tenant, target);
-    let points = reading["points"].as_array().unwrap().iter().filter(|point| point["count"] != 0);
-    let shown = points.map(|point| {
-        let text = |field: &str| point[field].as_str().unwrap();
-        format!("{} {} {}", text(named), text("value"), point["count"])
-    });
-    (shown.collect(), reading["total"].as_str().unwrap().to_owned())
+    let mut sums: BTreeMap<String, (i128, i64)> = BTreeMap::new();
+    for point in reading["points"].as_array().unwrap().iter().filter(|point| point["count"] != 0) {
+        let name = point[named].as_str().unwrap();
+        let name = match point["adjusts"].as_str() {
+            Some(month) => {
+                let name = if named == "start" { "" } else { name };
+                Booked::Adjusts(month.parse().unwrap()).beside(name)
+            }
+            None => name.to_owned(),
+        };
+        let sum = sums.entry(name).or_default();
+        sum.0 += nanos(point["value"].as_str().unwrap());
+        sum.1 += point["count"].as_i64().unwrap();
+    }
+    (shown(&sums), reading["total"].as_str().unwrap().to_owned())
+}
+
+/// The inverse of [`decimal`].
+fn nanos(text: &str) -> i128 {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    format!("{whole}{fraction:0<9}").parse().unwrap()
 }
 
 /// The sums are those of the records, as `outrigger usage reconcile` sees them.
