@@ -135,7 +135,8 @@ impl Model {
                 }
             }
         }
-        let adjusting = self.sums.iter().filter(|((_, _, booked, _), _)| matches!(booked, Booked::Adjusts(_)));
+        let adjusting =
+            self.sums.iter().filter(|((_, _, booked, _), _)| matches!(booked, Booked::Adjusts(_)));
         let adjusting: i64 = adjusting.map(|(_, (_, count))| count).sum();
         let (sums, records) = (self.sums.len(), self.records());
         println!("{sums} sums of {records} records, {adjusting} of them adjustments, are as they should be");
