@@ -38,7 +38,10 @@ async fn records_late_into_a_compressed_chunk_count_once_and_the_aggregate_is_th
         .map(|number: i64| {
             let time = [old, recent, now][(number % 3) as usize];
             let region = [None, Some("eu")][(number % 2) as usize];
-            point(A, &format!("k{number}"), time, "99999999999999999999999999999.000000001", region)
+            let point =
+                point(A, &format!("k{number}"), time, "99999999999999999999999999999.000000001", region);
+            let metadata = (number % 4 < 2).then(|| format!("{{\"call\":{number},\"n\":1e131071}}").into());
+            Point { metadata, ..point }
         })
         .collect();
     let new = |accepted| Verdict::Counted { accepted, duplicates: 0 };
@@ -49,11 +52,16 @@ async fn records_late_into_a_compressed_chunk_count_once_and_the_aggregate_is_th
         ask("SELECT count(*) || ' ' || max(value) FROM usage_events WHERE time < now() - interval '92 days'"),
         "100 99999999999999999999999999999.000000001"
     );
+    // As it was written, also out of a compressed chunk.
+    let metadata = "SELECT count(metadata) || ' ' || min(metadata::text) FROM usage_events WHERE time < now() - interval '92 days'";
+    assert_eq!(ask(metadata), "50 {\"call\":0,\"n\":1e131071}");
 
     let again = Verdict::Counted { accepted: 0, duplicates: 300 };
     assert_eq!(counted(&partitions, store, A, &points).await, again);
-    let late = [point(A, "late", old, "0.5", Some("eu")), points[0].clone()];
+    let late = Point { metadata: Some("{\"call\":-1}".into()), ..point(A, "late", old, "0.5", Some("eu")) };
+    let late = [late, points[0].clone()];
     assert_eq!(counted(&partitions, store, A, &late).await, Verdict::Counted { accepted: 1, duplicates: 1 });
+    assert_eq!(ask(metadata), "51 {\"call\":-1}");
     let lie = [point(A, "k0", old, "1", None)];
     assert_eq!(counted(&partitions, store, A, &lie).await, refused(vec![0]));
     assert_eq!(counted(&partitions, store, B, &[point(B, "k0", old, "2", None)]).await, new(1));
