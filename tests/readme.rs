@@ -80,8 +80,12 @@ fn what_dev_prints_works_as_pasted() {
         .filter(|line| line.starts_with("curl ") || line.starts_with("ACME=") || line.starts_with("GLOBEX="))
         .map(|line| format!("{line}\n"))
         .collect();
-    assert_eq!(script.lines().count(), 10, "{text}");
+    assert_eq!(script.lines().count(), 12, "{text}");
     let replies = shell(&script, work.path());
+    let usage: String =
+        script.lines().filter(|line| line.contains("/v1/usage")).map(|line| format!("{line}\n")).collect();
+    let token = script.lines().find(|line| line.starts_with("ACME=")).unwrap();
+    let again = shell(&format!("{token}\n{usage}"), work.path());
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(replies.contains(r#""allowed":true"#), "{replies}");
@@ -89,4 +93,9 @@ fn what_dev_prints_works_as_pasted() {
     // The value twice; the event as it was read and as it was pulled.
     assert_eq!(replies.matches(r#"{"score":0.93}"#).count(), 4, "{replies}");
     assert!(replies.contains(r#""code":"not_found""#), "{replies}");
+    assert!(replies.contains(r#"{"accepted":1,"duplicates":0}"#), "{replies}");
+    assert!(
+        again.contains(r#"{"accepted":0,"duplicates":1}"#) && again.contains(r#""total":"2.75""#),
+        "{again}"
+    );
 }

@@ -54,6 +54,10 @@ curl -sS -H "Authorization: Bearer $GLOBEX" {url}/v1/cache/scoring/lead-42; echo
 curl -sS -H "Authorization: Bearer $ACME" -H "Content-Type: application/json" -d '{{"score":0.93}}' "{url}/v1/events/leads?type=lead.scored"; echo
 curl -sS -H "Authorization: Bearer $ACME" {url}/v1/events/leads
 curl -sS -H "Authorization: Bearer $ACME" -H "Content-Type: application/json" -d '{{"group":"mailer"}}' {url}/v1/events/leads:pull; echo
+
+# a usage record (pasted again it counts no second time), and the day's exact total
+curl -sS -H "Authorization: Bearer $ACME" -H "Content-Type: application/json" -d '{{"records":[{{"metric":"voice_minutes","value":2.75,"time":"'$(date -u +%FT00:00:00Z)'","idempotency_key":"call-0042"}}]}}' {url}/v1/usage; echo
+curl -sS -H "Authorization: Bearer $ACME" "{url}/v1/usage/voice_minutes?window=day&from=$(date -u +%FT00:00:00Z)"; echo
 "#
     );
     if let Some(socket) = socket {
