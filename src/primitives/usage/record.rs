@@ -155,6 +155,7 @@ impl Checks {
         let before = self.count;
         let value = self.value(number, record.value);
         let time = self.time(number, &record.time, window);
+        let place = self.wrong.len();
         if let Err(error) = Key::check(&record.idempotency_key) {
             self.wrong(number, "/idempotency_key", error.to_string());
         }
@@ -167,7 +168,7 @@ impl Checks {
         if self.count > before {
             // What is wrong was not counted, so that it is too late as well.
             if let Some((_, Some(late))) = time {
-                self.wrong(number, "/time", taken_for(late.accept_late_us));
+                self.wrong_at(place, number, "/time", taken_for(late.accept_late_us));
             }
             return None;
         }
@@ -192,10 +193,15 @@ impl Checks {
 
     /// Says that a record's field is wrong.
     pub fn wrong(&mut self, number: usize, field: &str, detail: impl Into<String>) {
+        self.wrong_at(self.wrong.len(), number, field, detail);
+    }
+
+    /// The same before what was said after that place.
+    fn wrong_at(&mut self, place: usize, number: usize, field: &str, detail: impl Into<String>) {
         self.count += 1;
         if self.wrong.len() < MAX_WRONG {
             let pointer = format!("/records/{number}{field}");
-            self.wrong.push(Wrong { pointer, detail: detail.into() });
+            self.wrong.insert(place, Wrong { pointer, detail: detail.into() });
         }
     }
 

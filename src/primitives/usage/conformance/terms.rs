@@ -1,5 +1,7 @@
 //! What all count by, whatever edition of its policy each has.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::kept::{difference, differences, told};
 use super::*;
 use crate::primitives::usage::count::count_each;
@@ -132,38 +134,54 @@ async fn what_was_promised_is_counted_in_the_store_s_zone_whatever_its_policy_sa
     }
 }
 
+const OF_LAST_MONTH: &str = "SELECT coalesce(sum(count), 0) FROM usage_daily \
+                             WHERE tag = '' AND adjusts = '-infinity' AND start < date_trunc('month', now() AT TIME ZONE 'Asia/Kathmandu')";
+const OF_ALL: &str = "SELECT coalesce(sum(count), 0) FROM usage_daily WHERE tag = ''";
+
 /// Months begin and cease to close while calls are counted by processes that have seen how it was.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whatever_is_counted_while_terms_change_is_counted_by_one_of_them() {
+async fn a_month_that_is_closed_stays_as_it_is_whoever_counts_and_whatever_they_had_seen() {
     let stores = Stores::new(6).await;
     let (store, name) = (&stores.postgres, "postgres");
-    let mut counting = tokio::task::JoinSet::new();
+    let today = zone().to_datetime(Timestamp::now()).date();
+    let month = calendar().begin(today.first_of_month()).unwrap().as_microsecond();
+    let (mut counting, ends) = (tokio::task::JoinSet::new(), Arc::new(AtomicBool::new(false)));
     for process in 0..4_u64 {
-        let (store, seen) = (store.clone(), Arc::new(Seen::default()));
+        let (store, seen, ends) = (store.clone(), Arc::new(Seen::default()), Arc::clone(&ends));
         counting.spawn(async move {
-            let (mut random, now) = (fastrand::Rng::with_seed(process), now_us());
-            for number in 0..40 {
-                let time_us = now - random.i64(0..40 * 24) * 3_600_000_000;
+            let mut random = fastrand::Rng::with_seed(process);
+            for number in (0..).take_while(|_| !ends.load(Ordering::Relaxed)) {
+                let time_us = month - random.i64(1..20 * 24) * 3_600_000_000;
                 let (call, _) = call(&format!("{process}-{number}"), time_us, metric(), &calendar());
                 assert_eq!(together(&store, vec![call.having_seen(&seen)]).await.unwrap(), [new(1)]);
             }
         });
     }
-    let mut changes = 0;
-    while !counting.is_empty() {
-        let closes = if changes % 2 == 0 { "0" } else { "NULL" };
+    let ask = |sql: &str| -> i64 {
+        stores.psql(name, PostgresRole::Superuser, &[sql]).unwrap().trim().parse().unwrap()
+    };
+    let close = |closes: &str| {
         let put =
             format!("SELECT outrigger_put_usage_terms('Asia/Kathmandu', {closes}, '{{}}', '{{}}', '{{}}')");
         stores.psql(name, PostgresRole::Owner, &[&put]).unwrap();
-        changes += 1;
-        while let Some(ended) = counting.try_join_next() {
-            ended.unwrap();
-        }
+    };
+    let some_more = || {
+        let all = ask(OF_ALL);
+        while ask(OF_ALL) < all + 8 {}
+    };
+    for change in 0..6 {
+        close("0");
+        let closed = ask(OF_LAST_MONTH);
+        some_more();
+        assert_eq!(ask(OF_LAST_MONTH), closed, "after {change} changes");
+        close("NULL");
+        some_more();
     }
-    assert!(changes > 2, "{changes}");
-    assert_eq!(differences(&stores, name, (45, -2)).await, [""; 0]);
-    let counted = "SELECT sum(count) || ' ' || (SELECT count(*) > 0 FROM usage_adjustments) FROM usage_hourly WHERE tag = ''";
-    assert_eq!(stores.psql(name, PostgresRole::Superuser, &[counted]).unwrap().trim(), "160 true");
+    ends.store(true, Ordering::Relaxed);
+    counting.join_all().await;
+    let (of_month, all) = (ask(OF_LAST_MONTH), ask(OF_ALL));
+    assert!(of_month > 0 && of_month < all, "some are adjustments: {of_month} of {all}");
+    assert_eq!(differences(&stores, name, (55, -2)).await, [""; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
