@@ -104,6 +104,13 @@ fn whose_policy_has_another_time_zone_is_stopped_alone_and_goes_on_with_the_righ
     });
     assert_eq!(send(&mut wrong, &[record("voice_minutes", "k3", "4", hour)]).status, 202);
     assert_eq!(wrong.send("GET", &of("hour", hour), &[], "").json()["total"], "7");
+    let checked = outrigger(&["check"], &utc, &[]);
+    assert_eq!(checked.status.code(), Some(1), "{checked:?}");
+    assert!(
+        said(&checked)
+            .contains("days and months of `UTC`, and the usage policy has `time_zone: Europe/Berlin`"),
+        "{checked:?}"
+    );
     let migrated = outrigger(&["migrate"], &utc, &[]);
     let words = "the days and months of the usage in this database are those of `UTC`, and the policy has `time_zone: Europe/Berlin`";
     assert_eq!(migrated.status.code(), Some(1), "{migrated:?}");
