@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use jiff::{Timestamp, ToSpan as _};
-use rig::PostgresRole;
+use rig::{PostgresCluster, PostgresOptions, PostgresRole};
 use serde_json::{Value, json};
 use support::client::Reply;
 use support::postgres::OnPostgres;
@@ -115,6 +115,62 @@ fn whose_policy_has_another_time_zone_is_stopped_alone_and_goes_on_with_the_righ
     let words = "the days and months of the usage in this database are those of `UTC`, and the policy has `time_zone: Europe/Berlin`";
     assert_eq!(migrated.status.code(), Some(1), "{migrated:?}");
     assert!(said(&migrated).contains(words), "{migrated:?}");
+}
+
+#[test]
+fn on_the_embedded_store_a_zone_can_be_chosen_until_something_is_counted() {
+    let sidecar = Sidecar::dev();
+    let mut acme = Tenant::new(&sidecar, ACME);
+    let send_at = |acme: &mut Tenant, metric: &str, key: &str| {
+        send(acme, &[record(metric, key, "1", hours_ago(1))]).status
+    };
+    let day = || hours_ago(26).in_tz("Europe/Berlin").unwrap().start_of_day().unwrap().timestamp();
+    let by_days = |acme: &mut Tenant| {
+        acme.send("GET", &format!("/v1/usage/api_calls?window=day&from={}", day()), &[], "").status
+    };
+    let metric = |acme: &mut Tenant| {
+        acme.send("GET", "/v1/usage", &[], "").json()["metrics"][0]["accept_late_ms"].clone()
+    };
+    put(&sidecar, &policy("time_zone: Europe/Berlin\n", "3000000000"));
+    wait_until("a policy", SOON, || metric(&mut acme) == json!(3_000_000_000_u64));
+    assert_eq!((send_at(&mut acme, "api_calls", "k1"), by_days(&mut acme)), (202, 200));
+    put(&sidecar, &policy("", "3100000000"));
+    wait_until("another", SOON, || metric(&mut acme) == json!(3_100_000_000_u64));
+    assert_eq!(send_at(&mut acme, "api_calls", "k2"), 503);
+    wait_until("the board", SOON, || {
+        board(&sidecar).contains("down") && board(&sidecar).contains("put `time_zone: Europe/Berlin`")
+    });
+    assert_eq!(send_at(&mut acme, "leads_scored", "k1"), 503, "with `ack: spool`");
+    put(&sidecar, &policy("time_zone: Europe/Berlin\n", "3200000000"));
+    wait_until("the first one", SOON, || metric(&mut acme) == json!(3_200_000_000_u64));
+    assert_eq!((send_at(&mut acme, "api_calls", "k2"), by_days(&mut acme)), (202, 200));
+    wait_until("the board", SOON, || board(&sidecar).contains(" up "));
+    assert_eq!(send_at(&mut acme, "leads_scored", "k1"), 202);
+}
+
+#[test]
+fn chaos_what_is_accepted_to_disk_by_who_cannot_ask_for_the_zone_is_counted_in_the_store_s() {
+    let cluster = PostgresCluster::start(PostgresOptions::default()).unwrap();
+    let on = OnPostgres::on_cluster(&cluster, None)
+        .with_policy("usage.yaml", &policy("time_zone: Asia/Kathmandu\n", DAYS_35));
+    cluster.stop(cluster.primary()).unwrap();
+    let sidecar = on.sidecar();
+    let mut acme = Tenant::new(&sidecar, ACME);
+    // The last instant of yesterday, which is today in Kathmandu.
+    let midnight = Timestamp::from_second(Timestamp::now().as_second().div_euclid(86_400) * 86_400).unwrap();
+    let accepted = send(&mut acme, &[record("leads_scored", "k1", "1", midnight - 1.second())]);
+    assert_eq!((accepted.status, &accepted.json()["pending"]), (202, &json!(true)), "{}", accepted.text());
+    cluster.cont(cluster.primary()).unwrap();
+    let hour = format!("/v1/usage/leads_scored?window=hour&from={}&to={midnight}", midnight - 1.hour());
+    wait_until("counted", SOON, || acme.send("GET", &hour, &[], "").json()["total"] == "1");
+    wait_until("the board", SOON, || board(&sidecar).contains("down"));
+    assert_eq!(
+        send(&mut acme, &[record("leads_scored", "k2", "1", midnight)]).status,
+        503,
+        "now that it knows"
+    );
+    let days = "SELECT (now() AT TIME ZONE 'UTC')::date - start FROM usage_daily WHERE tag = ''";
+    assert_eq!(on.database.psql(PostgresRole::Superuser, &[days]).unwrap().trim(), "1");
 }
 
 #[test]
