@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use tokio::sync::Notify;
+
 use super::kept::{difference, differences, told};
 use super::*;
 use crate::primitives::usage::count::count_each;
@@ -182,6 +184,54 @@ async fn a_month_that_is_closed_stays_as_it_is_whoever_counts_and_whatever_they_
     let (of_month, all) = (ask(OF_LAST_MONTH), ask(OF_ALL));
     assert!(of_month > 0 && of_month < all, "some are adjustments: {of_month} of {all}");
     assert_eq!(differences(&stores, name, (55, -2)).await, [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn terms_change_once_all_that_was_counted_by_them_is_committed() {
+    const WAITS: &str = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'outrigger_store'::regclass \
+                         AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    let stores = Stores::new(2).await;
+    let seen = Arc::new(Seen::default());
+    // By terms that are asked for, and by those that were seen before.
+    for (key, has_seen) in [("a", false), ("b", true)] {
+        if has_seen {
+            let (before, _) = call("before", now_us(), metric(), &calendar());
+            together(&stores.postgres, vec![before.having_seen(&seen)]).await.unwrap();
+        }
+        let call = call(key, now_us(), metric(), &calendar()).0.having_seen(&seen);
+        Days::new(stores.postgres.clone()).make(call.days()).await.unwrap();
+        let (counted, ends) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (store, calls) = (stores.postgres.clone(), Arc::new([call]));
+        let (is_counted, may_end) = (Arc::clone(&counted), Arc::clone(&ends));
+        let counting = tokio::spawn(async move {
+            let ended: Result<(), StoreError> = store
+                .run(Reach::background(A), 0, move |tx| {
+                    let (calls, counted, ends) =
+                        (Arc::clone(&calls), Arc::clone(&is_counted), Arc::clone(&may_end));
+                    Box::pin(async move {
+                        assert_eq!(count(tx, &calls[..]).await?, [new(1)]);
+                        counted.notify_one();
+                        ends.notified().await;
+                        Ok(())
+                    })
+                })
+                .await;
+            ended
+        });
+        counted.notified().await;
+        let database = &stores._database.database;
+        tokio::task::block_in_place(|| {
+            std::thread::scope(|scope| {
+                let put = scope.spawn(|| database.psql(PostgresRole::Owner, &[CLOSING]));
+                let waits = || database.psql(PostgresRole::Superuser, &[WAITS]).unwrap().trim() == "1";
+                while !put.is_finished() && !waits() {}
+                assert!(!put.is_finished(), "{key}: changed beside what was counted by others");
+                ends.notify_one();
+                put.join().unwrap().unwrap();
+            });
+        });
+        counting.await.unwrap().unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
