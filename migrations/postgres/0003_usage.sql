@@ -59,7 +59,7 @@ $timescale$;
 CREATE VIEW usage_events_float AS
     SELECT time, tenant_id, metric, value::double precision AS value, tags, metadata FROM usage_events;
 
--- Sums by UTC hour, and by day of the policy's time zone: of all together (tag ''), and of each value of the tags by which the
+-- Sums by UTC hour, and by day of the store's time zone: of all together (tag ''), and of each value of the tags by which the
 -- metric can be grouped ('' of points without the tag). A sum of values that fit numeric(38, 9) may not. What came for a month that
 -- was closed is in the hour and on the day when it came, in a row of its own that says which month it adjusts.
 CREATE TABLE usage_hourly (
@@ -200,8 +200,90 @@ BEGIN
 END
 $$;
 
--- For how many days raw records are kept.
-ALTER TABLE outrigger_store ADD COLUMN usage_retention_days integer NOT NULL DEFAULT 400;
+ALTER TABLE outrigger_store
+    -- For how many days raw records are kept.
+    ADD COLUMN usage_retention_days integer NOT NULL DEFAULT 400,
+    -- The first UTC day whose raw records are all there.
+    ADD COLUMN usage_records_from date NOT NULL DEFAULT '-infinity',
+    -- What all sidecars count by, whatever their policies say: in which zone days and months begin (null until somebody counts), and
+    -- how long after its end a month closes (null: never).
+    ADD COLUMN usage_time_zone text,
+    ADD COLUMN usage_close_after_ms bigint,
+    -- Another one with each change of these and of usage_tags.
+    ADD COLUMN usage_edition uuid NOT NULL DEFAULT gen_random_uuid();
+
+-- The tags by whose values sums are kept; '' of each metric of which something was counted. `since` is the store's clock's: what was counted
+-- before is not in the sums of the tag.
+CREATE TABLE usage_tags (
+    metric text COLLATE "C" NOT NULL,
+    tag text COLLATE "C" NOT NULL,
+    since timestamptz NOT NULL,
+    PRIMARY KEY (metric, tag)
+);
+
+-- By what is counted in this transaction. The first one who counts says it, and who has a tag that is not there adds it; of another zone than
+-- the store's only where that is no matter (`any_zone`).
+--
+-- Who counts has the table locked as whoever changes it may not: what is counted by these terms is committed before they change.
+CREATE FUNCTION outrigger_usage_terms(zone text, closes_ms bigint, declared_metrics text[], declared_tags text[], any_zone boolean)
+RETURNS TABLE (edition uuid, time_zone text, close_after_ms bigint, metrics text[], tags text[])
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    kept text := (SELECT usage_time_zone FROM public.outrigger_store);
+BEGIN
+    IF kept IS NULL OR ((kept = zone OR any_zone) AND EXISTS (
+        SELECT * FROM unnest(declared_metrics, declared_tags) EXCEPT SELECT known.metric, known.tag FROM public.usage_tags known))
+    THEN
+        LOCK TABLE public.outrigger_store IN EXCLUSIVE MODE;
+        -- Of a metric that nobody has counted yet all is in their sums.
+        INSERT INTO public.usage_tags (metric, tag, since)
+            SELECT input.metric, input.tag, CASE WHEN EXISTS (SELECT FROM public.usage_tags known WHERE known.metric = input.metric)
+                THEN clock_timestamp() ELSE '-infinity' END
+            FROM unnest(declared_metrics, declared_tags) AS input (metric, tag)
+        ON CONFLICT DO NOTHING;
+        UPDATE public.outrigger_store SET usage_edition = gen_random_uuid(),
+            usage_close_after_ms = CASE WHEN usage_time_zone IS NULL THEN closes_ms ELSE usage_close_after_ms END,
+            usage_time_zone = coalesce(usage_time_zone, zone);
+    ELSE
+        LOCK TABLE public.outrigger_store IN ROW SHARE MODE;
+    END IF;
+    RETURN QUERY SELECT store.usage_edition, store.usage_time_zone, store.usage_close_after_ms,
+        ARRAY(SELECT known.metric FROM public.usage_tags known ORDER BY known.metric, known.tag),
+        ARRAY(SELECT known.tag FROM public.usage_tags known ORDER BY known.metric, known.tag)
+        FROM public.outrigger_store store;
+END
+$$;
+
+-- Puts a policy's terms into force, for `outrigger migrate`: tags of its metrics that it does not name are no longer counted by. The zone
+-- stays as it is once there is usage, whose days are that zone's.
+CREATE FUNCTION outrigger_put_usage_terms(zone text, closes_ms bigint, named text[], metrics text[], tags text[]) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '20s'
+AS $$
+DECLARE
+    kept text;
+    is_less boolean;
+BEGIN
+    LOCK TABLE public.outrigger_store IN EXCLUSIVE MODE;
+    kept := (SELECT usage_time_zone FROM public.outrigger_store);
+    IF kept <> zone AND EXISTS (SELECT FROM public.usage_daily) THEN
+        RAISE EXCEPTION 'the days and months of the usage in this database are those of `%`, and the policy has `time_zone: %`: '
+            '`time_zone: %` is right; another zone can be chosen only before there is usage', kept, zone, kept
+            USING ERRCODE = 'object_not_in_prerequisite_state';
+    END IF;
+    DELETE FROM public.usage_tags known WHERE known.metric = ANY (named) AND known.tag <> ''
+        AND (known.metric, known.tag) NOT IN (SELECT * FROM unnest(metrics, tags));
+    is_less := FOUND;
+    UPDATE public.outrigger_store
+        SET usage_edition = gen_random_uuid(), usage_time_zone = zone, usage_close_after_ms = closes_ms
+        WHERE is_less OR (usage_time_zone, usage_close_after_ms) IS DISTINCT FROM (zone, closes_ms);
+END
+$$;
+REVOKE ALL ON FUNCTION outrigger_usage_terms(text, bigint, text[], text[], boolean),
+    outrigger_put_usage_terms(text, bigint, text[], text[], text[]) FROM PUBLIC;
 
 -- Makes the partitions of today and of the two days after, and drops those of raw records that are older than the retention, and of keys of days
 -- of which no record is taken. One that somebody uses is not dropped this time (`kept`).
@@ -221,6 +303,8 @@ BEGIN
     made := (SELECT count(*) FILTER (WHERE public.outrigger_make_usage_day(today + ahead)) FROM generate_series(0, 2) ahead);
     dropped := 0;
     kept := 0;
+    -- Before anything is dropped: who counts holds this table, and waits for what is dropped.
+    UPDATE public.outrigger_store SET usage_records_from = today - retention WHERE usage_records_from < today - retention;
     PERFORM set_config('lock_timeout', '50ms', true);
     IF in_chunks THEN
         BEGIN
@@ -261,11 +345,14 @@ REVOKE ALL ON FUNCTION outrigger_keep_usage_partitions() FROM PUBLIC;
 -- returned: its place in the list, from 1, and the fingerprint of the point that has its key. Keys come sorted, so that no two
 -- transactions wait for each other.
 --
+-- It is the first that a transaction which counts writes, and holds the store's terms as they are until its end: those of this edition, by
+-- which the sums that come after it are made.
+--
 -- Indexes alone, and no plan that is made anew: one that is made while a day's partition is empty would read it whole for as long
 -- as its session lasts.
 CREATE FUNCTION outrigger_usage_insert(
     tenants uuid[], metrics text[], times timestamptz[], amounts numeric[], tags text[], metadata text[],
-    days date[], places bigint[], hashes uuid[], fingerprints bigint[]
+    days date[], places bigint[], hashes uuid[], fingerprints bigint[], edition uuid
 ) RETURNS TABLE (held integer, held_fingerprint bigint)
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -281,6 +368,10 @@ BEGIN
         OR cardinality(tenants) IS DISTINCT FROM cardinality(places) OR cardinality(tenants) IS DISTINCT FROM cardinality(amounts)
     THEN
         RAISE EXCEPTION 'usage without a key for each record' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    LOCK TABLE public.outrigger_store IN ROW SHARE MODE;
+    IF edition IS DISTINCT FROM (SELECT usage_edition FROM public.outrigger_store) THEN
+        RAISE EXCEPTION 'usage is counted by other terms now' USING ERRCODE = 'serialization_failure';
     END IF;
     BEGIN
         INSERT INTO public.usage_dedupe (day, place, hash, fingerprint)
@@ -391,7 +482,7 @@ BEGIN
 END
 $$;
 REVOKE ALL ON FUNCTION outrigger_check_tenants(uuid[]), outrigger_usage_in_chunks(), outrigger_make_usage_day(date),
-    outrigger_usage_insert(uuid[], text[], timestamptz[], numeric[], text[], text[], date[], bigint[], uuid[], bigint[]),
+    outrigger_usage_insert(uuid[], text[], timestamptz[], numeric[], text[], text[], date[], bigint[], uuid[], bigint[], uuid),
     outrigger_usage_counted(date[], bigint[], uuid[]),
     outrigger_usage_adjust(uuid[], text[], timestamptz[], numeric[], text[], text[]),
     outrigger_usage_note_conflicts(uuid[], text[], text[], bigint[], timestamptz[], numeric[], text[], text[]),

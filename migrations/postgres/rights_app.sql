@@ -19,7 +19,8 @@ DROP POLICY IF EXISTS sidecars ON leases;
 CREATE POLICY sidecars ON leases TO {app} USING (name NOT LIKE 'relay/%');
 GRANT SELECT ON usage_hourly, usage_daily, usage_adjustments, usage_conflicts TO {app};
 GRANT EXECUTE ON FUNCTION outrigger_make_usage_day(date), outrigger_keep_usage_partitions(),
-    outrigger_usage_insert(uuid[], text[], timestamptz[], numeric[], text[], text[], date[], bigint[], uuid[], bigint[]),
+    outrigger_usage_terms(text, bigint, text[], text[], boolean),
+    outrigger_usage_insert(uuid[], text[], timestamptz[], numeric[], text[], text[], date[], bigint[], uuid[], bigint[], uuid),
     outrigger_usage_counted(date[], bigint[], uuid[]),
     outrigger_usage_adjust(uuid[], text[], timestamptz[], numeric[], text[], text[]),
     outrigger_usage_note_conflicts(uuid[], text[], text[], bigint[], timestamptz[], numeric[], text[], text[]),

@@ -1,5 +1,19 @@
 -- Usage: points counted once, and their sums.
 
+-- In which zone days and months begin, once something is counted; how long after its end a month closes, or never; and from when on all
+-- raw records are there, where some were dropped.
+ALTER TABLE store ADD COLUMN usage_time_zone TEXT;
+ALTER TABLE store ADD COLUMN usage_close_after_ms INTEGER;
+ALTER TABLE store ADD COLUMN usage_records_from_us INTEGER;
+
+-- The tags by whose values sums are kept; '' of each metric of which something was counted. What was counted before `since_us` is not in the sums of the tag.
+CREATE TABLE usage_tags (
+    metric TEXT NOT NULL,
+    tag TEXT NOT NULL,
+    since_us INTEGER NOT NULL,
+    PRIMARY KEY (metric, tag)
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE usage_dedupe (
     day INTEGER NOT NULL,
     place INTEGER NOT NULL,
@@ -17,7 +31,7 @@ CREATE TABLE usage_events (
     metadata TEXT
 ) STRICT;
 
--- By UTC hour in microseconds since 1970, and by day of the policy's time zone as a text: of all together (tag ''), and of each
+-- By UTC hour in microseconds since 1970, and by day of the store's time zone as a text: of all together (tag ''), and of each
 -- value of the tags by which the metric can be grouped. What came for a month that was closed is in the hour and on the day when it
 -- came, in a row of its own that says which month it adjusts, by its first day ('' of what adjusts none).
 CREATE TABLE usage_hourly (

@@ -13,6 +13,7 @@ use super::probe::{self, Tried};
 use super::{FOUND_PROBLEMS, runtime};
 use crate::config::{Document, Findings, Inspection, ProxyConfig, Report, pointer_step};
 use crate::policy::{Policies, PolicyLoader};
+use crate::primitives::usage::UsagePolicy;
 use crate::primitives::{self, cache};
 
 /// How long one backend may take to answer.
@@ -33,11 +34,13 @@ pub(super) struct CheckArgs {
 struct Outcome {
     lines: Vec<String>,
     report: Report,
+    /// Of the usage policy.
+    time_zone: Option<String>,
 }
 
 pub(super) fn run(arguments: &CheckArgs) -> anyhow::Result<ExitCode> {
     let mut inspection = ProxyConfig::inspect(&arguments.config, &primitives::sections());
-    let mut outcome = Outcome { lines: Vec::new(), report: std::mem::take(&mut inspection.report) };
+    let mut outcome = Outcome { report: std::mem::take(&mut inspection.report), ..Outcome::default() };
     if inspection.config.is_some() {
         outcome.lines.push(format!("{}: valid", arguments.config.display()));
     }
@@ -80,6 +83,8 @@ fn check_policies(inspection: &Inspection, outcome: &mut Outcome) {
             if let Some(config) = &inspection.config {
                 outcome.lines.extend(shares(config, &checked.policies));
             }
+            let usage = checked.policies.get::<UsagePolicy>();
+            outcome.time_zone = usage.map(|policy| policy.calendar().zone_name().to_owned());
             let kinds = checked.kinds.join(", ");
             outcome.lines.push(format!("{}: valid: {kinds}", directory.display()));
             if !checked.has_access() {
@@ -125,8 +130,10 @@ async fn try_backends(config: &ProxyConfig, document: &Document, outcome: &mut O
         let tried = in_time(probe::redis(name, instance, &used_by)).await;
         (format!("redis.{name}"), format!("/redis{}", pointer_step(name)), tried)
     });
-    let databases = config.postgres.iter().map(|database| async move {
-        ("postgres".to_owned(), "/postgres".to_owned(), in_time(probe::postgres(database)).await)
+    let time_zone = outcome.time_zone.clone();
+    let databases = config.postgres.iter().map(|database| {
+        let trial = in_time(probe::postgres(database, time_zone.as_deref()));
+        async move { ("postgres".to_owned(), "/postgres".to_owned(), trial.await) }
     });
     let (issuers, instances, databases) =
         tokio::join!(join_all(issuers), join_all(instances), join_all(databases));

@@ -10,6 +10,7 @@ use super::{FOUND_PROBLEMS, runtime};
 use crate::config::{ProxyConfig, StoreChoice};
 use crate::policy::{Kind, Policies, PolicyLoader};
 use crate::pools::kafka::{Kafka, TopicReport, ensure_topics};
+use crate::primitives::usage::UsagePolicy;
 use crate::primitives::{self, events, usage};
 use crate::store::postgres;
 
@@ -52,11 +53,19 @@ pub(super) fn run(arguments: &MigrateArgs) -> anyhow::Result<ExitCode> {
         }
     };
     let epoch = if arguments.new_epoch { postgres::Epoch::New } else { postgres::Epoch::Same };
-    let retention = postgres::Retention {
+    let usage = match usage_terms(&config) {
+        Ok(usage) => usage,
+        Err(problem) => {
+            eprintln!("error: {problem}");
+            return Ok(ExitCode::from(FOUND_PROBLEMS));
+        }
+    };
+    let settings = postgres::Settings {
         events_days: config.section("events").and_then(events::retention_days),
         usage_days: config.section("usage").and_then(usage::retention_days),
+        usage,
     };
-    let migrated = match runtime()?.block_on(postgres::migrate(database, retention, epoch, arguments.dry_run))
+    let migrated = match runtime()?.block_on(postgres::migrate(database, &settings, epoch, arguments.dry_run))
     {
         Ok(migrated) => migrated,
         Err(error) => {
@@ -78,7 +87,26 @@ pub(super) fn run(arguments: &MigrateArgs) -> anyhow::Result<ExitCode> {
         return Ok(code);
     }
     tell(&migrated, &topics, arguments.dry_run);
+    if let (Some(terms), false) = (&settings.usage, arguments.dry_run) {
+        let closes = terms
+            .close_after_ms
+            .map_or("never close".to_owned(), |ms| format!("close {ms} ms after their end"));
+        println!("usage is counted in days and months of {}, which {closes}", terms.time_zone);
+    }
     Ok(code)
+}
+
+/// By what usage is counted, as the policy says; nothing where there is none.
+fn usage_terms(config: &ProxyConfig) -> anyhow::Result<Option<postgres::UsageTerms>> {
+    if config.section("usage").is_none() {
+        return Ok(None);
+    }
+    if !config.policies.exists() {
+        // Whoever migrates may have no policies: the first sidecar that counts has some.
+        eprintln!("there is no {}: by what usage is counted stays as it is", config.policies.display());
+        return Ok(None);
+    }
+    Ok(policies_of(config, &usage::KIND)?.get::<UsagePolicy>().map(UsagePolicy::terms))
 }
 
 fn tell(migrated: &postgres::Migrated, topics: &[TopicReport], dry_run: bool) {

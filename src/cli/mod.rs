@@ -25,6 +25,8 @@ pub const FOUND_PROBLEMS: u8 = 1;
 pub const USAGE: u8 = 2;
 /// A socket cannot be bound, or data cannot be opened.
 pub const CANNOT_START: u8 = 3;
+/// What was looked at is well, and not all could be looked at.
+pub const INCOMPLETE: u8 = 4;
 
 #[derive(Parser)]
 #[command(name = "outrigger", version, about = "A data-access sidecar", long_about = None)]

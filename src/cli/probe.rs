@@ -60,11 +60,22 @@ pub(super) async fn keys(issuer: &Issuer) -> Tried {
     }
 }
 
-/// Tries the database as the application's role.
-pub(super) async fn postgres(database: &PostgresConfig) -> Tried {
+/// Tries the database as the application's role, for a usage policy with this time zone, where there is one.
+pub(super) async fn postgres(database: &PostgresConfig, time_zone: Option<&str>) -> Tried {
     match postgres::inspect(database).await {
         Ok(found) => {
             let mut findings = Findings::default();
+            if let (Some(own), Some(kept)) = (time_zone, &found.usage_time_zone)
+                && own != kept
+            {
+                let problem = format!(
+                    "usage is counted in days and months of `{kept}`, and the usage policy has `time_zone: {own}`"
+                );
+                let right = format!(
+                    "`time_zone: {kept}`; another one, before there is usage, is put into force by `outrigger migrate`"
+                );
+                findings.add("", problem, right);
+            }
             if let Some(problem) = found.problem {
                 findings.add(
                     "",

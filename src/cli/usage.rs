@@ -10,18 +10,18 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use serde_json::json;
 
-use super::migrate::policies_of;
 use super::outbox::{load, problem};
-use super::{FOUND_PROBLEMS, runtime};
+use super::{FOUND_PROBLEMS, INCOMPLETE, runtime};
 use crate::config::{ProxyConfig, StoreChoice};
-use crate::primitives::usage::{self, Added, Difference, Start, UsagePolicy, reconcile};
+use crate::primitives::usage::{Added, Difference, NotCompared, Start, Told, reconcile};
 use crate::store::postgres::{ConnectAs, Postgres};
 use crate::store::sqlite::{Bound, Durability, Sqlite};
 use crate::store::{DURABLE, Store};
 
 #[derive(Subcommand)]
 pub(super) enum UsageCommand {
-    /// Make the sums of some days anew from the records, and say where those that are kept differ: then the exit code is 1
+    /// Make the sums of some days anew from the records, and say where those that are kept differ: then the exit code is 1. It is 4 where none
+    /// differs and not all can be compared, which is said as well
     Reconcile(ReconcileArgs),
 }
 
@@ -37,7 +37,8 @@ pub(super) struct ReconcileArgs {
     #[arg(long, value_name = "DAY")]
     to: Option<Date>,
     /// A line of JSON for each difference:
-    /// {"tenant","metric","start","window","group_by"?,"group"?,"adjusts"?,"kept":{"value","count"},"records":{"value","count"}}
+    /// {"tenant","metric","start","window","group_by"?,"group"?,"adjusts"?,"kept":{"value","count"},"records":{"value","count"}}, and for what
+    /// cannot be compared: {"not_compared":"dropped"|"tag","before","metric"?,"group_by"?,"sums"?}
     #[arg(long)]
     json: bool,
 }
@@ -45,38 +46,53 @@ pub(super) struct ReconcileArgs {
 pub(super) fn run(command: &UsageCommand) -> anyhow::Result<ExitCode> {
     let UsageCommand::Reconcile(arguments) = command;
     let Some(config) = load(&arguments.config) else { return Ok(ExitCode::from(FOUND_PROBLEMS)) };
-    match differences(arguments, &config) {
-        Ok(0) => {
+    match look(arguments, &config) {
+        Ok(Ended { differences: 0, not_compared: 0 }) => {
             if !arguments.json {
                 println!("every sum is that of its records");
             }
             Ok(ExitCode::SUCCESS)
         }
+        Ok(Ended { differences: 0, .. }) => Ok(ExitCode::from(INCOMPLETE)),
         Ok(_) => Ok(ExitCode::from(FOUND_PROBLEMS)),
         Err(error) => problem(&format!("{error:#}")),
     }
 }
 
-/// Prints each, and returns how many.
-fn differences(arguments: &ReconcileArgs, config: &ProxyConfig) -> anyhow::Result<usize> {
-    let policies = policies_of(config, &usage::KIND)?;
-    let policy = policies.get::<UsagePolicy>().context("there is no policy of `kind: usage`")?;
+/// How much was printed.
+#[derive(Default)]
+struct Ended {
+    differences: usize,
+    not_compared: usize,
+}
+
+/// Prints each difference, and what cannot be compared.
+fn look(arguments: &ReconcileArgs, config: &ProxyConfig) -> anyhow::Result<Ended> {
     let after = arguments.from.tomorrow().context("--from")?;
     let begin = |day: Date| Ok::<Timestamp, jiff::Error>(day.to_zoned_datetime(TimeZone::UTC)?.timestamp());
     let range = (begin(arguments.from)?, begin(arguments.to.unwrap_or(after))?);
     runtime()?.block_on(async {
         let store = open(config).await?;
-        let mut found = 0;
-        let tell = |difference: Difference| {
-            found += 1;
-            println!("{}", if arguments.json { as_json(&difference) } else { in_words(&difference) });
+        let mut told = Ended::default();
+        let tell = |what: Told| {
+            let line = match &what {
+                Told::Difference(difference) if arguments.json => as_json(difference),
+                Told::Difference(difference) => in_words(difference),
+                Told::NotCompared(what) if arguments.json => left_out_as_json(what),
+                Told::NotCompared(what) => left_out(what),
+            };
+            match what {
+                Told::Difference(_) => told.differences += 1,
+                Told::NotCompared(_) => told.not_compared += 1,
+            }
+            println!("{line}");
         };
-        let ended = reconcile(&store, policy, range, tell).await;
+        let ended = reconcile(&store, range, tell).await;
         if let Store::Sqlite(sqlite) = &store {
             sqlite.close().await;
         }
         ended?;
-        Ok(found)
+        Ok(told)
     })
 }
 
@@ -137,6 +153,30 @@ fn as_json(difference: &Difference) -> String {
         line["adjusts"] = json!(month.to_string());
     }
     line.to_string()
+}
+
+fn left_out(what: &NotCompared) -> String {
+    match what {
+        NotCompared::Dropped { before } => {
+            format!(
+                "not compared: what is before {before}: its records were kept for `usage.retention_days`, and are gone"
+            )
+        }
+        NotCompared::Tag { metric, tag, before, sums } => format!(
+            "not compared: {sums} sums of {metric} by {tag} before {before}: the tag counts since a day before that, and records that were \
+             counted earlier are not in its sums"
+        ),
+    }
+}
+
+fn left_out_as_json(what: &NotCompared) -> String {
+    match what {
+        NotCompared::Dropped { before } => json!({"not_compared": "dropped", "before": before.to_string()}),
+        NotCompared::Tag { metric, tag, before, sums } => json!({
+            "not_compared": "tag", "before": before.to_string(), "metric": metric, "group_by": tag, "sums": sums,
+        }),
+    }
+    .to_string()
 }
 
 fn window(start: Start) -> (&'static str, String) {

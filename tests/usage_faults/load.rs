@@ -19,11 +19,16 @@ pub const TENANTS: [&str; 3] = [ACME, GLOBEX, "0190c7a8-3c5e-7f00-8000-000000000
 /// The usage policy of a run.
 pub fn policy(ack: Ack) -> String {
     let ack = if ack == Ack::Spool { "spool" } else { "database" };
-    let close_after_ms = *CLOSE_AFTER_DAYS * 86_400_000;
+    let close_after_ms = close_after_ms();
     format!(
         "kind: usage\nbilling: {{close_after_ms: {close_after_ms}}}\nmetrics:\n  api_calls: {{ack: {ack}, group_by: [endpoint]}}\n  \
          voice_minutes: {{ack: {ack}, group_by: [direction, region]}}\n"
     )
+}
+
+/// How long after its end a month closes.
+pub fn close_after_ms() -> i64 {
+    *CLOSE_AFTER_DAYS * 86_400_000
 }
 
 /// After how many days a month closes: such that none does within two days of the run's beginning.

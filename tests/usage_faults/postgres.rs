@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use crate::client::Ack;
-use crate::load::{Load, Ways, policy, run};
+use crate::load::{Load, Ways, close_after_ms, policy, run};
 use crate::support::postgres::OnPostgres;
 use crate::support::random::{Random, seed, size};
 use crate::support::sidecar::{ACME, Sidecar};
@@ -39,6 +39,10 @@ fn through(faults: u64, is_pooled: bool, ack: Ack) {
     let pooler = is_pooled.then(|| PgBouncer::start(&cluster, PgBouncerOptions::default()).unwrap());
     let on = OnPostgres::on_cluster(&cluster, pooler.as_ref());
     let on = on.with_policy("usage.yaml", &policy(ack));
+    // As `outrigger migrate` does with this policy, which the migrated one was not.
+    let put =
+        format!("SELECT outrigger_put_usage_terms('UTC', {}, '{{}}', '{{}}', '{{}}')", close_after_ms());
+    on.database.psql(PostgresRole::Owner, &[&put]).unwrap();
     let mut sidecars = [Some(on.sidecar()), Some(on.sidecar())];
     let both = sidecars.each_ref().map(|sidecar| sidecar.as_ref().unwrap());
     let ways = if ack == Ack::Spool { Ways::spooled(both) } else { Ways::of(&both) };

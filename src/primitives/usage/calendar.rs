@@ -47,6 +47,12 @@ impl Calendar {
         &self.zone
     }
 
+    /// Its zone as IANA names it.
+    #[must_use]
+    pub fn zone_name(&self) -> &str {
+        zone_name(&self.zone)
+    }
+
     /// How long after its end a month closes, in milliseconds, or never.
     #[must_use]
     pub fn close_after_ms(&self) -> Option<u64> {
@@ -107,6 +113,11 @@ impl Calendar {
         let zoned = day.to_zoned_datetime(self.zone.clone()).and_then(|zoned| zoned.start_of_day());
         zoned.ok().map(|zoned| zoned.timestamp())
     }
+}
+
+/// A zone as IANA names it: each was found by its name.
+pub(super) fn zone_name(zone: &TimeZone) -> &str {
+    zone.iana_name().unwrap_or("UTC")
 }
 
 impl Books<'_> {

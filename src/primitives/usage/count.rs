@@ -8,8 +8,9 @@ use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 use uuid::Uuid;
 
+use super::terms::{self, Seen, Terms};
 use super::{
-    Ack, Booked, Books, Calendar, Day, Known, Metric, Point, PointKey, Rollup, Settled, Verdict, postgres,
+    Ack, Calendar, Day, Known, Late, Metric, Offered, Point, PointKey, Rollup, Settled, Verdict, postgres,
     settle, sqlite,
 };
 use crate::policy::Permit;
@@ -28,19 +29,28 @@ pub struct Call {
     /// What its points' metrics are numbers of.
     metrics: Vec<Arc<Metric>>,
     points: Vec<Point>,
-    /// Its days and months.
-    calendar: Calendar,
+    /// Those that may only be known ones.
+    late: Vec<Late>,
+    /// Its policy's days and months.
+    calendar: Arc<Calendar>,
     bytes: u64,
     cost: u64,
     /// Whether its keys are looked up before anything is written: its tenant had some of late that were counted.
     looks_first: bool,
+    /// What this process saw of the store's terms.
+    seen: Option<Arc<Seen>>,
 }
 
 impl Call {
     /// Of the permit's tenant, which may record all of these metrics.
     #[must_use]
-    pub fn new(permit: &Permit, metrics: Vec<Arc<Metric>>, points: Vec<Point>, calendar: &Calendar) -> Self {
-        Self::of(*permit.tenant().as_uuid(), metrics, points, calendar)
+    pub fn new(
+        permit: &Permit,
+        metrics: Vec<Arc<Metric>>,
+        (points, late): (Vec<Point>, Vec<Late>),
+        calendar: &Arc<Calendar>,
+    ) -> Self {
+        Self { late, ..Self::by(*permit.tenant().as_uuid(), metrics, points, Arc::clone(calendar)) }
     }
 
     /// Of a tenant that a permit named when the call came.
@@ -50,9 +60,14 @@ impl Call {
         points: Vec<Point>,
         calendar: &Calendar,
     ) -> Self {
+        Self::by(tenant, metrics, points, Arc::new(calendar.clone()))
+    }
+
+    fn by(tenant: Uuid, metrics: Vec<Arc<Metric>>, points: Vec<Point>, calendar: Arc<Calendar>) -> Self {
         let bytes = points.iter().map(Point::bytes).sum();
         let cost = bytes + SUM_COST * sums(&metrics, &points);
-        Self { tenant, metrics, points, calendar: calendar.clone(), bytes, cost, looks_first: false }
+        let (late, seen) = (Vec::new(), None);
+        Self { tenant, metrics, points, late, calendar, bytes, cost, looks_first: false, seen }
     }
 
     /// About what it adds to the store, in bytes.
@@ -73,6 +88,17 @@ impl Call {
         Self { looks_first, ..self }
     }
 
+    /// In a process that has seen the store's terms.
+    #[must_use]
+    pub(super) fn having_seen(self, seen: &Arc<Seen>) -> Self {
+        Self { seen: Some(Arc::clone(seen)), ..self }
+    }
+
+    #[cfg(test)]
+    pub(super) fn with_late(self, late: Vec<Late>) -> Self {
+        Self { late, ..self }
+    }
+
     pub(super) fn tenant(&self) -> Uuid {
         self.tenant
     }
@@ -85,7 +111,12 @@ impl Call {
         &self.metrics
     }
 
-    pub(super) fn calendar(&self) -> &Calendar {
+    /// Those that may only be known ones.
+    pub(super) fn late(&self) -> &[Late] {
+        &self.late
+    }
+
+    pub(super) fn calendar(&self) -> &Arc<Calendar> {
         &self.calendar
     }
 
@@ -94,20 +125,26 @@ impl Call {
         self.metrics.iter().any(|metric| metric.ack == Ack::Spool)
     }
 
-    /// Whether it is counted after it was answered. A correction is not: what it corrects is looked up first.
+    /// Whether it is counted after it was answered. A correction is not, nor what is late: keys are looked up first.
     pub(super) fn is_spooled(&self) -> bool {
-        self.metrics.iter().all(|metric| metric.ack == Ack::Spool)
+        self.late.is_empty()
+            && self.metrics.iter().all(|metric| metric.ack == Ack::Spool)
             && self.points.iter().all(|point| point.corrects.is_none())
     }
 
-    /// The days that its points are of.
+    /// The days that its points are of, of which one may be new.
     pub(super) fn days(&self) -> BTreeSet<Day> {
-        self.points.iter().map(|point| point.key.day).collect()
+        let is_far = |number: usize| {
+            let at = self.late.binary_search_by_key(&number, |late| late.number);
+            at.is_ok_and(|at| self.late.get(at).is_some_and(|late| late.is_far))
+        };
+        let may_be_new = self.points.iter().enumerate().filter(|(number, _)| !is_far(*number));
+        may_be_new.map(|(_, point)| point.key.day).collect()
     }
 
     /// How many of its points are of an hour that was over an hour ago.
     #[must_use]
-    pub fn late(&self, now: Timestamp) -> u64 {
+    pub fn of_hours_before(&self, now: Timestamp) -> u64 {
         let hour = |time: Timestamp| time.as_microsecond().div_euclid(HOUR_US);
         let is_late = |point: &&Point| hour(point.time) < hour(now) - 1;
         self.points.iter().filter(is_late).count() as u64
@@ -140,7 +177,6 @@ pub(super) struct Row<'c> {
     pub(super) tenant: Uuid,
     pub(super) metric: &'c Metric,
     pub(super) point: &'c Point,
-    calendar: &'c Calendar,
 }
 
 /// Points that are counted together or not at all.
@@ -148,14 +184,38 @@ pub(super) struct Row<'c> {
 struct Unit<'c> {
     call: &'c Call,
     points: &'c [Point],
+    late: &'c [Late],
     looks_first: bool,
 }
 
-/// Counts calls in this transaction, each as a whole or not at all, and says what became of each.
+impl<'c> Unit<'c> {
+    /// All of a call.
+    fn of(call: &'c Call) -> Self {
+        Self { call, points: &call.points, late: &call.late, looks_first: call.looks_first }
+    }
+}
+
+/// Counts calls in this transaction, each as a whole or not at all, and says what became of each. Of calls whose policy has another zone than the
+/// store nothing is counted.
 pub async fn count(tx: &mut Tx<'_>, calls: &[Call]) -> Result<Vec<Verdict>, StoreError> {
-    let units: Vec<Unit<'_>> =
-        calls.iter().map(|call| Unit { call, points: &call.points, looks_first: call.looks_first }).collect();
-    count_units(tx, &units).await
+    let seen = calls.iter().find_map(|call| call.seen.as_deref());
+    let all: Vec<&Call> = calls.iter().collect();
+    let terms = terms::in_force(tx, &all, seen, false).await?;
+    let is_own = |call: &Call| call.calendar.zone_name() == terms.time_zone;
+    let units: Vec<Unit<'_>> = calls.iter().filter(|call| is_own(call)).map(Unit::of).collect();
+    let counted = match units.is_empty() {
+        true => Vec::new(),
+        false => count_units(tx, &units, &terms, seen).await?,
+    };
+    if units.len() == calls.len() {
+        return Ok(counted);
+    }
+    let mut counted = counted.into_iter();
+    let verdict = |call: &Call| match is_own(call) {
+        true => counted.next().ok_or_else(|| defect("a call without a verdict")),
+        false => Ok(Verdict::OtherZone(terms.time_zone.clone())),
+    };
+    calls.iter().map(verdict).collect()
 }
 
 /// Counts calls that were promised to be counted, or these of their points: each that can be is, and those that cannot are returned.
@@ -165,17 +225,18 @@ pub(super) async fn count_each(
     only: Option<Range<usize>>,
     looks_first: bool,
 ) -> Result<Counted, StoreError> {
+    let terms = terms::in_force(tx, calls, None, true).await?;
     let only = only.unwrap_or(0..usize::MAX);
     let part = |call: &&Call| only.start.min(call.points.len())..only.end.min(call.points.len());
     let places: Vec<(usize, usize)> =
         calls.iter().enumerate().flat_map(|(number, call)| part(call).map(move |at| (number, at))).collect();
     let unit = |(number, at): &(usize, usize)| {
         let call = *calls.get(*number)?;
-        Some(Unit { call, points: call.points.get(*at..=*at)?, looks_first })
+        Some(Unit { call, points: call.points.get(*at..=*at)?, late: &[], looks_first })
     };
     let units: Option<Vec<Unit<'_>>> = places.iter().map(unit).collect();
     let units = units.ok_or_else(|| defect("a point of no call"))?;
-    let verdicts = count_units(tx, &units).await?;
+    let verdicts = count_units(tx, &units, &terms, None).await?;
     let mut counted = Counted::default();
     for (place, verdict) in places.into_iter().zip(verdicts) {
         match verdict {
@@ -184,6 +245,7 @@ pub(super) async fn count_each(
                 counted.duplicates += duplicates;
             }
             Verdict::Refused(_) => counted.refused.push(place),
+            Verdict::OtherZone(_) => return Err(defect("what was promised is counted in any zone")),
         }
     }
     Ok(counted)
@@ -201,20 +263,35 @@ pub(super) struct Counted {
 }
 
 /// The sums are its last step: they are hot, and locked until the commit.
-async fn count_units(tx: &mut Tx<'_>, units: &[Unit<'_>]) -> Result<Vec<Verdict>, StoreError> {
-    let points: Vec<&[Point]> = units.iter().map(|unit| unit.points).collect();
+async fn count_units(
+    tx: &mut Tx<'_>,
+    units: &[Unit<'_>],
+    terms: &Terms,
+    seen: Option<&Seen>,
+) -> Result<Vec<Verdict>, StoreError> {
+    let late = late_numbers(tx, units).await?;
+    let offered: Vec<Offered<'_>> = (0..)
+        .zip(units)
+        .map(|(number, unit)| Offered {
+            points: unit.points,
+            late: late.get(number).map_or(&[], Vec::as_slice),
+        })
+        .collect();
     let corrected = units.iter().flat_map(|unit| unit.points).filter_map(|point| point.corrects);
     let suspected = units.iter().filter(|unit| unit.looks_first).flat_map(|unit| unit.points);
-    let mut looked_for: BTreeSet<PointKey> = suspected.map(|point| point.key).chain(corrected).collect();
+    let of_late =
+        units.iter().flat_map(|unit| unit.late.iter().filter_map(|late| unit.points.get(late.number)));
+    let keys = suspected.chain(of_late).map(|point| point.key).chain(corrected);
+    let mut looked_for: BTreeSet<PointKey> = keys.collect();
     let mut known = counted(tx, looked_for.clone()).await?;
     for _ in 0..ATTEMPTS {
-        let mut settled = settle(&points, &known);
+        let mut settled = settle(&offered, &known);
         let refused = refused_keys(units, &settled);
         if !refused.is_subset(&looked_for) {
             // What is refused is not inserted, and that would not say all that is wrong with it.
             known.extend(counted(tx, refused.clone()).await?);
             looked_for.extend(refused);
-            settled = settle(&points, &known);
+            settled = settle(&offered, &known);
         }
         let rows = rows(units, &settled)?;
         if rows.is_empty() {
@@ -224,11 +301,14 @@ async fn count_units(tx: &mut Tx<'_>, units: &[Unit<'_>]) -> Result<Vec<Verdict>
             return Ok(settled.verdicts);
         }
         let held = match tx {
-            Tx::Postgres(tx) => postgres::insert(tx, &rows).await?,
+            Tx::Postgres(tx) => postgres::insert(tx, &rows, terms.edition).await.inspect_err(|_| {
+                // Others may be in force: where that is why, this is run again, and asks.
+                seen.iter().for_each(|seen| seen.forget());
+            })?,
             Tx::Sqlite(tx) => sqlite::insert(tx, &rows)?,
         };
         if held.is_empty() {
-            add(tx, &rows).await?;
+            add(tx, &rows, terms).await?;
             return Ok(settled.verdicts);
         }
         for (number, fingerprint) in held {
@@ -237,6 +317,30 @@ async fn count_units(tx: &mut Tx<'_>, units: &[Unit<'_>]) -> Result<Vec<Verdict>
         }
     }
     Err(StoreError::Contended)
+}
+
+/// Of each unit the points that are too old to be new, by the store's clock; none at all where none may be.
+async fn late_numbers(tx: &mut Tx<'_>, units: &[Unit<'_>]) -> Result<Vec<Vec<usize>>, StoreError> {
+    if units.iter().all(|unit| unit.late.is_empty()) {
+        return Ok(Vec::new());
+    }
+    let now_us = now(tx).await?.as_microsecond();
+    let is_late = |unit: &Unit<'_>, late: &Late| {
+        let time_us = unit.points.get(late.number).map(|point| point.time.as_microsecond());
+        late.is_far || time_us.is_some_and(|time_us| time_us < now_us - late.accept_late_us)
+    };
+    let of_unit = |unit: &Unit<'_>| {
+        unit.late.iter().filter(|late| is_late(unit, late)).map(|late| late.number).collect()
+    };
+    Ok(units.iter().map(of_unit).collect())
+}
+
+/// The store's clock.
+async fn now(tx: &mut Tx<'_>) -> Result<Timestamp, StoreError> {
+    match tx {
+        Tx::Postgres(tx) => postgres::now(tx).await,
+        Tx::Sqlite(_) => Ok(Timestamp::now()),
+    }
 }
 
 /// The keys of those that are refused.
@@ -267,18 +371,16 @@ async fn counted(tx: &mut Tx<'_>, keys: BTreeSet<PointKey>) -> Result<Known, Sto
 const CLOCKS_DIFFER: SignedDuration = SignedDuration::from_hours(24);
 
 /// Adds points to the sums, where they are booked.
-async fn add(tx: &mut Tx<'_>, rows: &[Row<'_>]) -> Result<(), StoreError> {
-    let mut now = Timestamp::now();
-    if may_be_closed(rows, now) {
+async fn add(tx: &mut Tx<'_>, rows: &[Row<'_>], terms: &Terms) -> Result<(), StoreError> {
+    let (calendar, mut time) = (terms.calendar()?, Timestamp::now());
+    if may_be_closed(&calendar, rows, time) {
         // The store's clock says which months are closed: those of sidecars differ.
-        now = match tx {
-            Tx::Postgres(tx) => postgres::now(tx).await?,
-            Tx::Sqlite(_) => now,
-        };
+        time = now(tx).await?;
     }
-    let (mut sums, mut adjustments) = (Rollup::default(), Vec::new());
-    for (row, booked) in book(rows, now) {
-        sums.add(row.tenant, row.metric, row.point, &booked);
+    let (mut sums, mut adjustments, books) = (Rollup::default(), Vec::new(), calendar.at(time));
+    for row in rows {
+        let (booked, metric) = (books.book(row.point.time), row.metric.name.as_str());
+        sums.add(row.tenant, (metric, terms.tags(metric)), row.point, &booked);
         adjustments.extend(booked.adjusts.map(|_| row));
     }
     match tx {
@@ -289,37 +391,25 @@ async fn add(tx: &mut Tx<'_>, rows: &[Row<'_>]) -> Result<(), StoreError> {
             postgres::add(tx, &sums).await
         }
         Tx::Sqlite(tx) => {
-            sqlite::adjust(tx, &adjustments, now)?;
+            sqlite::adjust(tx, &adjustments, time)?;
             sqlite::add(tx, &sums)
         }
     }
 }
 
 /// Whether a point may be of a month that is closed by the store's clock. Most calendars close none, and nothing is looked at.
-fn may_be_closed(rows: &[Row<'_>], now: Timestamp) -> bool {
-    rows.iter().any(|row| row.calendar.closes())
-        && now
-            .checked_add(CLOCKS_DIFFER)
-            .is_ok_and(|latest| book(rows, latest).any(|(_, booked)| booked.adjusts.is_some()))
-}
-
-/// Rows, and where each is booked at an instant.
-fn book<'r, 'c>(rows: &'r [Row<'c>], now: Timestamp) -> impl Iterator<Item = (&'r Row<'c>, Booked)> {
-    let mut books: Option<(&Calendar, Books<'_>)> = None;
-    rows.iter().map(move |row| {
-        // Most rows have the calendar of the one before.
-        let (_, open) = match books.take() {
-            Some((of, open)) if std::ptr::eq(of, row.calendar) => books.insert((of, open)),
-            _ => books.insert((row.calendar, row.calendar.at(now))),
-        };
-        (row, open.book(row.point.time))
+fn may_be_closed(calendar: &Calendar, rows: &[Row<'_>], now: Timestamp) -> bool {
+    let latest = now.checked_add(CLOCKS_DIFFER).ok().filter(|_| calendar.closes());
+    latest.is_some_and(|latest| {
+        let books = calendar.at(latest);
+        rows.iter().any(|row| books.book(row.point.time).adjusts.is_some())
     })
 }
 
 fn rows<'c>(units: &[Unit<'c>], settled: &Settled<'c>) -> Result<Vec<Row<'c>>, StoreError> {
     let row = |(unit, point): &(usize, &'c Point)| {
         let call = units.get(*unit)?.call;
-        Some(Row { tenant: call.tenant, metric: call.metric(point)?, point, calendar: &call.calendar })
+        Some(Row { tenant: call.tenant, metric: call.metric(point)?, point })
     };
     let rows: Option<Vec<Row<'c>>> = settled.points.iter().map(row).collect();
     rows.ok_or_else(|| defect("a point of no metric"))

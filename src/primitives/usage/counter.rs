@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use uuid::Uuid;
 
 use super::metrics::UsageMetrics;
-use super::{Call, Days, Verdict, count};
+use super::{Call, Days, Seen, Verdict, count};
 use crate::error::ErrorKind;
 use crate::fairness::Bounds;
 use crate::policy::Permit;
@@ -37,6 +37,7 @@ const FEW: usize = 1024;
 pub struct Counter {
     group: Arc<GroupCommit<Call, Verdict>>,
     days: Days,
+    seen: Arc<Seen>,
     /// Tenants that sent what was counted, and until when they are expected to do it again: what is inserted and found to be
     /// there is undone for all that share the transaction.
     repeating: Mutex<HashMap<Uuid, Instant>>,
@@ -54,22 +55,22 @@ impl Counter {
             metrics.counting.clone(),
             tasks,
         );
-        Self { group, days, repeating: Mutex::default(), metrics }
+        Self { group, days, seen: Arc::default(), repeating: Mutex::default(), metrics }
     }
 
     /// Counts a call and returns once that is durable. A caller that stops waiting does not undo it.
     pub async fn count(&self, permit: Permit, call: Call) -> Result<Verdict, GroupCommitError> {
-        let (bytes, cost, late) = (call.bytes(), call.cost(), call.late(Timestamp::now()));
+        let (bytes, cost, late) = (call.bytes(), call.cost(), call.of_hours_before(Timestamp::now()));
         let (tenant, days) = (call.tenant(), call.days());
         let ended = match self.days.make(days.clone()).await {
             Ok(()) => {
-                let call = call.looking_first(self.repeats(tenant));
+                let call = call.looking_first(self.repeats(tenant)).having_seen(&self.seen);
                 self.group.call(permit, call, bytes, cost).await
             }
             Err(error) => Err(error.into()),
         };
         match &ended {
-            Ok(Verdict::Counted { duplicates: 0, .. }) => {}
+            Ok(Verdict::Counted { duplicates: 0, .. } | Verdict::OtherZone(_)) => {}
             Ok(_) => self.repeated(tenant),
             Err(error) if error.kind() == ErrorKind::Internal => self.days.forget(&days),
             Err(_) => {}

@@ -20,6 +20,8 @@ pub enum Verdict {
     },
     /// Nothing of it is counted.
     Refused(Refusal),
+    /// Nothing of it is counted: days and months of the store are those of this zone, and its policy has another one.
+    OtherZone(String),
 }
 
 /// Why nothing of a call is counted: points of it, by number.
@@ -29,6 +31,17 @@ pub struct Refusal {
     pub conflicts: Vec<usize>,
     /// Those that correct one that was not counted.
     pub nothing_to_correct: Vec<usize>,
+    /// Those that are too old to be new, and were not counted.
+    pub too_late: Vec<usize>,
+}
+
+/// A call's points.
+#[derive(Debug, Clone, Copy)]
+pub struct Offered<'p> {
+    /// All of them.
+    pub points: &'p [Point],
+    /// The numbers of those that are too old to be new, sorted: they may only be what was counted.
+    pub late: &'p [usize],
 }
 
 /// What becomes of a group.
@@ -45,12 +58,12 @@ pub type Known = HashMap<PointKey, i64>;
 
 /// Takes the calls one after the other, after those that are known; among which are all that they correct and that are counted.
 #[must_use]
-pub fn settle<'p>(calls: &[&'p [Point]], known: &Known) -> Settled<'p> {
-    let all = calls.iter().map(|points| points.len()).sum();
+pub fn settle<'p>(calls: &[Offered<'p>], known: &Known) -> Settled<'p> {
+    let all = calls.iter().map(|call| call.points.len()).sum();
     let mut taken: HashMap<PointKey, i64> = HashMap::with_capacity(all);
     let mut points: Vec<(usize, &'p Point)> = Vec::with_capacity(all);
     let mut verdicts = Vec::with_capacity(calls.len());
-    for (call, own) in calls.iter().enumerate() {
+    for (call, Offered { points: own, late }) in calls.iter().enumerate() {
         let before = points.len();
         let mut refusal = Refusal::default();
         for (number, point) in own.iter().enumerate() {
@@ -58,6 +71,10 @@ pub fn settle<'p>(calls: &[&'p [Point]], known: &Known) -> Settled<'p> {
                 Some(held) => *held,
                 None => match taken.entry(point.key) {
                     Entry::Occupied(held) => *held.get(),
+                    Entry::Vacant(_) if late.binary_search(&number).is_ok() => {
+                        refusal.too_late.push(number);
+                        continue;
+                    }
                     Entry::Vacant(free) => {
                         free.insert(point.fingerprint);
                         points.push((call, point));
@@ -121,10 +138,14 @@ mod tests {
     struct Model(HashMap<PointKey, i64>);
 
     impl Model {
-        fn take(&mut self, call: &[Point]) -> Verdict {
+        fn take(&mut self, call: &[Point], late: &[usize]) -> Verdict {
             let (mut after, mut accepted) = (self.0.clone(), 0);
             let mut refusal = Refusal::default();
             for (number, point) in call.iter().enumerate() {
+                if late.contains(&number) && !after.contains_key(&point.key) {
+                    refusal.too_late.push(number);
+                    continue;
+                }
                 match after.insert(point.key, point.fingerprint) {
                     None => accepted += 1,
                     Some(held) => {
@@ -153,24 +174,25 @@ mod tests {
         /// Few keys and few values, so that calls repeat and contradict themselves, each other, and what is known.
         #[test]
         fn a_group_is_what_its_calls_are_one_after_the_other(
-            calls in prop::collection::vec(prop::collection::vec((0_u8..12, 0_u8..3, 0_u8..30), 0..6), 0..12),
+            calls in prop::collection::vec(prop::collection::vec((0_u8..12, 0_u8..3, 0_u8..30, 0_u8..8), 0..6), 0..12),
             before in prop::collection::vec((0_u8..12, 0_u8..3), 0..4),
         ) {
             let mut model = Model::default();
             for (key, value) in before {
-                model.take(&[point(key, value, None)]);
+                model.take(&[point(key, value, None)], &[]);
             }
             let known = model.0.clone();
-            let calls: Vec<Vec<Point>> = calls
+            let calls: Vec<(Vec<Point>, Vec<usize>)> = calls
                 .into_iter()
                 .map(|call| {
-                    let of = |(key, value, other)| point(key, value, Some(other).filter(|other| *other < 12));
-                    call.into_iter().map(of).collect()
+                    let late = (0..).zip(&call).filter(|(_, of)| of.3 == 0).map(|(number, _)| number).collect();
+                    let of = |(key, value, other, _)| point(key, value, Some(other).filter(|other| *other < 12));
+                    (call.into_iter().map(of).collect(), late)
                 })
                 .collect();
-            let slices: Vec<&[Point]> = calls.iter().map(Vec::as_slice).collect();
-            let settled = settle(&slices, &known);
-            let expected: Vec<Verdict> = calls.iter().map(|call| model.take(call)).collect();
+            let offered: Vec<Offered<'_>> = calls.iter().map(|(points, late)| Offered { points, late }).collect();
+            let settled = settle(&offered, &known);
+            let expected: Vec<Verdict> = calls.iter().map(|(call, late)| model.take(call, late)).collect();
             prop_assert_eq!(&settled.verdicts, &expected);
             let mut after = known;
             for (call, point) in &settled.points {

@@ -26,6 +26,7 @@ pub(super) struct UsageMetrics {
     pub(super) rate_limited: IntCounter,
     share_taken: IntCounter,
     spool_full: IntCounter,
+    pub(super) other_zone: IntCounter,
     unavailable: IntCounter,
     unknown: IntCounter,
     defects: IntCounter,
@@ -45,7 +46,7 @@ impl UsageMetrics {
             "outrigger_usage_calls_rejected_total",
             "Calls of which nothing was counted, or may have been; `conflict`: a key came back with another record; `tenant_share`: \
              its tenant had too many waiting, or its part of the spool or of the embedded store was full; `spool_full`: the spool or its disk was; \
-             `rate_limited`: it recorded faster than it may.",
+             `rate_limited`: it recorded faster than it may; `time_zone`: this process's policy has another one than the store.",
             &["cause"],
         )?;
         Ok(Self {
@@ -80,6 +81,7 @@ impl UsageMetrics {
             rate_limited: rejected.with_label_values(&["rate_limited"]),
             spool_full: rejected.with_label_values(&["spool_full"]),
             share_taken: rejected.with_label_values(&["tenant_share"]),
+            other_zone: rejected.with_label_values(&["time_zone"]),
             unavailable: rejected.with_label_values(&["unavailable"]),
             unknown: rejected.with_label_values(&["unknown"]),
             defects: rejected.with_label_values(&["internal"]),
@@ -124,6 +126,7 @@ impl UsageMetrics {
             }
             Ok(Verdict::Refused(refusal)) if refusal.conflicts.is_empty() => self.invalid.inc(),
             Ok(Verdict::Refused(_)) => self.conflicts.inc(),
+            Ok(Verdict::OtherZone(_)) => self.other_zone.inc(),
             Err(error) if error.is_of_tenant() => self.share_taken.inc(),
             Err(error) => match error.kind() {
                 ErrorKind::OutcomeUnknown => self.unknown.inc(),

@@ -32,6 +32,8 @@ mod record;
 mod rollup;
 mod spool;
 mod sqlite;
+mod standing;
+mod terms;
 mod window;
 
 pub use amount::{Amount, AmountError, Sum};
@@ -39,14 +41,15 @@ pub use calendar::{Booked, Books, Calendar};
 pub use count::{Call, Days, count};
 pub use counter::Counter;
 pub use day::{Day, KEYS_DAYS};
-pub use group::{Known, Refusal, Settled, Verdict, settle};
+pub use group::{Known, Offered, Refusal, Settled, Verdict, settle};
 pub use key::{PointKey, fingerprint};
 pub use limits::RateDocument;
 pub use policy::{Ack, BillingDocument, KIND, Metric, MetricDocument, UsageDocument, UsagePolicy};
 pub use read::{ReadError, ReadPoint, Reading, Start, SumOf, SumRow, read};
-pub use reconcile::{Difference, ReconcileError, SumName, reconcile};
-pub use record::{AcceptWindow, Checks, MAX_RECORDS, Point, Record, Records, Wrong};
+pub use reconcile::{Difference, NotCompared, ReconcileError, SumName, Told, reconcile};
+pub use record::{AcceptWindow, Checks, Late, MAX_RECORDS, Point, Record, Records, Wrong};
 pub use rollup::{Added, Rollup, SumKey};
+pub use terms::{Seen, Terms};
 pub use window::{Range, RangeError, Source, Step, Window};
 
 use std::sync::Arc;
@@ -100,5 +103,7 @@ fn build(section: Value, resources: &Resources) -> Result<Vec<Route>, BuildError
     });
     let spooler = spooler.transpose()?;
     let counter = Counter::new(store.clone(), Arc::clone(&metrics), resources.tasks.clone());
-    Ok(api::routes(api::Api { store, counter, spooler, rates: Rates::new(), metrics }))
+    let health = resources.health.add("usage", false);
+    let standing = standing::Standing::start(&store, &resources.policies, health, &resources.tasks);
+    Ok(api::routes(api::Api { store, counter, spooler, rates: Rates::new(), metrics, standing }))
 }

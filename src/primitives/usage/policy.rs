@@ -10,12 +10,12 @@ use serde_json::Value;
 
 use super::Calendar;
 use super::limits::{self, RateDocument};
-use super::reconcile::DeclaredTag;
 use crate::config::{Findings, pointer_step};
 use crate::names::Name;
 use crate::policy::{Kind, Permit, Policies, Vocabulary};
 use crate::primitives::tiers::Tiers;
 use crate::primitives::write_rates::{self, LimitsDocument, Rate};
+use crate::store::postgres::UsageTerms;
 
 /// The kind of document, as the loader takes it.
 pub const KIND: Kind = Kind { name: "usage", schema, load };
@@ -24,7 +24,8 @@ pub const KIND: Kind = Kind { name: "usage", schema, load };
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UsageDocument {
-    /// The time zone in which days and months begin, as IANA names it. It stays as it is while there is usage.
+    /// The time zone in which days and months begin, as IANA names it. The store has that of the first one who counts; with another one nothing
+    /// is counted.
     #[serde(default = "default_time_zone")]
     pub time_zone: String,
     /// Billing periods, where months close; without it they never do.
@@ -42,7 +43,7 @@ pub struct UsageDocument {
 #[serde(deny_unknown_fields)]
 pub struct BillingDocument {
     /// How long after its end a month closes, in milliseconds; 90 days at the most. What comes for it later is booked when it comes, as
-    /// an adjustment.
+    /// an adjustment. On PostgreSQL `outrigger migrate` puts a change into force.
     #[schemars(range(min = 0, max = 7_776_000_000_u64))]
     pub close_after_ms: u64,
 }
@@ -100,34 +101,31 @@ pub struct Metric {
 /// The usage policy in force.
 #[derive(Debug)]
 pub struct UsagePolicy {
-    calendar: Calendar,
+    calendar: Arc<Calendar>,
     metrics: BTreeMap<Name, Arc<Metric>>,
     limits: Option<Tiers<Rate>>,
 }
 
 impl UsagePolicy {
-    #[cfg(test)]
-    pub(super) fn of(calendar: Calendar, metrics: Vec<Arc<Metric>>) -> Self {
-        let metrics = metrics.into_iter().map(|metric| (metric.name.clone(), metric)).collect();
-        Self { calendar, metrics, limits: None }
-    }
-
     /// Its days and months.
     #[must_use]
-    pub fn calendar(&self) -> &Calendar {
+    pub fn calendar(&self) -> &Arc<Calendar> {
         &self.calendar
     }
 
-    /// Every tag by which sums are kept, of every metric.
-    pub(super) fn declared_tags(&self) -> Vec<DeclaredTag> {
-        let tags = |metric: &Arc<Metric>| {
+    /// What it says of how everybody counts.
+    #[must_use]
+    pub fn terms(&self) -> UsageTerms {
+        let of_metric = |metric: &Arc<Metric>| {
             let metric = Arc::clone(metric);
-            (0..metric.group_by.len()).filter_map(move |number| {
-                let tag = metric.group_by.get(number)?.to_string();
-                Some(DeclaredTag { metric: metric.name.to_string(), tag })
-            })
+            metric.group_by.iter().map(|tag| (metric.name.to_string(), tag.to_string())).collect::<Vec<_>>()
         };
-        self.metrics.values().flat_map(tags).collect()
+        UsageTerms {
+            time_zone: self.calendar.zone_name().to_owned(),
+            close_after_ms: self.calendar.close_after_ms(),
+            metrics: self.metrics.keys().map(Name::to_string).collect(),
+            tags: self.metrics.values().flat_map(of_metric).collect(),
+        }
     }
 
     /// How fast the permit's tenant may record; none where there is no limit.
@@ -211,7 +209,7 @@ fn read(
         limits.and_then(|document| write_rates::limits(document, &limits::WORDS, &limits::LARGEST, findings));
     let time_zone = time_zone.ok().filter(|_| findings.is_empty())?;
     let close_after_ms = document.billing.as_ref().map(|billing| billing.close_after_ms);
-    Some(UsagePolicy { calendar: Calendar::new(time_zone, close_after_ms), metrics, limits })
+    Some(UsagePolicy { calendar: Arc::new(Calendar::new(time_zone, close_after_ms)), metrics, limits })
 }
 
 #[cfg(test)]

@@ -7,7 +7,8 @@ use jiff::civil::Date;
 
 use uuid::Uuid;
 
-use super::{Added, Range, RangeError, Sum, postgres, sqlite};
+use super::calendar::zone_name;
+use super::{Added, Range, RangeError, Source, Sum, postgres, sqlite, terms};
 use crate::store::{StoreError, Tx};
 
 /// Points of one page at the most; a window's are never parted.
@@ -38,6 +39,9 @@ pub enum ReadError {
     /// A tag has more values than a page has points.
     #[error("`{0}` has more than {MAX_GROUPS} values in this range: ask for a shorter one")]
     TooManyGroups(String),
+    /// Days are those of another zone, which this is.
+    #[error("the store's days are those of `{0}`")]
+    OtherZone(String),
 }
 
 /// A page of a reading.
@@ -58,6 +62,11 @@ pub async fn read(
     whole: &Range,
     begin: Option<Timestamp>,
 ) -> Result<Reading, ReadError> {
+    let is_of_days = !of.tag.is_empty() || matches!(whole.source(), Source::Days(..));
+    let kept = if is_of_days { terms::kept(tx).await? } else { None };
+    if let Some((zone, _)) = kept.filter(|(zone, _)| zone != zone_name(whole.zone())) {
+        return Err(ReadError::OtherZone(zone));
+    }
     let groups = if of.tag.is_empty() {
         vec![String::new()]
     } else {

@@ -1,13 +1,14 @@
 //! Sums made anew from raw records, and compared with those that are kept.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
-use super::{Added, Range, RangeError, Start, UsagePolicy, Window, postgres, sqlite};
+use super::terms::{self, Kept};
+use super::{Added, Calendar, Range, RangeError, Start, Window, postgres, sqlite};
 use crate::store::{Reach, Store, StoreError, Tx};
 
 const DAY: SignedDuration = SignedDuration::from_hours(24);
@@ -45,11 +46,53 @@ pub struct Difference {
     pub records: Option<Added>,
 }
 
+/// What is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Told {
+    /// A sum that is wrong.
+    Difference(Difference),
+    /// What was not looked at, and so may be wrong.
+    NotCompared(NotCompared),
+}
+
+/// What cannot be compared.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum NotCompared {
+    /// Days before this instant: their records were kept long enough, and are gone.
+    Dropped {
+        /// From here on records are all there.
+        before: Timestamp,
+    },
+    /// Sums of a tag that may have records which were counted before it was declared.
+    Tag {
+        /// Of what.
+        metric: String,
+        /// The tag.
+        tag: String,
+        /// Those that begin before this instant.
+        before: Timestamp,
+        /// How many there are of that time.
+        sums: usize,
+    },
+}
+
 /// A metric's tag by which sums are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct DeclaredTag {
     pub(super) metric: String,
     pub(super) tag: String,
+    /// What was counted before is not in its sums; none where all is.
+    pub(super) since: Option<Timestamp>,
+}
+
+/// What the store says of what it has.
+#[derive(Debug, Clone)]
+pub(super) struct Inventory {
+    /// By which time zone it is counted, if anything is.
+    pub(super) kept: Kept,
+    /// From when on all records are there; none where none were dropped.
+    pub(super) records_from: Option<Timestamp>,
+    pub(super) tags: Vec<DeclaredTag>,
 }
 
 /// What the store has of a time: records by hour and day, or sums that are kept.
@@ -69,15 +112,24 @@ pub enum ReconcileError {
     Changing(Timestamp),
 }
 
-/// Compares the sums of whole UTC days, and of the policy's days that are within them. Of each difference it is told.
+/// Compares the sums of whole UTC days, and of the days of the store's zone that are within them. Of each difference it is told, and of what
+/// cannot be compared.
 pub async fn reconcile(
     store: &Store,
-    policy: &UsagePolicy,
     (from, to): (Timestamp, Timestamp),
-    mut tell: impl FnMut(Difference),
+    mut tell: impl FnMut(Told),
 ) -> Result<(), ReconcileError> {
     Range::new(Window::Day, from, to, &TimeZone::UTC)?;
-    let (mut end, mut step) = (from, DAY);
+    let Inventory { kept, records_from, tags } = inventory(store).await?;
+    let Some((zone, closes)) = kept else { return Ok(()) };
+    let calendar = terms::calendar(&zone, closes)?;
+    let mut whole = (from, to);
+    let mut dropped = records_from.filter(|before| *before > from);
+    if let Some(before) = dropped {
+        whole.0 = before.min(to);
+    }
+    let (mut end, mut step) = (whole.0, DAY);
+    let mut uncovered: BTreeMap<(String, String), usize> = BTreeMap::new();
     while end < to {
         let begin = end;
         // Raw rows of SQLite are read from the first to the last each time; PostgreSQL finds those of a day.
@@ -85,10 +137,45 @@ pub async fn reconcile(
             Store::Postgres(_) => after(begin, DAY, to),
             Store::Sqlite(_) => to,
         };
-        let block = Block { store, policy, begin, end, whole: (from, to) };
-        block.settled(&mut step).await?.into_iter().for_each(&mut tell);
+        let block = Block { store, calendar: &calendar, tags: &tags, begin, end, whole };
+        let mut looked = block.settled(&mut step).await?;
+        if !looked.differences.is_empty() {
+            // Some may have been dropped since it was begun.
+            let now_from = inventory(store).await?.records_from.filter(|before| *before > begin);
+            dropped = dropped.max(now_from);
+            looked
+                .differences
+                .retain(|difference| now_from.is_none_or(|from| block.begins(difference.of.start) >= from));
+        }
+        looked.differences.into_iter().map(Told::Difference).for_each(&mut tell);
+        looked.uncovered.into_iter().for_each(|(of, sums)| *uncovered.entry(of).or_default() += sums);
     }
+    let of_tags = tags.into_iter().filter_map(|DeclaredTag { metric, tag, since }| {
+        let sums = *uncovered.get(&(metric.clone(), tag.clone()))?;
+        Some(NotCompared::Tag { metric, tag, before: covered_from(since?), sums })
+    });
+    let dropped = dropped.map(|before| NotCompared::Dropped { before: before.min(to) });
+    dropped.into_iter().chain(of_tags).map(Told::NotCompared).for_each(tell);
     Ok(())
+}
+
+/// The first instant of which all that was counted is in the sums of a tag: what is counted then is up to five minutes ahead of the clock of who
+/// counts, and clocks differ.
+fn covered_from(since: Timestamp) -> Timestamp {
+    since.checked_add(DAY).unwrap_or(Timestamp::MAX)
+}
+
+async fn inventory(store: &Store) -> Result<Inventory, StoreError> {
+    store
+        .read(Reach::nobody(), |tx| {
+            Box::pin(async move {
+                match tx {
+                    Tx::Postgres(tx) => postgres::inventory(tx).await,
+                    Tx::Sqlite(tx) => sqlite::inventory(tx),
+                }
+            })
+        })
+        .await
 }
 
 /// So long after an instant, and no later than another one.
@@ -100,22 +187,31 @@ fn after(time: Timestamp, long: SignedDuration, last: Timestamp) -> Timestamp {
 /// Some days of a range.
 struct Block<'s> {
     store: &'s Store,
-    policy: &'s UsagePolicy,
+    calendar: &'s Calendar,
+    tags: &'s [DeclaredTag],
     begin: Timestamp,
     end: Timestamp,
     whole: (Timestamp, Timestamp),
 }
 
+/// What a look at a block found.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Looked {
+    differences: Vec<Difference>,
+    /// How many sums were not compared, by metric and tag.
+    uncovered: BTreeMap<(String, String), usize>,
+}
+
 impl Block<'_> {
     /// The differences, once they are the same twice.
-    async fn settled(&self, step: &mut SignedDuration) -> Result<Vec<Difference>, ReconcileError> {
+    async fn settled(&self, step: &mut SignedDuration) -> Result<Looked, ReconcileError> {
         let mut before = self.look(step).await?;
         for _ in 1..LOOKS {
-            if before.is_empty() {
+            if before.differences.is_empty() {
                 return Ok(before);
             }
             let now = self.look(step).await?;
-            if now == before {
+            if now.differences == before.differences {
                 return Ok(now);
             }
             before = now;
@@ -123,22 +219,42 @@ impl Block<'_> {
         Err(ReconcileError::Changing(self.begin))
     }
 
-    async fn look(&self, step: &mut SignedDuration) -> Result<Vec<Difference>, ReconcileError> {
-        let calendar = self.policy.calendar();
-        let days = calendar.days_within((self.begin, self.end), self.whole);
+    async fn look(&self, step: &mut SignedDuration) -> Result<Looked, ReconcileError> {
+        let days = self.calendar.days_within((self.begin, self.end), self.whole);
         let records = self.all_records(days, step).await?;
         let mut kept: HashMap<SumName, Added> = self.kept(days).await?.into_iter().collect();
-        let mut differences = Vec::new();
+        let mut looked = Looked::default();
+        let mut compare = |of: SumName, kept: Option<Added>, records: Option<Added>| {
+            if !self.is_covered(&of) {
+                *looked.uncovered.entry((of.metric, of.tag)).or_default() += 1;
+            } else if kept != records {
+                looked.differences.push(Difference { of, kept, records });
+            }
+        };
         for (of, right) in records {
             let kept = kept.remove(&of);
-            if kept != Some(right) {
-                differences.push(Difference { of, kept, records: Some(right) });
-            }
+            compare(of, kept, Some(right));
         }
-        let surplus = |(of, kept)| Difference { of, kept: Some(kept), records: None };
-        differences.extend(kept.into_iter().map(surplus));
-        differences.sort();
-        Ok(differences)
+        kept.into_iter().for_each(|(of, kept)| compare(of, Some(kept), None));
+        looked.differences.sort();
+        Ok(looked)
+    }
+
+    /// Whether all records of a sum were counted by its tag.
+    fn is_covered(&self, of: &SumName) -> bool {
+        let declared =
+            self.tags.iter().find(|declared| declared.metric == of.metric && declared.tag == of.tag);
+        let since = declared.and_then(|declared| declared.since);
+        since.is_none_or(|since| self.begins(of.start) >= covered_from(since))
+    }
+
+    /// When an hour or a day begins.
+    fn begins(&self, start: Start) -> Timestamp {
+        match start {
+            Start::Hour(hour) => hour,
+            // Beyond the end of all calendars nothing begins.
+            Start::Day(day) => self.calendar.begin(day).unwrap_or(Timestamp::MAX),
+        }
     }
 
     /// The sums of this block's hours, and of these days, made anew, step by step.
@@ -148,7 +264,7 @@ impl Block<'_> {
         step: &mut SignedDuration,
     ) -> Result<HashMap<SumName, Added>, StoreError> {
         // Days of the zone that begin in this block may end after it, and are looked at whole.
-        let begin_of = |day: Date| self.policy.calendar().begin(day);
+        let begin_of = |day: Date| self.calendar.begin(day);
         let (mut at, mut last) = (self.begin, self.end);
         if let Some((first_day, last_day)) = days {
             at = begin_of(first_day).map_or(at, |begin| begin.min(at));
@@ -186,7 +302,7 @@ impl Block<'_> {
     }
 
     async fn records(&self, from: Timestamp, to: Timestamp) -> Result<Found, StoreError> {
-        let (tags, calendar) = (self.policy.declared_tags(), self.policy.calendar().clone());
+        let (tags, calendar) = (self.tags.to_vec(), self.calendar.clone());
         self.store
             .read(Reach::nobody(), move |tx| {
                 let (tags, calendar) = (tags.clone(), calendar.clone());
@@ -201,7 +317,7 @@ impl Block<'_> {
     }
 
     async fn kept(&self, days: Option<(Date, Date)>) -> Result<Found, StoreError> {
-        let (tags, hours) = (self.policy.declared_tags(), (self.begin, self.end));
+        let (tags, hours) = (self.tags.to_vec(), (self.begin, self.end));
         self.store
             .read(Reach::nobody(), move |tx| {
                 let tags = tags.clone();

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::fields::{Fields, Text};
-use super::{Amount, Day, PointKey, fingerprint, metadata};
+use super::{Amount, Day, KEYS_DAYS, PointKey, fingerprint, metadata};
 use crate::names::{Key, Name};
 use crate::rfc3339;
 
@@ -20,6 +20,9 @@ const MAX_TAGS: usize = 16;
 const MAX_TAG_BYTES: usize = 256;
 /// How far ahead of this process's clock a record's time may be, in microseconds.
 const AHEAD_US: i64 = 300_000_000;
+const DAY_US: i64 = 86_400_000_000;
+/// By how much this process's clock and the store's differ at the most.
+const CLOCKS_DIFFER_US: i64 = DAY_US;
 /// Fields that are named in one answer.
 const MAX_WRONG: usize = 100;
 
@@ -120,11 +123,23 @@ impl AcceptWindow {
     pub const EVERYTHING: Self = Self { accept_late_us: i64::MAX / 2, now_us: i64::MAX / 4 };
 }
 
+/// A record that came later than its metric's are taken: it may only be one that was counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Late {
+    /// Its number in its call.
+    pub number: usize,
+    /// How old it might have been, in microseconds.
+    pub accept_late_us: i64,
+    /// Whether it is later by more than clocks differ: no other clock is asked.
+    pub is_far: bool,
+}
+
 /// Checks one call's records, and names all that is wrong in them.
 #[derive(Default)]
 pub struct Checks {
     wrong: Vec<Wrong>,
     count: usize,
+    late: Vec<Late>,
 }
 
 impl Checks {
@@ -140,6 +155,7 @@ impl Checks {
         let before = self.count;
         let value = self.value(number, record.value);
         let time = self.time(number, &record.time, window);
+        let place = self.wrong.len();
         if let Err(error) = Key::check(&record.idempotency_key) {
             self.wrong(number, "/idempotency_key", error.to_string());
         }
@@ -149,10 +165,15 @@ impl Checks {
             self.correction(number, corrects, value);
         }
         let metadata = self.metadata(number, record.metadata, corrects);
-        let (value, time, tags, metadata) = (value?, time?, tags?, metadata?);
         if self.count > before {
+            // What is wrong was not counted, so that it is too late as well.
+            if let Some((_, Some(late))) = time {
+                self.wrong_at(place, number, "/time", taken_for(late.accept_late_us));
+            }
             return None;
         }
+        let (value, (time, late), tags, metadata) = (value?, time?, tags?, metadata?);
+        self.late.extend(late);
         let key = |text: &str| PointKey::new(tenant, metric.1.as_str(), Day::of(time), text);
         let time_us = time.as_microsecond();
         let fingerprint =
@@ -161,21 +182,26 @@ impl Checks {
         Some(Point { metric: metric.0, key, fingerprint, value, time, tags, metadata, corrects })
     }
 
-    /// What is wrong, if anything is; more than a hundred fields are counted and not named.
-    pub fn into_result(mut self) -> Result<(), Vec<Wrong>> {
+    /// The records that may only be known ones; or what is wrong, if anything is: more than a hundred fields are counted and not named.
+    pub fn into_result(mut self) -> Result<Vec<Late>, Vec<Wrong>> {
         if self.count > self.wrong.len() {
             let more = self.count - self.wrong.len();
             self.wrong.push(Wrong { pointer: String::new(), detail: format!("and {more} more fields") });
         }
-        if self.wrong.is_empty() { Ok(()) } else { Err(self.wrong) }
+        if self.wrong.is_empty() { Ok(self.late) } else { Err(self.wrong) }
     }
 
     /// Says that a record's field is wrong.
     pub fn wrong(&mut self, number: usize, field: &str, detail: impl Into<String>) {
+        self.wrong_at(self.wrong.len(), number, field, detail);
+    }
+
+    /// The same before what was said after that place.
+    fn wrong_at(&mut self, place: usize, number: usize, field: &str, detail: impl Into<String>) {
         self.count += 1;
         if self.wrong.len() < MAX_WRONG {
             let pointer = format!("/records/{number}{field}");
-            self.wrong.push(Wrong { pointer, detail: detail.into() });
+            self.wrong.insert(place, Wrong { pointer, detail: detail.into() });
         }
     }
 
@@ -187,7 +213,7 @@ impl Checks {
         amount.map_err(|error| self.wrong(number, "/value", error.to_string())).ok()
     }
 
-    fn time(&mut self, number: usize, text: &str, window: AcceptWindow) -> Option<Timestamp> {
+    fn time(&mut self, number: usize, text: &str, window: AcceptWindow) -> Option<(Timestamp, Option<Late>)> {
         let Some(time) = rfc3339::instant(text) else {
             self.wrong(
                 number,
@@ -197,19 +223,24 @@ impl Checks {
             return None;
         };
         let time_us = time.as_microsecond();
-        if time_us < window.now_us - window.accept_late_us {
-            let late = match window.accept_late_us {
-                days if days % 86_400_000_000 == 0 => format!("{} days", days / 86_400_000_000),
-                other => format!("{} ms", other / 1000),
-            };
-            self.wrong(number, "/time", format!("records of this metric are taken for {late}"));
-            return None;
+        let late_us = window.now_us - window.accept_late_us - time_us;
+        if late_us > 0 {
+            let AcceptWindow { accept_late_us, now_us } = window;
+            if i64::from(Day::of(time).number()) <= now_us.div_euclid(DAY_US) - i64::from(KEYS_DAYS) {
+                let detail = format!(
+                    "{}; keys are known for {KEYS_DAYS} days, so that nobody can tell any more whether this one was counted",
+                    taken_for(accept_late_us)
+                );
+                self.wrong(number, "/time", detail);
+                return None;
+            }
+            return Some((time, Some(Late { number, accept_late_us, is_far: late_us > CLOCKS_DIFFER_US })));
         }
         if time_us > window.now_us + AHEAD_US {
             self.wrong(number, "/time", "at most five minutes ahead of this machine's clock");
             return None;
         }
-        Some(time)
+        Some((time, None))
     }
 
     fn tags(&mut self, number: usize, raw: &RawValue) -> Option<Vec<(Box<str>, Box<str>)>> {
@@ -275,6 +306,15 @@ impl Checks {
     }
 }
 
+/// For how long a metric's records are taken, in words.
+pub(super) fn taken_for(accept_late_us: i64) -> String {
+    let late = match accept_late_us {
+        days if days % DAY_US == 0 => format!("{} days", days / DAY_US),
+        other => format!("{} ms", other / 1000),
+    };
+    format!("records of this metric are taken for {late}")
+}
+
 /// The tags as one text, for comparing.
 fn canonical(tags: &[(Box<str>, Box<str>)]) -> String {
     let length = |text: &str| u16::try_from(text.len()).unwrap_or(u16::MAX);
@@ -292,7 +332,9 @@ mod tests {
         AcceptWindow { accept_late_us: 35 * 86_400_000_000, now_us }
     }
 
-    fn check(body: &str) -> Result<Vec<Point>, Vec<(String, String)>> {
+    type Checked = Result<(Vec<Point>, Vec<Late>), Vec<(String, String)>>;
+
+    fn checked(body: &str) -> Checked {
         let records: Records<'_> = serde_json::from_str(body).unwrap();
         let mut checks = Checks::default();
         let tenant = Uuid::from_u128(1);
@@ -304,7 +346,15 @@ mod tests {
             .filter_map(|(number, record)| checks.point(tenant, number, record, (0, &name), window()))
             .collect();
         let named = |wrong: Vec<Wrong>| wrong.into_iter().map(|one| (one.pointer, one.detail)).collect();
-        checks.into_result().map(|()| points).map_err(named)
+        checks.into_result().map(|late| (points, late)).map_err(named)
+    }
+
+    /// Of what is not late.
+    fn check(body: &str) -> Result<Vec<Point>, Vec<(String, String)>> {
+        checked(body).map(|(points, late)| {
+            assert_eq!(late, []);
+            points
+        })
     }
 
     fn record(fields: &str) -> String {
@@ -364,15 +414,26 @@ mod tests {
     #[test]
     fn a_record_is_taken_from_35_days_before_to_five_minutes_ahead() {
         let at = |time: &str| {
-            check(&format!(
+            checked(&format!(
                 "{{\"records\": [{{\"metric\": \"calls\", \"value\": 1, \"idempotency_key\": \"k\", \"time\": \"{time}\"}}]}}"
             ))
         };
         for time in ["2025-12-27T12:00:00Z", NOW, "2026-01-31T12:05:00Z", "2026-01-31T13:05:00+01:00"] {
-            at(time).unwrap();
+            assert_eq!(at(time).unwrap().1, []);
+        }
+        // Whether these are known the store is asked; of some by its own clock.
+        for (time, is_far) in [
+            ("2025-12-27T11:59:59.999999Z", false),
+            ("2025-12-26T12:00:00Z", false),
+            ("2025-12-26T11:59:59.999999Z", true),
+            ("2025-10-24T00:00:00Z", true),
+        ] {
+            let (points, late) = at(time).unwrap();
+            assert_eq!(points.len(), 1, "{time}");
+            assert_eq!(late, [Late { number: 0, accept_late_us: 35 * 86_400_000_000, is_far }], "{time}");
         }
         for (time, detail) in [
-            ("2025-12-27T11:59:59.999999Z", "for 35 days"),
+            ("2025-10-23T23:59:59.999999Z", "taken for 35 days; keys are known for 100 days"),
             ("2026-01-31T12:05:00.000001Z", "five minutes ahead"),
             ("2026-01-31", "RFC 3339"),
             ("2026-02-30T00:00:00Z", "RFC 3339"),
@@ -380,6 +441,15 @@ mod tests {
             let wrong = at(time).unwrap_err();
             assert!(wrong[0].0 == "/records/0/time" && wrong[0].1.contains(detail), "{time}: {wrong:?}");
         }
+    }
+
+    #[test]
+    fn what_is_wrong_and_late_is_both() {
+        let wrong = check(
+            "{\"records\": [{\"metric\": \"calls\", \"value\": \"x\", \"idempotency_key\": \"k\", \"time\": \"2025-12-20T00:00:00Z\"}]}",
+        );
+        let pointers: Vec<String> = wrong.unwrap_err().into_iter().map(|(pointer, _)| pointer).collect();
+        assert_eq!(pointers, ["/records/0/value", "/records/0/time"]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::civil;
 use uuid::Uuid;
 
-use super::{Booked, Metric, Point, Sum};
+use super::{Booked, Point, Sum};
 
 const HOUR_US: i64 = 3_600_000_000;
 
@@ -46,17 +46,23 @@ impl Added {
 pub struct Rollup<'p> {
     /// By UTC hour, in microseconds since 1970.
     pub hourly: BTreeMap<(SumKey<'p>, i64), Added>,
-    /// By day of the policy's time zone.
+    /// By day of the store's time zone.
     pub daily: BTreeMap<(SumKey<'p>, civil::Date), Added>,
 }
 
 impl<'p> Rollup<'p> {
-    /// Adds a tenant's point, where it is booked.
-    pub fn add(&mut self, tenant: Uuid, metric: &'p Metric, point: &'p Point, booked: &Booked) {
+    /// Adds a tenant's point of a metric to the sum of all and to one of each of these tags, where it is booked.
+    pub fn add(
+        &mut self,
+        tenant: Uuid,
+        (metric, tags): (&'p str, &'p [String]),
+        point: &'p Point,
+        booked: &Booked,
+    ) {
         let hour = booked.time.as_microsecond().div_euclid(HOUR_US) * HOUR_US;
         let adjusts = booked.adjusts;
-        let all = SumKey { tenant, metric: metric.name.as_str(), tag: "", tag_value: "", adjusts };
-        let groups = metric.group_by.iter().map(|tag| {
+        let all = SumKey { tenant, metric, tag: "", tag_value: "", adjusts };
+        let groups = tags.iter().map(|tag| {
             let value = point.tags.iter().find(|(name, _)| **name == *tag.as_str());
             SumKey { tag: tag.as_str(), tag_value: value.map_or("", |(_, value)| value), ..all.clone() }
         });
@@ -73,8 +79,7 @@ mod tests {
     use jiff::tz::TimeZone;
 
     use super::*;
-    use crate::names::Name;
-    use crate::primitives::usage::{Ack, Amount, Calendar, Day, PointKey};
+    use crate::primitives::usage::{Amount, Calendar, Day, PointKey};
 
     const TENANT: Uuid = Uuid::from_u128(1);
 
@@ -94,13 +99,7 @@ mod tests {
 
     #[test]
     fn a_point_is_in_the_sum_of_all_and_in_one_of_each_tag_and_days_are_the_zone_s() {
-        let name = |text| Name::parse(text).unwrap();
-        let metric = Metric {
-            name: name("calls"),
-            accept_late_ms: 1,
-            group_by: vec![name("plan"), name("region")],
-            ack: Ack::Database,
-        };
+        let tags = ["plan".to_owned(), "region".to_owned()];
         // 18:15 UTC is midnight in Kathmandu.
         let points = [
             point("2026-01-31T18:14:59.999999Z", "1.5", &[("region", "eu"), ("other", "x")]),
@@ -109,7 +108,7 @@ mod tests {
         ];
         let calendar = Calendar::new(TimeZone::get("Asia/Kathmandu").unwrap(), None);
         let (mut rollup, books) = (Rollup::default(), calendar.at(Timestamp::UNIX_EPOCH));
-        points.iter().for_each(|point| rollup.add(TENANT, &metric, point, &books.book(point.time)));
+        points.iter().for_each(|point| rollup.add(TENANT, ("calls", &tags), point, &books.book(point.time)));
         let shown = |key: &SumKey<'_>, added: &Added| {
             format!("{}={} {} {}", key.tag, key.tag_value, added.value, added.count)
         };

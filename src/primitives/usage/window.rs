@@ -83,6 +83,12 @@ impl Range {
         Ok(range)
     }
 
+    /// Of its days and months.
+    #[must_use]
+    pub fn zone(&self) -> &TimeZone {
+        &self.zone
+    }
+
     /// The first instant after the window that `now` is in, as the end of a range from `from` on.
     #[must_use]
     pub fn end(window: Window, from: Timestamp, now: Timestamp, zone: &TimeZone) -> Timestamp {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rig::{Database, PostgresAccess, PostgresRole, TimescaleServer, shared_postgres};
 use serde_json::json;
 
-use super::{ConnectAs, Epoch, Postgres, PostgresMetrics, Retention, migrate};
+use super::{ConnectAs, Epoch, Postgres, PostgresMetrics, Settings, migrate};
 use crate::config::{PostgresConfig, SecretSource};
 use crate::tasks::Tasks;
 use crate::telemetry::{HealthBoard, Registry};
@@ -84,7 +84,7 @@ async fn migrated<D>(
     database: D,
     connections: usize,
 ) -> Bench<D> {
-    migrate(&config, Retention::default(), Epoch::Same, false).await.unwrap();
+    migrate(&config, &Settings::default(), Epoch::Same, false).await.unwrap();
     config.connections = connections;
     // Most tests are one tenant alone.
     config.tenant_connections = Some(connections);

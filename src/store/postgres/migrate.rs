@@ -98,22 +98,39 @@ pub enum Epoch {
 
 const NEW_EPOCH: &str = "UPDATE outrigger_store SET epoch = epoch + 1, previous_epoch_end = (SELECT last_value FROM events_id_seq)";
 
-/// For how many days something is kept; where none is given, that stays as it is.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Retention {
-    /// Events.
+/// What is put into force; what is not given stays as it is.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    /// For how many days events are kept.
     pub events_days: Option<u32>,
-    /// Records of usage.
+    /// For how many days records of usage are kept.
     pub usage_days: Option<u32>,
+    /// By what all sidecars count usage.
+    pub usage: Option<UsageTerms>,
 }
+
+/// By what usage is counted, as a policy says it.
+#[derive(Debug, Clone)]
+pub struct UsageTerms {
+    /// In which days and months begin, as IANA names it.
+    pub time_zone: String,
+    /// How long after its end a month closes, in milliseconds, or never.
+    pub close_after_ms: Option<u64>,
+    /// The metrics that the policy names.
+    pub metrics: Vec<String>,
+    /// Their tags by which totals can be grouped, each with its metric before it.
+    pub tags: Vec<(String, String)>,
+}
+
+const PUT_TERMS: &str = "SELECT outrigger_put_usage_terms($1, $2, $3, $4, $5)";
 
 /// Brings the database to this program's version, and gives the roles of the configuration their rights. With `dry_run`
 /// it only says what it would do.
 ///
-/// `retention` is for how long events and usage are kept from then on.
+/// `settings` hold from then on; where there is usage in another time zone, all else is done before that is an error.
 pub async fn migrate(
     database: &PostgresConfig,
-    retention: Retention,
+    settings: &Settings,
     epoch: Epoch,
     dry_run: bool,
 ) -> Result<Migrated, MigrationError> {
@@ -135,7 +152,7 @@ pub async fn migrate(
         let locked = connection.execute("SELECT pg_advisory_lock(1869968498)").await;
         locked.map(drop).map_err(refused("the lock"))?;
         migrator.run_direct(None, &mut connection, false).await?;
-        keep(&mut connection, retention).await?;
+        keep(&mut connection, settings).await?;
         if epoch == Epoch::New {
             let begun = connection.execute(NEW_EPOCH).await;
             begun.map(drop).map_err(refused("the new epoch"))?;
@@ -145,6 +162,9 @@ pub async fn migrate(
             grant(&mut connection, RELAY_RIGHTS, "{relay}", relay).await?;
         }
         close_to_others(&mut connection, database).await?;
+        if let Some(terms) = &settings.usage {
+            put_terms(&mut connection, terms).await?;
+        }
     }
     let timescale = timescale(&mut connection).await?;
     connection.close().await.map_err(refused("the end of the connection"))?;
@@ -257,13 +277,22 @@ async fn check_apart(
     if member { Err(MigrationError::Role { role: app.user.clone(), reason }) } else { Ok(()) }
 }
 
-async fn keep(connection: &mut PgConnection, retention: Retention) -> Result<(), MigrationError> {
+async fn put_terms(connection: &mut PgConnection, terms: &UsageTerms) -> Result<(), MigrationError> {
+    let (metrics, tags): (Vec<&str>, Vec<&str>) =
+        terms.tags.iter().map(|(metric, tag)| (metric.as_str(), tag.as_str())).unzip();
+    let closes_ms = terms.close_after_ms.map(|ms| i64::try_from(ms).unwrap_or(i64::MAX));
+    let put = sqlx::query(PUT_TERMS).bind(&terms.time_zone).bind(closes_ms).bind(&terms.metrics);
+    let put = put.bind(metrics).bind(tags).execute(connection).await;
+    put.map(drop).map_err(refused("the usage policy"))
+}
+
+async fn keep(connection: &mut PgConnection, settings: &Settings) -> Result<(), MigrationError> {
     let days = |days: Option<u32>| days.map(|days| i32::try_from(days).unwrap_or(i32::MAX));
     let set = sqlx::query(
         "UPDATE outrigger_store SET events_retention_days = coalesce($1, events_retention_days), \
          usage_retention_days = coalesce($2, usage_retention_days)",
     );
-    let set = set.bind(days(retention.events_days)).bind(days(retention.usage_days));
+    let set = set.bind(days(settings.events_days)).bind(days(settings.usage_days));
     set.execute(connection).await.map(drop).map_err(refused("the retention"))
 }
 

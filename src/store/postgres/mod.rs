@@ -27,7 +27,7 @@ mod tx;
 pub use classify::{Failure, PgError};
 pub use connect::StartError;
 pub use metrics::PostgresMetrics;
-pub use migrate::{Epoch, Migrated, MigrationError, Retention, Timescale, migrate};
+pub use migrate::{Epoch, Migrated, MigrationError, Settings, Timescale, UsageTerms, migrate};
 pub use pool::{ConnectAs, Postgres};
 pub use schema::{Identity, Inspected, inspect};
 pub(in crate::store) use tx::Tenants;

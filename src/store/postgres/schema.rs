@@ -100,6 +100,8 @@ pub struct Inspected {
     pub problem: Option<String>,
     /// What would be better.
     pub warnings: Vec<String>,
+    /// In whose days and months usage is counted, where it is decided.
+    pub usage_time_zone: Option<String>,
 }
 
 const SERVER: &str = "SELECT current_setting('server_version'), current_setting('synchronous_standby_names') <> '', \
@@ -119,6 +121,13 @@ pub async fn inspect(database: &PostgresConfig) -> Result<Inspected, String> {
     let server = postgres.run_unchecked(&Tenants::None, |transaction| server_in(transaction).boxed());
     let (version, replicated, commit, number, is_open) =
         server.await.map_err(|error: PgError| error.to_string())?;
+    let usage_time_zone = match &look {
+        Look::Good(_) => {
+            postgres.run_unchecked(&Tenants::None, |transaction| usage_time_zone(transaction).boxed()).await
+        }
+        Look::Refused(_) => Ok(None),
+    };
+    let usage_time_zone = usage_time_zone.map_err(|error: PgError| error.to_string())?;
     let mut problem = match look {
         Look::Good(_) => None,
         Look::Refused(reason) => Some(reason),
@@ -143,7 +152,12 @@ pub async fn inspect(database: &PostgresConfig) -> Result<Inspected, String> {
             migrate::closing(database)
         ));
     }
-    Ok(Inspected { summary: format!("PostgreSQL {version}"), problem, warnings })
+    Ok(Inspected { summary: format!("PostgreSQL {version}"), problem, warnings, usage_time_zone })
+}
+
+async fn usage_time_zone(transaction: &mut PgTx) -> Result<Option<String>, PgError> {
+    let rows = transaction.query("SELECT usage_time_zone FROM outrigger_store", &[]).await?;
+    rows.first().map_or(Ok(None), |row| row.try_get(0)).map_err(PgError::of_row)
 }
 
 impl Postgres {

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::bench::{self, bench};
 use super::classify::{Failure, PgError};
 use super::metrics::PostgresMetrics;
-use super::migrate::{self, Epoch, MigrationError, Retention, migrate};
+use super::migrate::{self, Epoch, MigrationError, Settings, migrate};
 use super::pool::{ConnectAs, Postgres};
 use super::schema::inspect;
 use super::tx::Tenants;
@@ -63,16 +63,16 @@ async fn a_database_that_was_not_migrated_is_refused_with_the_command_and_served
     assert!(refused.to_string().contains("run `outrigger migrate --config FILE`"), "{refused}");
     until(&board, BackendState::Down, "outrigger migrate").await;
 
-    let planned = migrate(&config, Retention::default(), Epoch::Same, true).await.unwrap();
+    let planned = migrate(&config, &Settings::default(), Epoch::Same, true).await.unwrap();
     assert_eq!((planned.from, planned.steps.len()), (0, usize::try_from(migrate::KNOWN).unwrap()));
     assert!(call(&postgres).await.is_err(), "a dry run changes nothing");
     let (one, other) = join(
-        migrate(&config, Retention::default(), Epoch::Same, false),
-        migrate(&config, Retention::default(), Epoch::Same, false),
+        migrate(&config, &Settings::default(), Epoch::Same, false),
+        migrate(&config, &Settings::default(), Epoch::Same, false),
     )
     .await;
     assert!(one.is_ok() && other.is_ok(), "two at once: {one:?} {other:?}");
-    assert_eq!(migrate(&config, Retention::default(), Epoch::Same, false).await.unwrap().steps, [""; 0]);
+    assert_eq!(migrate(&config, &Settings::default(), Epoch::Same, false).await.unwrap().steps, [""; 0]);
     until(&board, BackendState::Up, "").await;
     call(&postgres).await.unwrap();
 }
@@ -96,7 +96,7 @@ async fn a_step_that_was_applied_and_is_another_now_is_refused() {
     let changed = "UPDATE _sqlx_migrations SET checksum = 'x' WHERE version = 1";
     bench.database.psql(PostgresRole::Owner, &[changed]).unwrap();
     assert!(matches!(
-        migrate(&bench.config, Retention::default(), Epoch::Same, false).await,
+        migrate(&bench.config, &Settings::default(), Epoch::Same, false).await,
         Err(MigrationError::Step(_))
     ));
 }
@@ -107,17 +107,17 @@ async fn a_role_that_row_level_security_does_not_hold_is_refused() {
     let mut config = bench.config.clone();
     config.app = config.owner.clone().unwrap();
     assert!(matches!(
-        migrate(&config, Retention::default(), Epoch::Same, false).await,
+        migrate(&config, &Settings::default(), Epoch::Same, false).await,
         Err(MigrationError::Role { .. })
     ));
     let (board, tasks) = (HealthBoard::default(), Tasks::default());
     let refused = call(&start(&config, &board, &tasks)).await.unwrap_err();
     assert!(refused.to_string().contains("row-level security would not hold"), "{refused}");
     config.app = config.relay.clone().unwrap();
-    let same = migrate(&config, Retention::default(), Epoch::Same, false).await.unwrap_err();
+    let same = migrate(&config, &Settings::default(), Epoch::Same, false).await.unwrap_err();
     assert!(same.to_string().contains("two roles apart"), "{same}");
     config.app.user = "nobody".to_owned();
-    let missing = migrate(&config, Retention::default(), Epoch::Same, false).await.unwrap_err();
+    let missing = migrate(&config, &Settings::default(), Epoch::Same, false).await.unwrap_err();
     assert!(missing.to_string().contains("CREATE ROLE"), "{missing}");
 }
 
@@ -153,6 +153,7 @@ pub(super) fn check_rights(ask: &dyn Fn(&str) -> String, views: &[&str]) {
         "leases INSERT,SELECT",
         "outrigger_store SELECT",
         "usage_dedupe -",
+        "usage_tags -",
     ];
     assert_eq!(lines(ask(&others)), expected.map(str::to_owned).into());
 
@@ -178,7 +179,7 @@ async fn the_application_locks_no_table_begins_no_subscription_elsewhere_and_kee
     let bench = bench(1).await;
     let app = |sql: &str| bench.database.psql(PostgresRole::App, &[sql]);
     let tables = "SELECT relname FROM pg_class WHERE relkind = 'p' AND relnamespace = 'public'::regnamespace \
-                  UNION SELECT 'leases' UNION SELECT 'event_groups' UNION SELECT 'event_subscriptions'";
+                  UNION SELECT 'leases' UNION SELECT 'event_groups' UNION SELECT 'event_subscriptions' UNION SELECT 'outrigger_store'";
     let tables = bench.database.psql(PostgresRole::Superuser, &[tables]).unwrap();
     assert!(tables.lines().count() >= 6, "{tables}");
     for table in tables.lines() {
@@ -230,7 +231,7 @@ async fn a_database_that_any_role_may_connect_to_is_closed_by_migrate_and_check_
     open(PostgresRole::Owner).unwrap();
     let found = inspect(&bench.config).await.unwrap();
     assert!(!closed(&found.warnings) && found.problem.is_none(), "{found:?}");
-    migrate(&bench.config, Retention::default(), Epoch::Same, false).await.unwrap();
+    migrate(&bench.config, &Settings::default(), Epoch::Same, false).await.unwrap();
     assert!(closed(&inspect(&bench.config).await.unwrap().warnings));
     // The owner of the tables is not always the one of the database: then check says what to run.
     bench
@@ -244,7 +245,7 @@ async fn a_database_that_any_role_may_connect_to_is_closed_by_migrate_and_check_
         )
         .unwrap();
     open(PostgresRole::Superuser).unwrap();
-    migrate(&bench.config, Retention::default(), Epoch::Same, false).await.unwrap();
+    migrate(&bench.config, &Settings::default(), Epoch::Same, false).await.unwrap();
     let warnings = inspect(&bench.config).await.unwrap().warnings;
     let advice = warnings.iter().find(|text| text.contains("GRANT CONNECT")).unwrap();
     let statements = advice.rsplit_once("of the database: ").unwrap().1;

@@ -3,7 +3,7 @@
 use rig::{PostgresRole, TimescaleServer};
 
 use super::bench;
-use super::migrate::{Epoch, Migrated, Retention, Timescale, migrate};
+use super::migrate::{Epoch, Migrated, Settings, Timescale, migrate};
 use super::schema_tests::check_rights;
 
 const KIND: &str = "SELECT relkind FROM pg_class WHERE oid = 'usage_events'::regclass";
@@ -12,7 +12,7 @@ const POLICIES: &str = "SELECT proc_name, config - 'hypertable_id' - 'mat_hypert
 
 async fn migrated(server: &TimescaleServer) -> Migrated {
     let (config, _secrets) = bench::config(&[server.address()], server.database(), None);
-    migrate(&config, Retention::default(), Epoch::Same, false).await.unwrap()
+    migrate(&config, &Settings::default(), Epoch::Same, false).await.unwrap()
 }
 
 #[tokio::test]

@@ -26,6 +26,8 @@ pub(super) struct Api {
     pub(super) spooler: Option<Spooler>,
     pub(super) rates: Rates,
     pub(super) metrics: Arc<super::metrics::UsageMetrics>,
+    /// Whether this process counts by what is in force.
+    pub(super) standing: super::standing::Standing,
 }
 
 /// The routes of usage.
@@ -59,6 +61,15 @@ pub(super) fn routes(api: Api) -> Vec<Route> {
 
 fn no_such_metric(name: &Name) -> Problem {
     Problem::new(ErrorKind::NotFound, format!("no policy of `kind: usage` names the metric `{name}`"))
+}
+
+/// Nothing is counted, and no days are read, of another time zone than the store's. Another sidecar may have the right one, and this one may get it.
+fn other_zone(own: &str, in_force: &str) -> Problem {
+    let detail = format!(
+        "this sidecar's usage policy has `time_zone: {own}`, and the days and months of the usage in its store are those of `{in_force}`: \
+         nothing was counted or read; it goes on once the policy says `time_zone: {in_force}`"
+    );
+    Problem::new(ErrorKind::BackendUnavailable, detail)
 }
 
 const ANSWER: StoreAnswer = StoreAnswer {

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{ANSWER, Api, no_such_metric};
+use super::{ANSWER, Api, no_such_metric, other_zone};
 use crate::error::ErrorKind;
 use crate::http::{Call, Problem, Reply};
 use crate::names::Name;
@@ -114,6 +114,10 @@ pub(super) async fn read(api: &Api, call: Box<Call>) -> Result<Reply, Problem> {
         ReadError::Store(error) => ANSWER.of(error),
         ReadError::Range(error) => range_problem(error),
         ReadError::TooManyGroups(_) => wrong("?group_by", error.to_string()),
+        ReadError::OtherZone(in_force) => {
+            api.standing.differs();
+            other_zone(policy.calendar().zone_name(), in_force)
+        }
     })?;
     Reply::json(&ReadReply {
         metric: name.as_str(),

@@ -1,5 +1,6 @@
 //! `POST /v1/usage`.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -10,16 +11,17 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{ANSWER, Api};
+use super::{ANSWER, Api, other_zone};
 use crate::error::ErrorKind;
 use crate::http::{self as wire, Problem, Reply, json, ndjson};
 use crate::names::Name;
 use crate::policy::{Caller, Permit};
 use crate::primitives::usage::metrics::UsageMetrics;
+use crate::primitives::usage::record::taken_for;
 use crate::primitives::usage::spool::SpoolError;
 use crate::primitives::usage::{
-    AcceptWindow, Call, Checks, MAX_RECORDS, Metric, Point, RECORD, Record, Records, Refusal, UsagePolicy,
-    Verdict, Wrong,
+    AcceptWindow, Call, Checks, Late, MAX_RECORDS, Metric, Point, RECORD, Record, Records, Refusal,
+    UsagePolicy, Verdict, Wrong,
 };
 use crate::primitives::write_rates::Rate;
 
@@ -56,6 +58,10 @@ pub(super) async fn record(api: &Api, mut call: Box<wire::Call>) -> Result<Reply
     }
     if let Some(spooler) = api.spooler.as_ref().filter(|_| call.is_spooled()) {
         drop(records);
+        if let Some(in_force) = api.standing.other_zone(call.calendar().zone_name()) {
+            api.metrics.other_zone.inc();
+            return Err(other_zone(call.calendar().zone_name(), &in_force));
+        }
         let body = if is_ndjson { listed(&body) } else { body };
         let accepted = spooler.accept(&permit, &call, &body).await;
         let accepted = accepted.map_err(|error| unspooled(&error, &api.metrics))?;
@@ -68,10 +74,15 @@ pub(super) async fn record(api: &Api, mut call: Box<wire::Call>) -> Result<Reply
     if let Some(spooler) = api.spooler.as_ref().filter(|_| call.has_spooled_metrics()) {
         spooler.until_counted().await;
     }
+    let (late, calendar) = (call.late().to_vec(), Arc::clone(call.calendar()));
     match api.counter.count(permit, call).await.map_err(|error| ANSWER.of_group(&error))? {
         Verdict::Counted { accepted, duplicates } => Reply::new(StatusCode::ACCEPTED)
             .with_json(&RecordReply { accepted, duplicates: Some(duplicates), pending: false }),
-        Verdict::Refused(refusal) => Err(refused(&refusal)),
+        Verdict::Refused(refusal) => Err(refused(&refusal, &late)),
+        Verdict::OtherZone(in_force) => {
+            api.standing.differs();
+            Err(other_zone(calendar.zone_name(), &in_force))
+        }
     }
 }
 
@@ -160,13 +171,13 @@ fn read(caller: &Caller, records: &[Record<'_>]) -> Result<(Permit, Option<Arc<R
             window,
         ));
     }
-    checks.into_result().map_err(|wrong| invalid(&wrong))?;
+    let late = checks.into_result().map_err(|wrong| invalid(&wrong))?;
     let (policy, permit) = policy.zip(found.permit).ok_or_else(|| {
         tracing::error!("records without a metric passed");
         Problem::new(ErrorKind::Internal, "the records cannot be counted")
     })?;
     let rate = policy.rate(&permit).map(Arc::clone);
-    let call = Call::new(&permit, found.metrics, points, policy.calendar());
+    let call = Call::new(&permit, found.metrics, (points, late), policy.calendar());
     Ok((permit, rate, call))
 }
 
@@ -226,10 +237,16 @@ fn invalid(wrong: &[Wrong]) -> Problem {
         .fold(problem, |problem, wrong| problem.with_field(wrong.pointer.clone(), wrong.detail.clone()))
 }
 
-fn refused(refusal: &Refusal) -> Problem {
-    let Refusal { conflicts, nothing_to_correct } = refusal;
+fn refused(refusal: &Refusal, late: &[Late]) -> Problem {
+    let Refusal { conflicts, nothing_to_correct, too_late } = refusal;
     let problem = if conflicts.is_empty() {
-        let detail = "records correct what was not counted: nothing was counted";
+        let detail = match (too_late.is_empty(), nothing_to_correct.is_empty()) {
+            (true, _) => "records correct what was not counted: nothing was counted",
+            (false, true) => "records came too late: nothing of this call was counted by it",
+            (false, false) => {
+                "records came too late, or correct what was not counted: nothing of this call was counted by it"
+            }
+        };
         Problem::new(ErrorKind::Invalid, detail)
     } else {
         let detail = format!(
@@ -240,9 +257,19 @@ fn refused(refusal: &Refusal) -> Problem {
     };
     let own_key = "a key of its own, or the value, time, tags and metadata that it came with first";
     let counted = "the key of a record that was counted, of the same metric and UTC day of `time`";
-    let conflicts = conflicts.iter().map(|number| (number, "idempotency_key", own_key));
-    let corrections = nothing_to_correct.iter().map(|number| (number, "corrects", counted));
-    conflicts.chain(corrections).take(MAX_NAMED).fold(problem, |problem, (number, field, right)| {
-        problem.with_field(format!("/records/{number}/{field}"), right)
-    })
+    let taken = |number: &usize| {
+        let late = late.iter().find(|late| late.number == *number);
+        let taken = late.map_or_else(String::new, |late| taken_for(late.accept_late_us) + ", and ");
+        format!("{taken}a later one is only what was counted before: no record of this key was")
+    };
+    let conflicts = conflicts.iter().map(|number| (number, "idempotency_key", Cow::Borrowed(own_key)));
+    let corrections = nothing_to_correct.iter().map(|number| (number, "corrects", Cow::Borrowed(counted)));
+    let too_late = too_late.iter().map(|number| (number, "time", Cow::Owned(taken(number))));
+    conflicts
+        .chain(corrections)
+        .chain(too_late)
+        .take(MAX_NAMED)
+        .fold(problem, |problem, (number, field, right)| {
+            problem.with_field(format!("/records/{number}/{field}"), right)
+        })
 }

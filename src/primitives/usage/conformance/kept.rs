@@ -66,27 +66,30 @@ async fn keys_go_when_no_record_of_their_day_is_taken_and_records_after_the_rete
     }
 }
 
-/// The differences of the days from so many ago to so many ago, as who sees everyone's records.
-pub(super) async fn differences(stores: &Stores, name: &str, (from, to): (i64, i64)) -> Vec<String> {
+/// What is told of the days from so many ago to so many ago, as who sees everyone's records.
+pub(super) async fn told(stores: &Stores, name: &str, (from, to): (i64, i64)) -> Vec<Told> {
     let store = stores.as_owner(name).await;
-    let policy = UsagePolicy::of(Calendar::new(zone(), Some(0)), vec![metric()]);
     let midnight = |days: i64| {
         let day = TimeZone::UTC.to_datetime(Timestamp::now()).date().checked_sub(days.days()).unwrap();
         day.to_zoned_datetime(TimeZone::UTC).unwrap().timestamp()
     };
-    let mut found = Vec::new();
-    let range = (midnight(from), midnight(to));
-    reconcile(&store, &policy, range, |difference| found.push(difference)).await.unwrap();
+    let mut told = Vec::new();
+    reconcile(&store, (midnight(from), midnight(to)), |what| told.push(what)).await.unwrap();
+    told
+}
+
+/// The differences among them, where all is compared.
+pub(super) async fn differences(stores: &Stores, name: &str, days: (i64, i64)) -> Vec<String> {
+    told(stores, name, days).await.into_iter().map(difference).collect()
+}
+
+pub(super) fn difference(told: Told) -> String {
+    let Told::Difference(Difference { of, kept, records }) = told else { panic!("{told:?}") };
     let shown = |added: Option<Added>| {
         added.map_or("-".to_owned(), |added| format!("{} {}", added.value, added.count))
     };
-    found
-        .into_iter()
-        .map(|Difference { of, kept, records }| {
-            let what = matches!(of.start, Start::Day(_)).then_some("day").unwrap_or("hour");
-            format!("{what} {}={} kept {} records {}", of.tag, of.tag_value, shown(kept), shown(records))
-        })
-        .collect()
+    let what = matches!(of.start, Start::Day(_)).then_some("day").unwrap_or("hour");
+    format!("{what} {}={} kept {} records {}", of.tag, of.tag_value, shown(kept), shown(records))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -105,8 +108,11 @@ async fn sums_made_anew_from_the_records_are_those_that_are_kept_and_what_was_ch
                 })
                 .collect();
             let tenant = [A, B][number % 2];
-            // Half of them close months, so that some are adjustments.
-            let calendar = Calendar::new(zone(), (number % 4 > 1).then_some(0));
+            // Half of them come when months close, so that some are adjustments.
+            let calendar = Calendar::new(zone(), (number >= 20).then_some(0));
+            if number == 20 && name != "sqlite" {
+                stores.psql(name, PostgresRole::Owner, &[CLOSING]).unwrap();
+            }
             let call = Call::of(tenant, vec![metric()], points, &calendar);
             partitions.make(call.days()).await.unwrap();
             as_tenant(store, tenant, call).await.unwrap();

@@ -14,7 +14,7 @@ use crate::store::StoreError;
 use crate::store::postgres::{Parameter, PgError, PgTx};
 
 const INSERT: &str =
-    "SELECT held, held_fingerprint FROM outrigger_usage_insert($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
+    "SELECT held, held_fingerprint FROM outrigger_usage_insert($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
 const COUNTED: &str = "SELECT held, held_fingerprint FROM outrigger_usage_counted($1, $2, $3)";
 const ADJUST: &str = "SELECT outrigger_usage_adjust($1, $2, $3, $4, $5, $6)";
 const NOW: &str = "SELECT (extract(epoch FROM now()) * 1000000)::bigint";
@@ -23,10 +23,11 @@ const ADD_DAYS: &str = "SELECT outrigger_usage_add_days($1, $2, $3, $4, $5, $6, 
 const MAKE_DAY: &str = "SELECT outrigger_make_usage_day($1)";
 
 /// Writes rows that come sorted by key, where all keys are new; else nothing, and of each that is known its number among them and
-/// the fingerprint that is kept.
+/// the fingerprint that is kept. Refused where the store's terms are not of this edition.
 pub(in super::super) async fn insert(
     tx: &mut PgTx,
     rows: &[Row<'_>],
+    edition: Uuid,
 ) -> Result<Vec<(usize, i64)>, StoreError> {
     let raw = Raw::of(rows.iter());
     let keys = Keys::of(rows.iter().map(|row| &row.point.key));
@@ -34,7 +35,9 @@ pub(in super::super) async fn insert(
     let [tenants, metrics, times, amounts, tags, metadata] = raw.parameters();
     let [days, places, hashes] = keys.parameters();
     let fingerprints = (&fingerprints as _, Type::INT8_ARRAY);
-    let parameters = [tenants, metrics, times, amounts, tags, metadata, days, places, hashes, fingerprints];
+    let edition = (&edition as _, Type::UUID);
+    let parameters =
+        [tenants, metrics, times, amounts, tags, metadata, days, places, hashes, fingerprints, edition];
     held(&tx.query(INSERT, &parameters).await?)
 }
 

@@ -13,6 +13,8 @@ const DAY_US: i64 = 86_400_000_000;
 /// In the order in which they came: one that came late keeps those behind it for 90 days longer at the most.
 const EVENTS: &str = "DELETE FROM usage_events WHERE rowid IN (SELECT rowid FROM usage_events ORDER BY rowid LIMIT ?2) AND time_us < ?1 \
                       RETURNING tenant, coalesce(octet_length(tags), 0) + coalesce(octet_length(metadata), 0)";
+/// From when on all records are there.
+const GONE: &str = "UPDATE store SET usage_records_from_us = max(coalesce(usage_records_from_us, ?1), ?1)";
 const KEYS: &str = "DELETE FROM usage_dedupe WHERE (day, place, hash) IN \
                     (SELECT day, place, hash FROM usage_dedupe WHERE day < ?1 LIMIT ?2)";
 
@@ -32,8 +34,12 @@ pub(in super::super) fn drop_old(tx: &mut SqliteTx<'_>, retention_days: u32) -> 
             })?;
             rows.collect::<rusqlite::Result<Vec<_>>>()
         };
+        let events = gone(EVENTS, held::EVENT)?;
+        if !events.is_empty() {
+            connection.prepare_cached(GONE)?.execute([before_us])?;
+        }
         let keys = connection.prepare_cached(KEYS)?.execute((Day::of(now).number() - KEYS_DAYS, AT_ONCE))?;
-        Ok((gone(EVENTS, held::EVENT)?, gone(CONFLICTS, held::CONFLICT)?, keys))
+        Ok((events, gone(CONFLICTS, held::CONFLICT)?, keys))
     })?;
     let is_full =
         [events.len(), conflicts.len(), keys].into_iter().any(|rows| i64::try_from(rows) == Ok(AT_ONCE));

@@ -8,7 +8,7 @@ use rusqlite::Row;
 use rusqlite::types::ToSql;
 use uuid::Uuid;
 
-use crate::primitives::usage::reconcile::{DeclaredTag, Found};
+use crate::primitives::usage::reconcile::{DeclaredTag, Found, Inventory};
 use crate::primitives::usage::{Added, Amount, Calendar, Start, Sum, SumName};
 use crate::store::StoreError;
 use crate::store::sqlite::SqliteTx;
@@ -21,6 +21,37 @@ const RECORDS: &str = "SELECT tenant, metric, tags, time_us, NULL, value, 1 FROM
 const KEPT_HOURS: &str = "SELECT tenant, metric, tag, tag_value, adjusts, start, value, count FROM usage_hourly WHERE start >= ?1 AND start < ?2";
 const KEPT_DAYS: &str = "SELECT tenant, metric, tag, tag_value, adjusts, start, value, count FROM usage_daily WHERE start >= ?1 AND start < ?2";
 const HOUR_US: i64 = 3_600_000_000;
+const DAY_US: i64 = 24 * HOUR_US;
+
+const INVENTORY: &str = "SELECT usage_time_zone, usage_close_after_ms, usage_records_from_us FROM store";
+const TAGS: &str = "SELECT metric, tag, since_us FROM usage_tags WHERE tag <> ''";
+
+/// What the store says of what it has.
+pub(in super::super) fn inventory(tx: &mut SqliteTx<'_>) -> Result<Inventory, StoreError> {
+    type Columns = (Option<String>, Option<i64>, Option<i64>);
+    let (columns, tags): (Columns, Vec<(String, String, i64)>) = tx.run(|connection| {
+        let columns = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
+        let store = connection.prepare_cached(INVENTORY)?.query_row([], columns)?;
+        let mut asked = connection.prepare_cached(TAGS)?;
+        let tags = asked.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+        Ok((store, tags.collect::<rusqlite::Result<_>>()?))
+    })?;
+    let at =
+        |us: i64| Timestamp::from_microsecond(us).map_err(|_| StoreError::Corrupt(format!("the time {us}")));
+    let (zone, closes_ms, records_from_us) = columns;
+    // Records went from one instant on; whole days are compared.
+    let midnight =
+        |us: i64| us.div_euclid(DAY_US) * DAY_US + if us.rem_euclid(DAY_US) > 0 { DAY_US } else { 0 };
+    let tag = |(metric, tag, since_us): (String, String, i64)| {
+        let since = Some(since_us).filter(|us| *us > i64::MIN).map(at).transpose()?;
+        Ok::<_, StoreError>(DeclaredTag { metric, tag, since })
+    };
+    Ok(Inventory {
+        kept: zone.map(|zone| (zone, closes_ms.map(i64::unsigned_abs))),
+        records_from: records_from_us.map(midnight).map(at).transpose()?,
+        tags: tags.into_iter().map(tag).collect::<Result<_, _>>()?,
+    })
+}
 
 /// A record as it is booked.
 struct Booked {
