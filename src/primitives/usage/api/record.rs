@@ -66,7 +66,7 @@ pub(super) async fn record(api: &Api, mut call: Box<wire::Call>) -> Result<Reply
     drop(records);
     drop(body);
     if let Some(spooler) = api.spooler.as_ref().filter(|_| call.has_spooled_metrics()) {
-        spooler.until_counted().await;
+        spooler.until_counted(call.tenant()).await;
     }
     match api.counter.count(permit, call).await.map_err(|error| ANSWER.of_group(&error))? {
         Verdict::Counted { accepted, duplicates } => Reply::new(StatusCode::ACCEPTED)

@@ -7,7 +7,7 @@ mod read;
 mod reconcile;
 mod write;
 
-pub(super) use conflicts::{conflicts, note_conflicts};
+pub(super) use conflicts::{conflicts, drop_old_conflicts, note_conflicts};
 pub(super) use read::{groups, sums};
 pub(super) use reconcile::{kept, records};
 pub(super) use write::{add, adjust, counted, insert, make_day, now};
