@@ -48,7 +48,7 @@ fn pending(accepted: usize) -> Value {
 
 fn get(tenant: &mut Tenant, target: &str) -> Value {
     let reply = tenant.send("GET", target, &[], "");
-    assert_eq!(reply.status, 200, "{}", reply.text());
+    assert_eq!(reply.status, 200, "{target}: {}", reply.text());
     reply.json()
 }
 
@@ -122,11 +122,9 @@ fn what_is_accepted_to_disk_is_read_within_a_second_and_a_lie_is_listed_to_its_t
         let none = json!({"metric": "nothing", "conflicts": []});
         assert_eq!(get(&mut acme, "/v1/usage/nothing/conflicts"), none);
         // The last instant and the first that a cursor may have are no error of the store's.
-        for cursor in [
-            "253402207200999999.-9223372036854775808.k",
-            "-377705023201000000.9223372036854775807.k",
-            "0.0.%C3%A9%F0%9F%9A%80",
-        ] {
+        for cursor in
+            ["253402207200999999.-9223372036854775808.k", "0.9223372036854775807.k", "0.0.%C3%A9%F0%9F%9A%80"]
+        {
             get(&mut acme, &format!("/v1/usage/voice_minutes/conflicts?cursor={cursor}"));
         }
         let long = format!("?cursor=5.1.{}", "k".repeat(513));
@@ -135,6 +133,8 @@ fn what_is_accepted_to_disk_is_read_within_a_second_and_a_lie_is_listed_to_its_t
             ("?cursor=9223372036854775807.1.k", "?cursor"),
             ("?cursor=-9223372036854775808.1.k", "?cursor"),
             ("?cursor=253402207201000000.1.k", "?cursor"),
+            ("?cursor=-377705023200000000.1.k", "?cursor"),
+            ("?cursor=-1.1.k", "?cursor"),
             ("?cursor=99999999999999999999.1.k", "?cursor"),
             ("?cursor=5.99999999999999999999.k", "?cursor"),
             ("?cursor=5.1.a%00b", "?cursor"),

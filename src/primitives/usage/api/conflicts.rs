@@ -101,8 +101,9 @@ fn cursor(last: &Listed) -> String {
 fn read_cursor(text: &str) -> Option<Behind> {
     let (found, rest) = text.split_once('.')?;
     let (fingerprint, key) = rest.split_once('.')?;
-    // Of a time that there is, and a key that could be: the store would refuse others.
+    // Of a time at which one can be found, and a key that could be: the store would refuse others.
     let found = Timestamp::from_microsecond(found.parse().ok()?).ok()?;
+    let found = Some(found).filter(|found| *found >= Timestamp::UNIX_EPOCH)?;
     Key::check(key).ok()?;
     Some(Behind { fingerprint: fingerprint.parse().ok()?, key: key.to_owned(), ..Behind::all_from(found) })
 }
@@ -126,6 +127,7 @@ mod tests {
         assert_eq!(read_cursor(&cursor(&listed)), Some(behind));
         assert_eq!(read_cursor("5.x.a"), None);
         assert_eq!(read_cursor("9223372036854775807.1.a"), None);
+        assert_eq!(read_cursor("-5.1.a"), None);
         assert_eq!(read_cursor("5.1.a\0"), None);
         assert_eq!(read_cursor("5"), None);
     }

@@ -17,14 +17,12 @@ use super::clock::Clock;
 use super::settled::Settled;
 use super::shares::Shares;
 use super::transaction::{self, CountError, Portion};
-use super::waiting::{MAX_COST, Waiting, What};
+use super::waiting::{Costs, Waiting, What};
 use crate::digest;
 use crate::store::spool::{AppendError, Spool};
 use crate::store::sqlite::Full;
 use crate::store::{Store, StoreError};
 
-/// What the calls of one transaction cost at the most on SQLite, whose transactions are others' to wait for.
-const MAX_COST_EMBEDDED: u64 = 1024 * 1024;
 /// Entries of one transaction at the most.
 const MAX_ENTRIES: usize = 256;
 /// A transaction whose time ran out took that long: fewer such attempts than halves.
@@ -46,6 +44,7 @@ pub(super) struct Drain {
     store: Store,
     days: Days,
     clock: Clock,
+    costs: Costs,
     shares: Arc<Shares>,
     metrics: Arc<SpoolMetrics>,
     /// Locked by one at a time: by this, or by the thread that reads for it.
@@ -98,8 +97,13 @@ impl Drain {
         metrics: Arc<SpoolMetrics>,
         clock: Clock,
     ) -> Self {
+        let costs = match &store {
+            Store::Sqlite(_) => Costs::EMBEDDED,
+            Store::Postgres(_) => Costs::POSTGRES,
+        };
         Self {
             days: Days::new(store.clone()),
+            costs,
             ahead: Arc::new(Mutex::new(Ahead::new(Arc::clone(&spool)))),
             spool,
             store,
@@ -207,10 +211,7 @@ impl Drain {
     /// Reads what was appended since, and takes entries whose turn it is.
     async fn take(&self) -> Result<(), DrainError> {
         let ahead = Arc::clone(&self.ahead);
-        let most_cost = match &self.store {
-            Store::Sqlite(_) => MAX_COST_EMBEDDED,
-            Store::Postgres(_) => MAX_COST,
-        };
+        let most_cost = self.costs.together;
         // It is megabytes to read and to parse: not on a thread that serves calls.
         let read = tokio::task::spawn_blocking(move || {
             let mut ahead = ahead.lock();
@@ -250,14 +251,14 @@ impl Drain {
             What::Call(_) => {}
         }
         let is_alone = |one: &Waiting| {
-            self.doubts.contains_key(&one.tenant) || !one.is_whole(usize::MAX) || is_asked(one)
+            self.doubts.contains_key(&one.tenant) || !one.is_whole(self.costs) || is_asked(one)
         };
         let count = if is_alone(first) {
             1
         } else {
             hand.iter().take(self.at_once).take_while(|one| !is_alone(one)).count().max(1)
         };
-        let part = first.part(if count == 1 { self.points_at_once } else { usize::MAX });
+        let part = first.part(if count == 1 { self.points_at_once } else { usize::MAX }, self.costs);
         let entries = hand.iter().take(count).map_while(|one| match &one.what {
             What::Call(read) => Some(Arc::clone(&read.accepted)),
             What::Wrong(_) | What::Lost => None,

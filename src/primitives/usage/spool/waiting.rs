@@ -8,10 +8,24 @@ use uuid::Uuid;
 use super::super::{Day, KEYS_AHEAD_DAYS, KEYS_DAYS};
 use super::entry::{self, Accepted};
 
-/// What a transaction's calls cost together at the most, and a part of one that costs much more.
-pub(super) const MAX_COST: u64 = 8 * 1024 * 1024;
-/// A call that costs more is counted in parts, each of them a turn of its tenant's.
-const MAX_COST_WHOLE: u64 = 2 * MAX_COST;
+const MIB: u64 = 1024 * 1024;
+
+/// What calls may cost.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Costs {
+    /// Those of a transaction together at the most.
+    pub(super) together: u64,
+    /// One that costs more is counted in parts, each of them a turn of its tenant's.
+    whole: u64,
+    /// A part.
+    part: u64,
+}
+
+impl Costs {
+    pub(super) const POSTGRES: Self = Self { together: 8 * MIB, whole: 16 * MIB, part: 8 * MIB };
+    /// On SQLite transactions are others' to wait for.
+    pub(super) const EMBEDDED: Self = Self { together: MIB, whole: MIB, part: MIB };
+}
 
 /// Where an entry lies.
 #[derive(Debug, Clone, Copy)]
@@ -91,18 +105,18 @@ impl Waiting {
     }
 
     /// Those of its points that are counted next, so many at the most.
-    pub(super) fn part(&self, most: usize) -> Range<usize> {
+    pub(super) fn part(&self, most: usize, costs: Costs) -> Range<usize> {
         let (points, cost) = (self.points(), self.cost());
         let fair = match u64::try_from(points) {
-            Ok(all) if cost > MAX_COST_WHOLE => usize::try_from(all * MAX_COST / cost).unwrap_or(points),
+            Ok(all) if cost > costs.whole => usize::try_from(all * costs.part / cost).unwrap_or(points),
             _ => points,
         };
         self.at..self.at.saturating_add(most.min(fair).max(1)).min(points)
     }
 
     /// Whether all of its points are counted next.
-    pub(super) fn is_whole(&self, most: usize) -> bool {
-        self.part(most) == (0..self.points())
+    pub(super) fn is_whole(&self, costs: Costs) -> bool {
+        self.part(usize::MAX, costs) == (0..self.points())
     }
 
     /// Whether the keys of some of it may be gone, where this is today.
