@@ -123,7 +123,7 @@ fn what_is_accepted_to_disk_is_read_within_a_second_and_a_lie_is_listed_to_its_t
         assert_eq!(get(&mut acme, "/v1/usage/nothing/conflicts"), none);
         // The last instant and the first that a cursor may have are no error of the store's.
         for cursor in
-            ["253402207200999999.-9223372036854775808.k", "0.9223372036854775807.k", "0.0.%C3%A9%F0%9F%9A%80"]
+            ["253402207200000000.-9223372036854775808.k", "0.9223372036854775807.k", "0.0.%C3%A9%F0%9F%9A%80"]
         {
             get(&mut acme, &format!("/v1/usage/voice_minutes/conflicts?cursor={cursor}"));
         }

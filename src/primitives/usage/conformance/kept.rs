@@ -96,11 +96,10 @@ async fn conflicts_that_were_kept_long_enough_go_in_one_round_however_many_they_
                 );
                 sqlite.write(move |connection| connection.execute_batch(&found)).await.unwrap();
                 assert!(housekeeping::round(store, &leases, 400).await.unwrap(), "{name}");
-                let left = |connection: &rusqlite::Connection| {
-                    connection
-                        .query_row("SELECT count(*) FROM usage_conflicts", [], |row| row.get::<_, i64>(0))
-                };
-                sqlite.read(left).await.unwrap()
+                let left = "SELECT count(*) FROM usage_conflicts";
+                let left =
+                    sqlite.read(|connection| connection.query_row(left, [], |row| row.get::<_, i64>(0)));
+                left.await.unwrap()
             }
         };
         assert_eq!(left, 2, "{name}");
