@@ -26,6 +26,8 @@ pub(super) struct Ahead {
     lines: Lines<Located>,
     /// What was taken and is not done with.
     hand: VecDeque<Waiting>,
+    /// What is taken next, read while that is counted.
+    prepared: VecDeque<Waiting>,
     /// One that was read and did not fit: it is the next.
     spare: Option<Waiting>,
     /// Of entries that are counted in parts, how many of their points are.
@@ -63,6 +65,7 @@ impl Ahead {
             again: Again::default(),
             lines: Lines::default(),
             hand: VecDeque::new(),
+            prepared: VecDeque::new(),
             spare: None,
             parts: HashMap::new(),
             resting: HashMap::new(),
@@ -160,13 +163,23 @@ impl Ahead {
         Ok(())
     }
 
-    /// Takes entries of the tenants in turn, so many at the most and of so much cost; the first one whatever it costs.
-    pub(super) fn take(&mut self, most: usize, most_cost: u64) -> io::Result<()> {
+    /// Whether entries wait that could be prepared.
+    pub(super) fn has_more(&self) -> bool {
+        self.prepared.is_empty() && self.lines.tenants() > 0
+    }
+
+    /// Takes what was prepared.
+    pub(super) fn take(&mut self) {
+        self.hand.append(&mut self.prepared);
+    }
+
+    /// Reads entries of the tenants in turn, so many at the most and of so much cost; the first one whatever it costs.
+    pub(super) fn prepare(&mut self, most: usize, most_cost: u64) -> io::Result<()> {
         self.wake(Instant::now());
-        let mut cost = 0;
-        while self.hand.len() < most {
+        let mut cost = self.prepared.iter().map(Waiting::cost).sum::<u64>();
+        while self.prepared.len() < most {
             let (spool, again, spare) = (&self.spool, &mut self.again, &mut self.spare);
-            let (segments, parts, is_first) = (&self.segments, &self.parts, self.hand.is_empty());
+            let (segments, parts, is_first) = (&self.segments, &self.parts, self.prepared.is_empty());
             let (mut taken, mut failed) = (None, None);
             let Some(tenant) = self.lines.turn() else { return Ok(()) };
             let fits = |bytes: u64, located: &Located| {
@@ -200,7 +213,7 @@ impl Ahead {
             }
             let (Some(_), Some(one)) = (next, taken) else { return Ok(()) };
             cost += one.cost();
-            self.hand.push_back(one);
+            self.prepared.push_back(one);
         }
         Ok(())
     }
@@ -215,10 +228,11 @@ impl Ahead {
             }
         }
         let tenants: BTreeSet<Uuid> = done.iter().map(|one| one.tenant).collect();
-        let (hand, lines) = (&self.hand, &self.lines);
+        let (hand, prepared, lines) = (&self.hand, &self.prepared, &self.lines);
         self.settled.send_modify(|settled| {
             for tenant in tenants {
-                let taken = hand.iter().find(|one| one.tenant == tenant).map(|one| &one.located);
+                let taken = hand.iter().chain(prepared).find(|one| one.tenant == tenant);
+                let taken = taken.map(|one| &one.located);
                 match taken.or_else(|| lines.first(tenant)) {
                     Some(next) => settled.first.insert(tenant, First::of(next)),
                     None => settled.first.remove(&tenant),
@@ -240,10 +254,14 @@ impl Ahead {
 
     /// What was taken of a tenant waits for its next turn.
     pub(super) fn put_back(&mut self, tenant: Uuid) {
-        let (own, others): (VecDeque<_>, VecDeque<_>) =
-            self.hand.drain(..).partition(|one| one.tenant == tenant);
-        self.hand = others;
-        for one in own.into_iter().rev() {
+        let mut back = Vec::new();
+        for taken in [&mut self.hand, &mut self.prepared] {
+            let (own, others): (VecDeque<_>, VecDeque<_>) =
+                taken.drain(..).partition(|one| one.tenant == tenant);
+            *taken = others;
+            back.extend(own);
+        }
+        for one in back.into_iter().rev() {
             self.lines.put_back(tenant, one.bytes, one.located);
             self.spare = Some(one);
         }

@@ -164,33 +164,13 @@ impl Drain {
     }
 
     async fn round(&mut self, is_last: bool) -> Result<Round, DrainError> {
-        if self.ahead.lock().hand().is_empty() {
-            self.take().await?;
-        }
+        self.take().await?;
         let Some(next) = self.next() else {
             let is_all = self.remove_finished(is_last).await?;
             return Ok(if is_all { Round::Empty } else { Round::Done });
         };
         match next {
-            Next::Count(portion) => {
-                let (entries, points) = (portion.entries.len(), portion.points());
-                match transaction::count(&self.store, &self.days, &portion).await {
-                    Ok(counted) => {
-                        self.repeats = counted.duplicates + counted.refused.len() > 0;
-                        self.at_once = (self.at_once * 2).min(MAX_ENTRIES);
-                        self.points_at_once = self.points_at_once.saturating_mul(2);
-                        self.refused_in_a_row.clear();
-                        self.metrics.counted(&counted);
-                        match portion.only {
-                            Some(part) if !portion.is_end => self.ahead.lock().counted_to(part.end),
-                            _ => self.done(entries),
-                        }
-                        self.remove_finished(false).await?;
-                        Ok(Round::Done)
-                    }
-                    Err(error) => self.failed(error, entries, points).await,
-                }
-            }
+            Next::Count(portion) => self.count(portion).await,
             Next::Ask => {
                 self.ask().await?;
                 Ok(Round::Done)
@@ -208,15 +188,53 @@ impl Drain {
         }
     }
 
-    /// Reads what was appended since, and takes entries whose turn it is.
+    /// Takes what comes next, where nothing is taken.
     async fn take(&self) -> Result<(), DrainError> {
+        if !self.ahead.lock().hand().is_empty() {
+            return Ok(());
+        }
+        self.ahead.lock().take();
+        if self.ahead.lock().hand().is_empty() {
+            self.prepare().await?;
+            self.ahead.lock().take();
+        }
+        Ok(())
+    }
+
+    /// Counts these, while what comes next is read.
+    async fn count(&mut self, portion: Portion) -> Result<Round, DrainError> {
+        let (entries, points) = (portion.entries.len(), portion.points());
+        let has_more = self.ahead.lock().has_more();
+        let prepared = async { if has_more { self.prepare().await } else { Ok(()) } };
+        let counted = transaction::count(&self.store, &self.days, &portion);
+        let (counted, prepared) = tokio::join!(counted, prepared);
+        let counted = match counted {
+            Ok(counted) => counted,
+            Err(error) => return self.failed(error, entries, points).await,
+        };
+        self.repeats = counted.duplicates + counted.refused.len() > 0;
+        self.at_once = (self.at_once * 2).min(MAX_ENTRIES);
+        self.points_at_once = self.points_at_once.saturating_mul(2);
+        self.refused_in_a_row.clear();
+        self.metrics.counted(&counted);
+        match portion.only {
+            Some(part) if !portion.is_end => self.ahead.lock().counted_to(part.end),
+            _ => self.done(entries),
+        }
+        self.remove_finished(false).await?;
+        // What it failed at is tried again, and said, once nothing is prepared.
+        prepared.map(|()| Round::Done)
+    }
+
+    /// Reads what was appended since, and entries whose turn it is.
+    async fn prepare(&self) -> Result<(), DrainError> {
         let ahead = Arc::clone(&self.ahead);
         let most_cost = self.costs.together;
         // It is megabytes to read and to parse: not on a thread that serves calls.
         let read = tokio::task::spawn_blocking(move || {
             let mut ahead = ahead.lock();
             let found = ahead.look()?;
-            ahead.take(MAX_ENTRIES, most_cost).map(|()| found)
+            ahead.prepare(MAX_ENTRIES, most_cost).map(|()| found)
         });
         let found = read.await.map_err(io::Error::other)??;
         if found.damaged_bytes > 0 {
