@@ -75,6 +75,21 @@ pub(super) fn keep_segment(disk: &dyn Disk, directory: &Path, segment: &Path) ->
     Ok(true)
 }
 
+/// What one has.
+pub(super) fn read(directory: &Path, name: &str) -> io::Result<Vec<u8>> {
+    fs::read(directory.join(FOLDER).join(name))
+}
+
+/// Removes one for good; how long it was.
+pub(super) fn remove(disk: &dyn Disk, directory: &Path, name: &str) -> io::Result<u64> {
+    let folder = directory.join(FOLDER);
+    let path = folder.join(name);
+    let bytes = fs::metadata(&path)?.len();
+    disk.remove(&path)?;
+    disk.sync_folder(&folder)?;
+    Ok(bytes)
+}
+
 /// Those that are there.
 pub(super) fn list(directory: &Path) -> io::Result<Vec<Aside>> {
     let files = match fs::read_dir(directory.join(FOLDER)) {

@@ -78,6 +78,11 @@ impl Shares {
         }
     }
 
+    /// Whether a tenant has anything there that is not done with.
+    pub(super) fn has(&self, tenant: Uuid) -> bool {
+        of(&self.held.lock(), tenant).bytes > 0
+    }
+
     /// What a tenant has there adds so much to the store, in bytes.
     pub(super) fn adds(&self, tenant: Uuid) -> u64 {
         of(&self.held.lock(), tenant).adds
