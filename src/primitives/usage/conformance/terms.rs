@@ -203,7 +203,8 @@ async fn terms_change_once_all_that_was_counted_by_them_is_committed() {
         let (counted, ends) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let (store, calls) = (stores.postgres.clone(), Arc::new([call]));
         let (is_counted, may_end) = (Arc::clone(&counted), Arc::clone(&ends));
-        let counting = tokio::spawn(async move {
+        let mut counting = tokio::task::JoinSet::new();
+        counting.spawn(async move {
             let ended: Result<(), StoreError> = store
                 .run(Reach::background(A), 0, move |tx| {
                     let (calls, counted, ends) =
@@ -231,7 +232,7 @@ async fn terms_change_once_all_that_was_counted_by_them_is_committed() {
                 put.join().unwrap().unwrap();
             });
         });
-        counting.await.unwrap().unwrap();
+        counting.join_next().await.unwrap().unwrap().unwrap();
     }
 }
 
