@@ -31,6 +31,9 @@ const BOUND: Duration = Duration::from_secs(60);
 /// Days that records are of.
 const DAYS: u64 = 20;
 
+/// A reading's points, each with its value and count, and its total.
+type Shown = (BTreeMap<String, (String, u64)>, String);
+
 /// What each worker shows the others, who try to use it: how many keys it has, and a cursor of its list of conflicts.
 type Board = Mutex<BTreeMap<usize, usize>>;
 
@@ -233,7 +236,7 @@ impl Worker<'_> {
     }
 
     /// Records that are there by hour or region, and the total; none where the store was slow.
-    fn reading(&mut self, how: &str, named: &str) -> Option<(BTreeMap<String, (String, u64)>, String)> {
+    fn reading(&mut self, how: &str, named: &str) -> Option<Shown> {
         let target = format!("/v1/usage/{}?from={}{how}", self.metric, self.from());
         let reply = self.send("GET", &target, &[], "");
         if self.is_out(&reply) {

@@ -257,16 +257,23 @@ END
 $$;
 
 -- Puts a policy's terms into force, for `outrigger migrate`: tags of its metrics that it does not name are no longer counted by. The zone
--- stays as it is once there is usage, whose days are that zone's.
+-- stays as it is once there is usage, whose days are that zone's. Where there is nothing to change nobody waits; else those who count do, for
+-- less time than they have.
 CREATE FUNCTION outrigger_put_usage_terms(zone text, closes_ms bigint, named text[], metrics text[], tags text[]) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
-SET lock_timeout = '20s'
+SET lock_timeout = '3s'
 AS $$
 DECLARE
     kept text;
-    is_less boolean;
 BEGIN
+    IF EXISTS (SELECT FROM public.outrigger_store
+            WHERE (usage_time_zone, usage_close_after_ms) IS NOT DISTINCT FROM (zone, closes_ms))
+        AND NOT EXISTS (SELECT FROM public.usage_tags known WHERE known.metric = ANY (named) AND known.tag <> ''
+            AND (known.metric, known.tag) NOT IN (SELECT * FROM unnest(metrics, tags)))
+    THEN
+        RETURN;
+    END IF;
     LOCK TABLE public.outrigger_store IN EXCLUSIVE MODE;
     kept := (SELECT usage_time_zone FROM public.outrigger_store);
     IF kept <> zone AND EXISTS (SELECT FROM public.usage_daily) THEN
@@ -276,10 +283,8 @@ BEGIN
     END IF;
     DELETE FROM public.usage_tags known WHERE known.metric = ANY (named) AND known.tag <> ''
         AND (known.metric, known.tag) NOT IN (SELECT * FROM unnest(metrics, tags));
-    is_less := FOUND;
     UPDATE public.outrigger_store
-        SET usage_edition = gen_random_uuid(), usage_time_zone = zone, usage_close_after_ms = closes_ms
-        WHERE is_less OR (usage_time_zone, usage_close_after_ms) IS DISTINCT FROM (zone, closes_ms);
+        SET usage_edition = gen_random_uuid(), usage_time_zone = zone, usage_close_after_ms = closes_ms;
 END
 $$;
 REVOKE ALL ON FUNCTION outrigger_usage_terms(text, bigint, text[], text[], boolean),

@@ -203,7 +203,8 @@ async fn terms_change_once_all_that_was_counted_by_them_is_committed() {
         let (counted, ends) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let (store, calls) = (stores.postgres.clone(), Arc::new([call]));
         let (is_counted, may_end) = (Arc::clone(&counted), Arc::clone(&ends));
-        let counting = tokio::spawn(async move {
+        let mut counting = tokio::task::JoinSet::new();
+        counting.spawn(async move {
             let ended: Result<(), StoreError> = store
                 .run(Reach::background(A), 0, move |tx| {
                     let (calls, counted, ends) =
@@ -222,7 +223,8 @@ async fn terms_change_once_all_that_was_counted_by_them_is_committed() {
         let database = &stores._database.database;
         tokio::task::block_in_place(|| {
             std::thread::scope(|scope| {
-                let put = scope.spawn(|| database.psql(PostgresRole::Owner, &[CLOSING]));
+                let change = if has_seen { CLOSING.replace(" 0,", " NULL,") } else { CLOSING.to_owned() };
+                let put = scope.spawn(move || database.psql(PostgresRole::Owner, &[&change]));
                 let waits = || database.psql(PostgresRole::Superuser, &[WAITS]).unwrap().trim() == "1";
                 while !put.is_finished() && !waits() {}
                 assert!(!put.is_finished(), "{key}: changed beside what was counted by others");
@@ -230,7 +232,7 @@ async fn terms_change_once_all_that_was_counted_by_them_is_committed() {
                 put.join().unwrap().unwrap();
             });
         });
-        counting.await.unwrap().unwrap();
+        counting.join_next().await.unwrap().unwrap().unwrap();
     }
 }
 
