@@ -238,6 +238,8 @@ impl Model {
             if !matches!(answered.try_recv().unwrap(), Ok(true)) {
                 return;
             }
+            // The next one is the oldest now.
+            life.read_to = None;
             let names = life.spool.aside().unwrap().into_iter().map(|one| one.name);
             self.damaged.extend(names.filter_map(|name| Some(name.strip_prefix("damaged.")?.to_owned())));
         }
