@@ -75,7 +75,8 @@ enum Write {
 #[derive(Clone)]
 enum Change {
     Made(PathBuf, Option<usize>),
-    Renamed(PathBuf, PathBuf),
+    /// Of this file, whatever has the name otherwise.
+    Renamed(PathBuf, PathBuf, usize),
     Removed(PathBuf),
 }
 
@@ -83,7 +84,7 @@ impl Change {
     fn is_in(&self, folder: &Path) -> bool {
         match self {
             Self::Made(path, _) | Self::Removed(path) => path.parent() == Some(folder),
-            Self::Renamed(from, to) => from.parent() == Some(folder) || to.parent() == Some(folder),
+            Self::Renamed(from, to, _) => from.parent() == Some(folder) || to.parent() == Some(folder),
         }
     }
 
@@ -91,10 +92,11 @@ impl Change {
         match self {
             Self::Made(path, what) => drop(names.insert(path.clone(), *what)),
             Self::Removed(path) => drop(names.remove(path)),
-            Self::Renamed(from, to) => {
-                if let Some(what) = names.remove(from) {
-                    names.insert(to.clone(), what);
+            Self::Renamed(from, to, file) => {
+                if names.get(from) == Some(&Some(*file)) {
+                    names.remove(from);
                 }
+                names.insert(to.clone(), Some(*file));
             }
         }
     }
@@ -339,7 +341,8 @@ impl Disk for TestDisk {
         state.begin()?;
         RealDisk.rename(from, to)?;
         let (from, to) = (state.below(from), state.below(to));
-        state.changed(Change::Renamed(from, to));
+        let file = state.names[&from].unwrap();
+        state.changed(Change::Renamed(from, to, file));
         Ok(())
     }
 

@@ -334,7 +334,7 @@ impl Drop for Named<'_> {
 #[test]
 fn what_was_answered_is_there_wherever_the_disk_fails_or_its_power_does() {
     let seed = seed();
-    let schedules = size(6, 400);
+    let schedules = size(6, 60);
     println!("seed {seed}, {schedules} schedules");
     let mut random = Random::new(seed);
     let mut runs = 0_u64;
@@ -368,7 +368,7 @@ fn what_was_answered_is_there_wherever_the_disk_fails_or_its_power_does() {
 #[test]
 fn what_was_answered_is_there_after_many_power_losses_on_a_disk_that_fails_now_and_then() {
     let seed = seed();
-    let schedules = size(300, 20_000);
+    let schedules = size(300, 10_000);
     println!("seed {seed}, {schedules} schedules");
     let mut random = Random::new(seed);
     for number in 0..schedules {
