@@ -5,15 +5,17 @@
 //! does so by a key. A torn end, and damage in the middle, cost the entries that they touch and no others.
 
 mod aside;
+mod disk;
 mod frame;
+mod place;
 mod segment;
 #[cfg(test)]
 mod tests;
 mod writer;
 
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -22,10 +24,12 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
 pub use aside::Aside;
+use disk::{Disk, RealDisk};
 pub use frame::MAX_PAYLOAD_BYTES;
+use place::{Folder, Lost};
 use segment::Segment;
 pub use segment::{Entry, Read};
-use writer::{Order, Writer};
+use writer::{Active, Order, Writer};
 
 /// How much there may be.
 #[derive(Debug, Clone, Copy)]
@@ -72,13 +76,13 @@ pub struct Spool {
     shared: Arc<Shared>,
     writer: Writer,
     begins: u64,
-    /// Held until the thread is gone: another process is refused until then.
-    _lock: File,
 }
 
 /// What the writer and who reads both know.
 pub(super) struct Shared {
-    directory: PathBuf,
+    disk: Box<dyn Disk>,
+    /// Held until the writer's thread is gone too: another process is refused until then.
+    folder: Folder,
     bounds: Bounds,
     segments: Mutex<Segments>,
     appended: Notify,
@@ -103,7 +107,7 @@ impl Segments {
 impl Shared {
     /// Looks at what is put aside: somebody may have removed some of it.
     fn count_aside(&self) -> io::Result<()> {
-        let bytes = aside::list(&self.directory)?.iter().map(|one| one.bytes).sum();
+        let bytes = aside::list(self.folder.path())?.iter().map(|one| one.bytes).sum();
         self.segments.lock().aside_bytes = bytes;
         Ok(())
     }
@@ -116,8 +120,20 @@ impl Shared {
 impl Spool {
     /// Opens or makes the folder, which no other process may have.
     pub fn open(directory: &Path, bounds: Bounds) -> Result<Self, OpenError> {
-        make_folder(directory)?;
-        let lock = lock(directory)?;
+        Self::open_on(Box::new(RealDisk), directory, bounds, Writer::start)
+    }
+
+    /// The same on any disk, with whoever writes.
+    fn open_on(
+        disk: Box<dyn Disk>,
+        directory: &Path,
+        bounds: Bounds,
+        start: impl FnOnce(Active) -> io::Result<Writer>,
+    ) -> Result<Self, OpenError> {
+        disk::make_folder(&*disk, directory)?;
+        disk::sync_name(&*disk, disk::above(directory))?;
+        let lock_path = directory.join("lock");
+        let folder = Folder::new(directory, lock_path.clone(), lock(&lock_path)?)?;
         let all = segment::list(directory)?;
         let bytes = all.iter().map(Segment::bytes).sum();
         let aside_bytes = aside::list(directory)?.iter().map(|one| one.bytes).sum();
@@ -133,14 +149,10 @@ impl Spool {
             segments.next_sequence = ends.max(next_sequence);
         }
         let begins = segments.next_sequence;
-        let shared = Arc::new(Shared {
-            directory: directory.to_owned(),
-            bounds,
-            segments: Mutex::new(segments),
-            appended: Notify::new(),
-        });
-        let writer = Writer::start(Arc::clone(&shared))?;
-        Ok(Self { shared, writer, begins, _lock: lock })
+        let segments = Mutex::new(segments);
+        let shared = Arc::new(Shared { disk, folder, bounds, segments, appended: Notify::new() });
+        let writer = start(Active::new(Arc::clone(&shared)))?;
+        Ok(Self { shared, writer, begins })
     }
 
     /// Appends an entry and returns its sequence once it is on the disk. A caller that stops waiting does not undo it.
@@ -154,12 +166,23 @@ impl Spool {
     }
 
     /// The entries of the oldest segment from this place on, and what there was beside; nothing where there are none. What
-    /// was appended is there once it was answered.
+    /// was appended is there once it was answered. Of a segment whose file somebody removed all is damage. An error where the folder
+    /// is not the one that was opened.
     pub fn read(&self, from: Option<Place>) -> io::Result<Option<Read>> {
         let oldest = self.shared.segments.lock().all.first().cloned();
-        let Some(oldest) = oldest else { return Ok(None) };
+        let Some(oldest) = oldest else {
+            let lost = self.shared.folder.lost()?;
+            return lost.map_or(Ok(None), |lost| Err(lost.into()));
+        };
         let offset = from.filter(|place| place.segment == oldest.id()).map_or(0, |place| place.offset);
-        oldest.read(offset).map(Some)
+        match oldest.read(offset) {
+            Err(error) if error.kind() == ErrorKind::NotFound => match self.shared.folder.lost()? {
+                // It may come back.
+                Some(Lost::Folder) => Err(Lost::Folder.into()),
+                Some(Lost::Lock) | None => Ok(Some(oldest.gone(offset))),
+            },
+            read => read.map(Some),
+        }
     }
 
     /// Removes the oldest segment, which must have been read to this place, where nothing can be added to it; whether it did.
@@ -197,16 +220,19 @@ impl Spool {
 
     /// Keeps what could not be done with in a file of this name, until somebody removes it. It counts in the bound.
     pub fn put_aside(&self, name: &str, bytes: &[u8]) -> io::Result<PathBuf> {
-        let (path, is_new) = aside::write(&self.shared.directory, name, bytes)?;
+        let shared = &self.shared;
+        let (path, is_new) = aside::write(&*shared.disk, shared.folder.path(), name, bytes)?;
         if is_new {
-            self.shared.segments.lock().aside_bytes += bytes.len() as u64;
+            shared.segments.lock().aside_bytes += bytes.len() as u64;
+        } else {
+            shared.count_aside()?;
         }
         Ok(path)
     }
 
     /// What is put aside.
     pub fn aside(&self) -> io::Result<Vec<Aside>> {
-        aside::list(&self.shared.directory)
+        aside::list(self.shared.folder.path())
     }
 
     /// What all segments and what is put aside have, in bytes.
@@ -223,19 +249,8 @@ pub struct Place {
     pub(super) offset: u64,
 }
 
-/// Makes a folder that is there after a power loss too.
-pub fn make_folder(directory: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-    directory.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
-}
-
-fn lock(directory: &Path) -> Result<File, OpenError> {
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(directory.join("lock"))?;
+fn lock(path: &Path) -> Result<File, OpenError> {
+    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(OpenError::InUse),

@@ -1,12 +1,13 @@
 //! Segment files: `{first sequence}-{mark}.seg`.
 
-use std::fs::{self, File, OpenOptions};
-use std::io;
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use super::disk::Disk;
 use super::frame::{self, Mark, Piece};
 use super::{Place, aside};
 
@@ -57,12 +58,22 @@ pub struct Read {
 
 impl Segment {
     /// Makes a new one, whose entries begin with this sequence.
-    pub(super) fn create(directory: &Path, first_sequence: u64, mark: Mark) -> io::Result<(Self, File)> {
+    pub(super) fn create(
+        disk: &dyn Disk,
+        directory: &Path,
+        first_sequence: u64,
+        mark: Mark,
+    ) -> io::Result<(Self, File)> {
         let mark_text: String = mark.iter().map(|byte| format!("{byte:02x}")).collect();
         let path = directory.join(format!("{first_sequence:020}-{mark_text}{SUFFIX}"));
-        let file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&path)?;
+        let file = disk.create(&path)?;
         // Its name is durable before anything in it is promised.
-        File::open(directory)?.sync_all()?;
+        if let Err(error) = disk.sync_folder(directory) {
+            if let Err(error) = disk.remove(&path) {
+                tracing::warn!(%error, file = %path.display(), "an empty file of the spool could not be removed");
+            }
+            return Err(error);
+        }
         let inner = Inner {
             path,
             first_sequence,
@@ -81,6 +92,10 @@ impl Segment {
     /// What no other segment has.
     pub(super) fn id(&self) -> Id {
         (self.0.first_sequence, self.0.mark)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.0.path
     }
 
     pub(super) fn mark(&self) -> Mark {
@@ -133,12 +148,32 @@ impl Segment {
         Ok(read)
     }
 
-    /// Its file goes, or aside where it is damaged; how many bytes that are.
-    pub(super) fn delete(&self, directory: &Path) -> io::Result<u64> {
-        if self.0.is_damaged.load(Ordering::Acquire) {
-            return aside::keep_segment(directory, &self.0.path).map(|()| self.bytes());
+    /// What there is of it behind an offset where its file was removed by somebody: damage.
+    pub(super) fn gone(&self, offset: u64) -> Read {
+        let is_all = self.is_sealed();
+        let to = self.bytes().max(offset);
+        if to > offset {
+            let (file, bytes) = (self.0.path.display(), to - offset);
+            tracing::error!(%file, bytes, "a file of the spool was removed: what it had is lost");
         }
-        fs::remove_file(&self.0.path).map(|()| 0)
+        Read {
+            entries: Vec::new(),
+            damaged_bytes: to - offset,
+            to: Place { segment: self.id(), offset: to },
+            is_all,
+        }
+    }
+
+    /// Its file goes, or aside where it is damaged; how many bytes that are. One that somebody removed is gone already.
+    pub(super) fn delete(&self, disk: &dyn Disk, directory: &Path) -> io::Result<u64> {
+        if self.0.is_damaged.load(Ordering::Acquire) {
+            let is_kept = aside::keep_segment(disk, directory, &self.0.path)?;
+            return Ok(if is_kept { self.bytes() } else { 0 });
+        }
+        match disk.remove(&self.0.path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            _ => Ok(0),
+        }
     }
 }
 

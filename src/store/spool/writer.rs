@@ -2,13 +2,13 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::thread;
 
 use tokio::sync::{mpsc, oneshot};
 
 use super::frame::{self, HEAD_BYTES, Mark};
+use super::place::{Identity, Lost};
 use super::segment::Segment;
 use super::{AppendError, Place, Shared};
 
@@ -26,16 +26,16 @@ pub(super) enum Order {
 }
 
 /// The way to the thread, which ends when this is dropped and all that was told is done.
+#[derive(Default)]
 pub(super) struct Writer {
     orders: Option<mpsc::Sender<Order>>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
 impl Writer {
-    pub(super) fn start(shared: Arc<Shared>) -> io::Result<Self> {
+    pub(super) fn start(mut active: Active) -> io::Result<Self> {
         let (orders, mut told) = mpsc::channel(WAITING);
         let thread = thread::Builder::new().name("spool".to_owned()).spawn(move || {
-            let mut active = Active { shared, open: None };
             let mut batch = Vec::new();
             while told.blocking_recv_many(&mut batch, WAITING) > 0 {
                 active.work(batch.drain(..));
@@ -62,19 +62,32 @@ impl Drop for Writer {
 }
 
 /// The segment that is written to.
-struct Active {
+pub(super) struct Active {
     shared: Arc<Shared>,
     open: Option<Open>,
+    /// How the folder was lost, as it was said last.
+    lost: Option<Lost>,
 }
 
 struct Open {
     segment: Segment,
     file: File,
+    identity: Identity,
     length: u64,
 }
 
+impl Open {
+    fn is_there(&self) -> io::Result<bool> {
+        self.identity.is_at(self.segment.path())
+    }
+}
+
 impl Active {
-    fn work(&mut self, orders: impl Iterator<Item = Order>) {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, open: None, lost: None }
+    }
+
+    pub(super) fn work(&mut self, orders: impl Iterator<Item = Order>) {
         let (mut payloads, mut answers, mut bytes) = (Vec::new(), Vec::new(), 0);
         for order in orders {
             match order {
@@ -124,53 +137,95 @@ impl Active {
 
     /// Writes entries behind each other and waits for the disk; the first one's sequence.
     fn write(&mut self, payloads: &[Vec<u8>]) -> Result<u64, AppendError> {
+        self.look().map_err(refused)?;
         let adds: usize = payloads.iter().map(|payload| payload.len() + HEAD_BYTES).sum();
         let first = self.shared.segments.lock().next_sequence;
-        let refused = |error: io::Error| AppendError::Disk(error.to_string().into());
         if self.open.is_none() {
             self.open = Some(self.begin(first).map_err(refused)?);
         }
-        let Some(open) = &mut self.open else { return Err(AppendError::Gone) };
+        let Some(open) = &self.open else { return Err(AppendError::Gone) };
         let mut bytes = Vec::with_capacity(adds);
         for (sequence, payload) in (first..).zip(payloads) {
             frame::write(&mut bytes, open.segment.mark(), sequence, payload);
         }
-        if let Err(error) = open.file.write_all_at(&bytes, open.length) {
+        let disk = &*self.shared.disk;
+        if let Err(error) = disk.write(&open.file, &bytes, open.length) {
             // What was written of it must not come again: its callers are told that it is not kept.
-            let undone = open.file.set_len(open.length).and_then(|()| open.file.sync_data());
+            let undone = disk.cut(&open.file, open.length).and_then(|()| disk.sync(&open.file));
             return Err(match undone {
                 Ok(()) => refused(error),
-                Err(_) => self.give_up(&error),
+                Err(_) => self.give_up(&error, payloads.len()),
             });
         }
-        if let Err(error) = open.file.sync_data() {
-            return Err(self.give_up(&error));
+        // Whoever removed the file before this took what nobody will read.
+        let synced = disk.sync(&open.file).and_then(|()| self.is_where_it_was());
+        if let Err(error) = synced {
+            return Err(self.give_up(&error, payloads.len()));
         }
-        open.length += adds as u64;
+        self.written(payloads.len(), adds as u64);
+        Ok(first)
+    }
+
+    /// So many entries of so many bytes are on the disk.
+    fn written(&mut self, entries: usize, adds: u64) {
+        let Some(open) = &mut self.open else { return };
+        open.length += adds;
         open.segment.set_bytes(open.length);
         let is_over = open.length >= self.shared.bounds.segment_bytes;
         {
             let mut segments = self.shared.segments.lock();
-            segments.bytes += adds as u64;
-            segments.next_sequence = first + payloads.len() as u64;
+            segments.bytes += adds;
+            segments.next_sequence += entries as u64;
         }
         if is_over {
             self.seal();
         }
         self.shared.appended.notify_one();
-        Ok(first)
     }
 
     fn begin(&self, first: u64) -> io::Result<Open> {
         let mut mark = Mark::default();
         getrandom(&mut mark)?;
-        let (segment, file) = Segment::create(&self.shared.directory, first, mark)?;
-        self.shared.segments.lock().all.push(segment.clone());
-        Ok(Open { segment, file, length: 0 })
+        let shared = &self.shared;
+        let (segment, file) = Segment::create(&*shared.disk, shared.folder.path(), first, mark)?;
+        let identity = Identity::of(&file)?;
+        shared.segments.lock().all.push(segment.clone());
+        Ok(Open { segment, file, identity, length: 0 })
+    }
+
+    /// Before anything is written: an error where the folder is not this process's any more, and another segment where this one's file was
+    /// removed.
+    fn look(&mut self) -> io::Result<()> {
+        if let Some(open) = &self.open
+            && !open.is_there()?
+        {
+            // The reader says what was lost with it.
+            self.seal();
+            self.shared.appended.notify_one();
+        }
+        let lost = self.shared.folder.lost()?;
+        if self.lost != lost {
+            match lost {
+                Some(lost) => tracing::error!(error = %lost, "nothing is taken to disk any more"),
+                None => tracing::info!("the spool's folder is where it was again"),
+            }
+            self.lost = lost;
+        }
+        lost.map_or(Ok(()), |lost| Err(lost.into()))
+    }
+
+    fn is_where_it_was(&self) -> io::Result<()> {
+        if let Some(lost) = self.shared.folder.lost()? {
+            return Err(lost.into());
+        }
+        match &self.open {
+            Some(open) if !open.is_there()? => Err(io::Error::other("its file was removed")),
+            _ => Ok(()),
+        }
     }
 
     /// After a failed `fdatasync` nobody knows what is on the disk, and another one would not say: what comes goes into another segment.
-    fn give_up(&mut self, error: &io::Error) -> AppendError {
+    fn give_up(&mut self, error: &io::Error, entries: usize) -> AppendError {
         tracing::error!(%error, "the spool's disk failed: another segment is begun");
         if let Some(open) = &self.open {
             // What is there of it is read: it may have been promised by nobody, and each entry counts once.
@@ -179,7 +234,7 @@ impl Active {
             segments.bytes += length.saturating_sub(open.length);
             open.segment.set_bytes(length);
             // Sequences that may have been used are not used again.
-            segments.next_sequence += 1_000_000;
+            segments.next_sequence += entries as u64;
         }
         self.seal();
         self.shared.appended.notify_one();
@@ -203,15 +258,18 @@ impl Active {
         if !oldest.is_sealed() {
             self.seal();
         }
-        let aside_bytes = oldest
-            .delete(&self.shared.directory)
-            .map_err(|error| AppendError::Disk(error.to_string().into()))?;
+        let (disk, folder) = (&*self.shared.disk, self.shared.folder.path());
+        let aside_bytes = oldest.delete(disk, folder).map_err(refused)?;
         let mut segments = self.shared.segments.lock();
         segments.aside_bytes += aside_bytes;
         segments.all.remove(0);
         segments.bytes = segments.bytes.saturating_sub(oldest.bytes());
         Ok(true)
     }
+}
+
+fn refused(error: io::Error) -> AppendError {
+    AppendError::Disk(error.to_string().into())
 }
 
 fn getrandom(into: &mut [u8]) -> io::Result<()> {

@@ -1,3 +1,9 @@
+mod disk;
+mod power;
+#[path = "../../../../tests/support/random.rs"]
+#[allow(unreachable_pub, reason = "the tests of the whole process have it too")]
+mod random;
+
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
