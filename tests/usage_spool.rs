@@ -204,13 +204,7 @@ fn chaos_calls_are_accepted_while_postgresql_is_away_and_counted_when_it_is_back
     assert_eq!(send(&mut globex, &[record("g", "2")]).json(), pending(1));
     wait_until("its age", BOUND, || sidecar.metric("outrigger_usage_spool_oldest_timestamp_seconds") > 0.0);
     // A tenant has its part of the spool, and not the others'.
-    let large: Vec<Value> = (0..5000)
-        .map(|number| {
-            let mut record = record(&format!("large{number}"), "1");
-            record["metadata"] = json!({"text": "x".repeat(400)});
-            record
-        })
-        .collect();
+    let large = large("large");
     let mut sent = 0;
     let refused = loop {
         let reply = send(&mut acme, &large);
@@ -243,10 +237,127 @@ fn chaos_calls_are_accepted_while_postgresql_is_away_and_counted_when_it_is_back
     assert_eq!(self::segments(&sidecar), [""; 0].map(PathBuf::from));
 }
 
+/// 5,000 records of a call of 2.7 MB.
+fn large(name: &str) -> Vec<Value> {
+    let large = |number| {
+        let mut record = record(&format!("{name}{number}"), "1");
+        record["metadata"] = json!({"text": "x".repeat(400)});
+        record
+    };
+    (0..5000).map(large).collect()
+}
+
 fn segments(sidecar: &Sidecar) -> Vec<PathBuf> {
     let spool = sidecar.directory.path().join("data/spool");
     let files = fs::read_dir(spool).unwrap().map(|file| file.unwrap().path());
-    files.filter(|path| path.extension().is_some_and(|end| end == "seg")).collect()
+    let mut found: Vec<_> = files.filter(|path| path.extension().is_some_and(|end| end == "seg")).collect();
+    found.sort();
+    found
+}
+
+#[test]
+fn a_call_that_was_under_way_at_sigterm_is_counted_by_the_process_that_answered_it() {
+    let on = OnPostgres::new().with_policy("usage.yaml", POLICY);
+    for mut sidecar in [embedded(), on.sidecar()] {
+        let body = json!({"records": [record("late", "3")]}).to_string();
+        let (begun, rest) = body.split_at(10);
+        let mut acme = Tenant::new(&sidecar, ACME);
+        let (mut busy, mut idle) = (sidecar.client(), sidecar.client());
+        let head = format!(
+            "POST /v1/usage HTTP/1.1\r\nHost: localhost\r\nAuthorization: {}\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\n\r\n{begun}",
+            acme.bearer,
+            body.len()
+        );
+        busy.write_raw(head.as_bytes()).unwrap();
+        assert_eq!(send(&mut acme, &[record("before", "1")]).json(), pending(1));
+        wait_until("the first total", BOUND, || total(&mut acme) == "1");
+        sidecar.signal(Signal::TERM);
+        assert!(idle.is_closed(), "the drain has not begun");
+        busy.write_raw(rest.as_bytes()).unwrap();
+        let reply = busy.read_reply(false).unwrap();
+        assert_eq!((reply.status, reply.json()), (202, pending(1)), "{}", reply.text());
+        assert!(sidecar.wait(BOUND).success());
+        assert_eq!(segments(&sidecar), [""; 0].map(PathBuf::from));
+        let directory = sidecar.kill();
+        let config = directory.path().join("proxy.yaml");
+        let again = Sidecar::serve_in(directory, &config);
+        assert_eq!(total(&mut Tenant::new(&again, ACME)), "4");
+    }
+}
+
+#[test]
+fn nothing_is_accepted_into_a_folder_whose_files_were_removed() {
+    let sidecar = embedded();
+    let mut acme = Tenant::new(&sidecar, ACME);
+    assert_eq!(send(&mut acme, &[record("before", "1")]).json(), pending(1));
+    wait_until("the first total", BOUND, || total(&mut acme) == "1");
+    let spool = sidecar.directory.path().join("data/spool");
+    let files: Vec<PathBuf> = fs::read_dir(&spool).unwrap().map(|file| file.unwrap().path()).collect();
+    assert_eq!(files.len(), 2, "a segment and the lock: {files:?}");
+    files.iter().for_each(|file| fs::remove_file(file).unwrap());
+    for _ in 0..2 {
+        send(&mut acme, &[record("after", "1")]).problem(503, "backend_unavailable");
+    }
+    let log = sidecar.log();
+    let said = log.lines().filter(|line| line.contains("nothing is taken to disk any more"));
+    assert_eq!(said.count(), 1, "{log}");
+    assert!(log.contains("the file `lock` of the spool's folder was removed"), "{log}");
+    // The alert on what waits.
+    wait_until("its age", BOUND, || sidecar.metric("outrigger_usage_spool_oldest_timestamp_seconds") > 0.0);
+    let directory = sidecar.kill();
+    let config = directory.path().join("proxy.yaml");
+    let sidecar = Sidecar::serve_in(directory, &config);
+    let mut acme = Tenant::new(&sidecar, ACME);
+    assert_eq!(send(&mut acme, &[record("after", "1")]).json(), pending(1));
+    wait_until("both", BOUND, || total(&mut acme) == "2");
+}
+
+#[test]
+fn nothing_is_accepted_while_another_folder_is_where_the_spool_s_was_and_all_goes_on_once_it_is_back() {
+    let sidecar = embedded();
+    let mut acme = Tenant::new(&sidecar, ACME);
+    assert_eq!(send(&mut acme, &[record("before", "1")]).json(), pending(1));
+    let data = sidecar.directory.path().join("data");
+    let (spool, away) = (data.join("spool"), data.join("away"));
+    fs::rename(&spool, &away).unwrap();
+    fs::create_dir(&spool).unwrap();
+    send(&mut acme, &[record("after", "1")]).problem(503, "backend_unavailable");
+    assert!(sidecar.log().contains("the spool's folder is not the one that was opened"), "{}", sidecar.log());
+    assert_eq!(fs::read_dir(&spool).unwrap().count(), 0);
+    fs::remove_dir(&spool).unwrap();
+    fs::rename(&away, &spool).unwrap();
+    assert_eq!(send(&mut acme, &[record("after", "1")]).json(), pending(1));
+    wait_until("both", BOUND, || total(&mut acme) == "2");
+    assert_eq!(sidecar.metric("outrigger_usage_spool_damaged_bytes_total"), 0.0);
+}
+
+#[test]
+fn chaos_a_file_that_was_removed_is_said_to_be_lost_and_the_rest_is_counted() {
+    let Away { cluster, on } = Away::new();
+    let sidecar = on.sidecar();
+    let mut tenants = [Tenant::new(&sidecar, ACME), Tenant::new(&sidecar, GLOBEX)];
+    cluster.stop(cluster.primary()).unwrap();
+    for number in 0..10 {
+        let reply = send(&mut tenants[number % 2], &large(&format!("{number}-")));
+        assert_eq!(reply.json(), pending(5000));
+    }
+    let segments = segments(&sidecar);
+    let [_, second, last] = &segments[..] else { panic!("{segments:?}") };
+    let lost = fs::metadata(second).unwrap().len();
+    [second, last].into_iter().for_each(|file| fs::remove_file(file).unwrap());
+    // The one that was written to goes on as another one.
+    assert_eq!(send(&mut tenants[0], &[record("after", "1")]).json(), pending(1));
+    cluster.cont(cluster.primary()).unwrap();
+    wait_until("the rest", BOUND, || tenants.each_mut().map(total) == ["10001", "10000"]);
+    wait_until("no age", BOUND, || sidecar.metric("outrigger_usage_spool_oldest_timestamp_seconds") == 0.0);
+    assert!(sidecar.metric("outrigger_usage_spool_damaged_bytes_total") >= lost as f64);
+    let log = sidecar.log();
+    assert_eq!(
+        log.lines().filter(|line| line.contains("was removed: what it had is lost")).count(),
+        2,
+        "{log}"
+    );
 }
 
 #[test]

@@ -75,7 +75,7 @@ struct StreamTasks(Tasks);
 
 impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for StreamTasks {
     fn execute(&self, stream: F) {
-        self.0.spawn("stream", stream);
+        self.0.spawn_serving("stream", stream);
     }
 }
 
@@ -229,7 +229,7 @@ impl Server {
     /// Accepts from `bound` until the process begins to stop.
     pub fn listen(self: &Arc<Self>, bound: Bound) {
         let server = Arc::clone(self);
-        self.tasks.spawn("accept", async move {
+        self.tasks.spawn_serving("accept", async move {
             let stopping = server.tasks.stopping().clone();
             tokio::select! {
                 () = stopping.cancelled() => {}
@@ -288,7 +288,7 @@ impl Server {
         slot: OwnedSemaphorePermit,
     ) {
         let server = Arc::clone(self);
-        self.tasks.spawn("handshake", async move {
+        self.tasks.spawn_serving("handshake", async move {
             match tokio::time::timeout(server.limits.patience.head, acceptor.accept(stream)).await {
                 Ok(Ok(stream)) => {
                     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
@@ -319,7 +319,7 @@ impl Server {
     {
         let server = Arc::clone(self);
         let entered = self.enter(slot);
-        self.tasks.spawn("connection", async move {
+        self.tasks.spawn_serving("connection", async move {
             let first = tokio::select! {
                 () = entered.state.told_to_end() => return,
                 first = tokio::time::timeout(server.limits.patience.idle, protocol_of(&stream)) => first,

@@ -24,6 +24,7 @@ use crate::primitives::usage::{
     UsagePolicy, Verdict, Wrong,
 };
 use crate::primitives::write_rates::Rate;
+use crate::store::spool::AppendError;
 
 /// Of a whole body, in bytes.
 const MAX_BODY_BYTES: usize = 16 * 1024 * 1024;
@@ -222,9 +223,10 @@ fn unspooled(error: &SpoolError, metrics: &UsageMetrics) -> Problem {
         }
         ErrorKind::Overloaded => "too many calls wait for the spool's disk: nothing was accepted",
         ErrorKind::Internal => "the call cannot be accepted to disk, which is a defect",
-        _ => {
-            "the spool is full, or its disk is: nothing was accepted; there is room again as records are counted"
+        _ if matches!(error, SpoolError::Append(AppendError::Disk(_))) => {
+            "the spool's disk takes nothing, or its folder was replaced: nothing was accepted"
         }
+        _ => "the spool is full: nothing was accepted; there is room again as records are counted",
     };
     Problem::new(error.kind(), detail)
 }

@@ -97,8 +97,9 @@ impl Spooler {
         metrics.bounds(max_bytes);
         metrics.bytes(spool.bytes());
         let drain = Drain::new(Arc::clone(&spool), store.clone(), Arc::clone(&shares), Arc::clone(&metrics));
-        let (stopping, settled) = (tasks.stopping().clone(), drain.settled());
-        tasks.spawn("usage spool", async move { drain.run(stopping).await });
+        // What is accepted while the process stops is counted too.
+        let (served, settled) = (tasks.served().clone(), drain.settled());
+        tasks.spawn("usage spool", async move { drain.run(served).await });
         Ok(Self {
             spool,
             store: store.clone(),
@@ -158,7 +159,7 @@ impl Spooler {
         let (answer, answered) = oneshot::channel();
         let (spool, shares) = (Arc::clone(&self.spool), Arc::clone(&self.shares));
         // To its end though the caller leaves: what it takes of the room and of its tenant's part is what it has there.
-        self.tasks.spawn("usage to disk", async move {
+        self.tasks.spawn_serving("usage to disk", async move {
             let _place = place;
             let appended = spool.append(payload).await;
             if let Err(AppendError::Full | AppendError::Disk(_) | AppendError::Large) = appended {
