@@ -1,5 +1,6 @@
 //! The embedded store: `kill -9`, SIGTERM, and a disk that is full.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -23,22 +24,27 @@ fn embedded_counts_every_record_once_that_it_took_to_disk_through_kills_and_full
     through(size(10, 200), Ack::Spool);
 }
 
+/// The embedded store on this disk, with this policy of usage.
+pub fn configured(directory: &Path, disk: &SmallDisk, usage: &str, more: &str) -> PathBuf {
+    let config = embedded_config(directory, &format!("store: embedded\nusage: {{}}\n{more}"));
+    let text = std::fs::read_to_string(&config).unwrap();
+    let data = format!("data_dir: {}", disk.path().join("data").display());
+    let text = text.replace("data_dir: data", &data);
+    let shipped = text.lines().find(|line| line.starts_with("policies: ")).unwrap().to_owned();
+    let (from, own) = (shipped.strip_prefix("policies: ").unwrap(), directory.join("policies"));
+    std::fs::create_dir(&own).unwrap();
+    std::fs::copy(format!("{from}/access.yaml"), own.join("access.yaml")).unwrap();
+    std::fs::write(own.join("usage.yaml"), usage).unwrap();
+    std::fs::write(&config, text.replace(&shipped, "policies: policies")).unwrap();
+    config
+}
+
 fn through(faults: u64, ack: Ack) {
     let seed = seed();
     println!("seed {seed}, {faults} faults, {ack:?}");
     let disk = SmallDisk::of_mib(192);
     let directory = tempfile::tempdir().unwrap();
-    let config = embedded_config(directory.path(), "store: embedded\nusage: {}\n");
-    let text = std::fs::read_to_string(&config).unwrap();
-    let data = format!("data_dir: {}", disk.path().join("data").display());
-    let text = text.replace("data_dir: data", &data);
-    let shipped = text.lines().find(|line| line.starts_with("policies: ")).unwrap().to_owned();
-    let (from, own) = (shipped.strip_prefix("policies: ").unwrap(), directory.path().join("policies"));
-    std::fs::create_dir(&own).unwrap();
-    std::fs::copy(format!("{from}/access.yaml"), own.join("access.yaml")).unwrap();
-    std::fs::write(own.join("usage.yaml"), policy(ack)).unwrap();
-    let text = text.replace(&shipped, "policies: policies");
-    std::fs::write(&config, text).unwrap();
+    let config = configured(directory.path(), &disk, &policy(ack), "");
     let mut running = Some(Sidecar::serve_in(directory, &config));
     let ways = match (ack, running.as_ref().unwrap()) {
         (Ack::Database, sidecar) => Ways::of(&[sidecar]),

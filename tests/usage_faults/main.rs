@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, unreachable_pub, reason = "test code")]
 
+mod backlog;
 mod client;
 mod embedded;
 mod load;

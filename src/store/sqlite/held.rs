@@ -48,8 +48,8 @@ impl Held {
     pub(super) fn take(&self, tenant: Option<Uuid>, adds: Adds) -> Result<(), Full> {
         let (Some(most), Some(tenant)) = (self.most, tenant) else { return Ok(()) };
         let (bytes, most) = match adds {
-            Adds::Nothing => return Ok(()),
-            Adds::Entry(bytes) => (bytes, most),
+            Adds::Nothing | Adds::Promised(_) => return Ok(()),
+            Adds::Entry(bytes) | Adds::Promise(bytes) => (bytes, most),
             Adds::State(bytes) => (bytes, most.saturating_add(OVER_BYTES)),
         };
         let own = |map: &HashMap<Uuid, i64>| map.get(&tenant).copied().unwrap_or_default();

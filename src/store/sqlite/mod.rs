@@ -20,6 +20,7 @@ use std::fs::{File, OpenOptions, Permissions, TryLockError};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
@@ -151,6 +152,7 @@ pub struct Sqlite {
     writer: Worker,
     readers: Worker,
     full: watch::Receiver<Option<Full>>,
+    promised: Arc<AtomicU64>,
     pub(super) cursor_key: OnceCell<Vec<u8>>,
     /// Held until the threads are gone: another process is refused until then.
     lock: Mutex<Option<File>>,
@@ -183,6 +185,7 @@ impl Sqlite {
         let held = Held::load(&writer, bound.tenant_bytes)?;
         Ok(Arc::new(Self {
             full: space.full(),
+            promised: space.promised(),
             writer: Worker::writer(writer, space, held)?,
             readers: Worker::readers(readers)?,
             cursor_key: OnceCell::new(),
@@ -194,6 +197,11 @@ impl Sqlite {
     #[must_use]
     pub fn full(&self) -> watch::Receiver<Option<Full>> {
         self.full.clone()
+    }
+
+    /// Keeps room for about so many bytes in all that were promised to be written ([`Adds::Promised`]): entries do not get it.
+    pub fn promise(&self, bytes: u64) {
+        self.promised.store(bytes, Ordering::Relaxed);
     }
 
     /// Runs `job` in a savepoint and returns what it returns, after the commit that holds it. A caller that

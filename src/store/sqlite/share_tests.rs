@@ -207,3 +207,32 @@ async fn a_tenant_has_a_part_of_the_file_as_it_was_committed_and_goes_on_with_it
     assert_eq!(left.unwrap(), (1, 4_000_000), "nothing is kept of who holds nothing");
     keep(&store, A, Adds::Entry(1_000_000), 1).await.unwrap();
 }
+
+/// Entries do not get the room that was promised to others; what was promised does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_promised_keeps_its_room() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let write = async |owner, adds| -> Result<(), SqliteError> {
+        store.transact(owner, (adds, true), |_| Ok(())).await
+    };
+    let full = |ended: Result<(), SqliteError>| match ended {
+        Err(SqliteError::Full(full)) => Some(full),
+        ended => ended.map(|()| None).unwrap(),
+    };
+    let nearly_all = 2 * PART - PART / 5;
+    assert_eq!(full(write(None, Adds::Entry(PART / 2)).await), None);
+    store.promise(nearly_all);
+    assert_eq!(
+        full(write(None, Adds::Promise(0)).await),
+        Some(Full::Database),
+        "with what an entry's pages take"
+    );
+    store.promise(nearly_all - PART / 5);
+    assert_eq!(full(write(Some(A), Adds::Promise(PART / 2)).await), None);
+    assert_eq!(full(write(Some(A), Adds::Promise(PART + 1)).await), Some(Full::Share));
+    assert_eq!(full(write(None, Adds::Entry(PART / 2)).await), Some(Full::Database));
+    assert_eq!(full(write(None, Adds::Promised(PART / 2)).await), None);
+    store.promise(0);
+    assert_eq!(full(write(None, Adds::Entry(PART / 2)).await), None);
+}

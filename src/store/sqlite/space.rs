@@ -7,6 +7,9 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode, ffi};
@@ -51,6 +54,10 @@ pub enum Adds {
     /// State of about so many bytes at the most, which what is kept already needs to be worked with: it may go over the bound, by
     /// a part of what small writes may.
     State(u64),
+    /// Nothing yet: a look whether there is room for all that was promised ([`super::Sqlite::promise`]), so many bytes of it this tenant's.
+    Promise(u64),
+    /// An entry of about so many bytes that was promised: it takes the room that was kept for it, and more as state does.
+    Promised(u64),
 }
 
 impl Adds {
@@ -63,8 +70,8 @@ impl Adds {
     /// The bytes of an entry.
     pub(super) fn entry_bytes(self) -> u64 {
         match self {
-            Self::Entry(bytes) => bytes,
-            Self::Nothing | Self::State(_) => 0,
+            Self::Entry(bytes) | Self::Promised(bytes) => bytes,
+            Self::Nothing | Self::State(_) | Self::Promise(_) => 0,
         }
     }
 }
@@ -130,6 +137,8 @@ pub(super) struct Space {
     log: PathBuf,
     max_bytes: u64,
     reserve: Reserve,
+    /// What others were promised, in bytes: it is not there for what comes.
+    promised: Arc<AtomicU64>,
     seen: Seen,
     looked: Option<Instant>,
     /// The log was emptied, and nothing was written since.
@@ -148,6 +157,7 @@ impl Space {
             log: log.into(),
             max_bytes,
             reserve,
+            promised: Arc::default(),
             seen: Seen::default(),
             looked: None,
             emptied: false,
@@ -159,6 +169,11 @@ impl Space {
     /// What there is no room in, as it changes.
     pub(super) fn full(&self) -> watch::Receiver<Option<Full>> {
         self.full.subscribe()
+    }
+
+    /// What is promised, for who promises.
+    pub(super) fn promised(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.promised)
     }
 
     /// Bounds the file for what asks for no room, too.
@@ -173,7 +188,7 @@ impl Space {
     /// a transaction, since it may empty the log.
     pub(super) fn prepare(&mut self, connection: &Connection, wanted: u64) -> rusqlite::Result<()> {
         self.look(connection)?;
-        let short = wanted > 0 && self.lacks(self.seen.need(wanted)).is_some();
+        let short = wanted > 0 && self.lacks(self.need_beside_promised(wanted)).is_some();
         if short || self.seen.disk < LOG_MARGIN_BYTES || self.failing {
             self.relieve(connection)?;
         }
@@ -188,7 +203,7 @@ impl Space {
         self.looked = Some(Instant::now());
         self.hold_reserve();
         match self.prepare(connection, ENTRY_BYTES) {
-            Ok(()) => self.say(self.lacks(self.seen.need(ENTRY_BYTES))),
+            Ok(()) => self.say(self.lacks(self.need_beside_promised(ENTRY_BYTES))),
             Err(error) => tracing::warn!(%error, "the room of the embedded database is not known"),
         }
     }
@@ -197,11 +212,9 @@ impl Space {
     pub(super) fn take(&mut self, adds: Adds) -> Result<(), Full> {
         let (need, lacks) = match adds {
             Adds::Nothing => return Ok(()),
-            Adds::Entry(bytes) => {
-                let need = self.seen.need(bytes);
-                (need, self.lacks(need))
-            }
-            Adds::State(bytes) => {
+            Adds::Promise(_) => return self.lacks(self.need_beside_promised(0)).map_or(Ok(()), Err),
+            Adds::Entry(bytes) => (self.seen.need(bytes), self.lacks(self.need_beside_promised(bytes))),
+            Adds::State(bytes) | Adds::Promised(bytes) => {
                 let need = self.seen.need(bytes);
                 (need, self.lacks_for_state(need))
             }
@@ -243,6 +256,13 @@ impl Space {
             *said = full;
             changed
         });
+    }
+
+    /// What an entry takes, and all that is promised. That is written bit by bit: its log is one of its bound.
+    fn need_beside_promised(&self, bytes: u64) -> Need {
+        let (all, own) = (self.seen.need(bytes + self.promised.load(Relaxed)), self.seen.need(bytes));
+        let log = all.log.min(own.log + LOG_BYTES);
+        Need { log, log_growth: log.saturating_sub(self.seen.log), ..all }
     }
 
     fn lacks(&self, need: Need) -> Option<Full> {

@@ -19,6 +19,7 @@ use super::entry::{self, Accepted};
 use super::shares::Shares;
 use crate::digest;
 use crate::store::spool::{AppendError, Place, Spool};
+use crate::store::sqlite::Adds;
 use crate::store::{Reach, Store, StoreError, Tx};
 
 /// What the calls of one transaction cost at the most, beside one that costs more.
@@ -137,12 +138,22 @@ impl Drain {
         let Some(first) = self.waiting.front() else { return self.read(is_last).await };
         let looks_first = self.repeats || first.sequence < self.spool.begins();
         let points = first.accepted.call.points().len();
-        let to = first.at.saturating_add(self.points_at_once).min(points);
+        let fair = match &self.store {
+            Store::Sqlite(_) if first.cost > MAX_COST_EMBEDDED => {
+                part_of(points, MAX_COST_EMBEDDED, first.cost)
+            }
+            _ => points,
+        };
+        let to = first.at.saturating_add(self.points_at_once.min(fair).max(1)).min(points);
         let part = first.at..to;
         let count = self.next();
+        let cost = match count {
+            1 => first.cost * part.len() as u64 / points.max(1) as u64,
+            _ => self.waiting.iter().take(count).map(|entry| entry.cost).sum(),
+        };
         let batch = self.waiting.iter().take(count).map(|entry| Arc::clone(&entry.accepted)).collect();
         let only = Some(part.clone()).filter(|part| count == 1 && part.len() < points);
-        match self.count(batch, only, looks_first).await {
+        match self.count(batch, cost, only, looks_first).await {
             Ok(counted) => {
                 self.repeats = counted.duplicates + counted.refused.len() > 0;
                 self.at_once = (self.at_once * 2).min(MAX_ENTRIES);
@@ -187,7 +198,9 @@ impl Drain {
     /// The first one needs no place any more.
     fn done(&mut self) {
         if let Some(entry) = self.waiting.pop_front() {
-            self.shares.give_back((entry.accepted.call.tenant(), entry.payload.len() as u64));
+            let bytes = entry.payload.len() as u64;
+            let adds = super::adds(&self.store, &entry.accepted.call, bytes);
+            self.shares.give_back((entry.accepted.call.tenant(), bytes), adds);
             self.settled.send_replace(entry.sequence + 1);
         }
     }
@@ -204,7 +217,7 @@ impl Drain {
         for (sequence, payload, why) in &batch.wrong {
             self.put_aside(*sequence, payload, why)?;
             if let Ok(head) = entry::head(payload) {
-                self.shares.give_back((head.tenant, payload.len() as u64));
+                self.shares.give_back((head.tenant, payload.len() as u64), 0);
             }
         }
         if batch.damaged_bytes > 0 {
@@ -249,17 +262,17 @@ impl Drain {
     async fn count(
         &self,
         batch: Vec<Arc<Accepted>>,
+        cost: u64,
         only: Option<Range<usize>>,
         looks_first: bool,
     ) -> Result<Counted, StoreError> {
         let days: BTreeSet<Day> = batch.iter().flat_map(|accepted| accepted.call.days()).collect();
         self.days.make(days.clone()).await?;
         let tenants = batch.iter().map(|accepted| accepted.call.tenant()).collect();
-        let bytes = batch.iter().map(|accepted| accepted.call.bytes()).sum();
         let batch: Arc<[Arc<Accepted>]> = batch.into();
         let counted: Result<Counted, StoreError> = self
             .store
-            .run(Reach::background_batch(tenants), bytes, move |tx| {
+            .run_adding(Reach::background_batch(tenants), Adds::Promised(cost), move |tx| {
                 let (batch, only) = (Arc::clone(&batch), only.clone());
                 Box::pin(async move { count_and_list(tx, &batch, only, looks_first).await })
             })
@@ -291,6 +304,11 @@ impl Drain {
         self.metrics.refused();
         Ok(())
     }
+}
+
+/// So many of these points that they cost about so much, of what all cost.
+fn part_of(points: usize, cost: u64, all: u64) -> usize {
+    usize::try_from(points as u64 * cost / all.max(1)).unwrap_or(points)
 }
 
 /// Whose a file is that was put aside.

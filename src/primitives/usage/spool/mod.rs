@@ -26,6 +26,7 @@ use crate::error::ErrorKind;
 use crate::fairness::{Bounds, NoRoom, Room};
 use crate::policy::Permit;
 use crate::store::spool::{self, AppendError, OpenError, Spool};
+use crate::store::sqlite::Adds;
 use crate::store::{Store, StoreError};
 use crate::tasks::Tasks;
 
@@ -92,8 +93,9 @@ impl Spooler {
         tasks: &Tasks,
     ) -> Result<Self, OpenError> {
         let spool = Spool::open(directory, spool::Bounds { max_bytes, segment_bytes: SEGMENT_BYTES })?;
-        let (spool, shares) = (Arc::new(spool), Arc::new(Shares::new(max_bytes / SHARE)));
-        note_what_is_there(&spool, &shares)?;
+        let (spool, shares) = (Arc::new(spool), Shares::new(max_bytes / SHARE).for_store(store));
+        let shares = Arc::new(shares);
+        note_what_is_there(&spool, &shares, store)?;
         metrics.bounds(max_bytes);
         metrics.bytes(spool.bytes());
         let drain = Drain::new(Arc::clone(&spool), store.clone(), Arc::clone(&shares), Arc::clone(&metrics));
@@ -121,12 +123,12 @@ impl Spooler {
     }
 
     /// Whether there is room since somebody removed what was put aside of the tenant's.
-    fn takes_now(&self, tenant: Uuid, bytes: u64) -> bool {
-        if self.shares.aside(tenant) == 0 {
+    fn takes_now(&self, owned: Owned, adds: u64) -> bool {
+        if self.shares.aside(owned.0) == 0 {
             return false;
         }
         match look_at_aside(&self.spool, &self.shares) {
-            Ok(()) => self.shares.take(tenant, bytes),
+            Ok(()) => self.shares.take(owned, adds),
             Err(error) => {
                 tracing::warn!(%error, "what was put aside of the usage spool cannot be looked at");
                 false
@@ -148,23 +150,26 @@ impl Spooler {
             NoRoom::OfTenant => SpoolError::ShareTaken,
             NoRoom::OfAll => SpoolError::Overloaded,
         })?;
-        if let Store::Sqlite(_) = &self.store {
-            // The store has a bound for each tenant: what it would not take, beside what waits for it, is not promised.
-            let adds = call.bytes().saturating_add(self.shares.of(tenant));
-            self.store.run(permit, adds, |_| Box::pin(async { Ok::<(), StoreError>(()) })).await?;
-        }
-        if !self.shares.take(tenant, bytes) && !self.takes_now(tenant, bytes) {
+        let adds = adds(&self.store, call, bytes);
+        if !self.shares.take((tenant, bytes), adds) && !self.takes_now((tenant, bytes), adds) {
             return Err(SpoolError::ShareTaken);
         }
+        let mut taken =
+            Taken { shares: Arc::clone(&self.shares), owned: (tenant, bytes), adds, is_kept: false };
+        if let Store::Sqlite(_) = &self.store {
+            // The store has bounds: what it would not take with all that waits for it is not promised.
+            let promise = Adds::Promise(self.shares.adds(tenant));
+            self.store.run_adding(permit, promise, |_| Box::pin(async { Ok::<(), StoreError>(()) })).await?;
+        }
         let (answer, answered) = oneshot::channel();
-        let (spool, shares) = (Arc::clone(&self.spool), Arc::clone(&self.shares));
+        let spool = Arc::clone(&self.spool);
         // To its end though the caller leaves: what it takes of the room and of its tenant's part is what it has there.
         self.tasks.spawn_serving("usage to disk", async move {
             let _place = place;
             let appended = spool.append(payload).await;
-            if let Err(AppendError::Full | AppendError::Disk(_) | AppendError::Large) = appended {
-                shares.give_back((tenant, bytes));
-            }
+            taken.is_kept =
+                !matches!(appended, Err(AppendError::Full | AppendError::Disk(_) | AppendError::Large));
+            drop(taken);
             if answer.send(appended).is_err() {
                 tracing::trace!("a caller of the usage spool stopped waiting");
             }
@@ -178,11 +183,42 @@ impl Spooler {
     }
 }
 
+/// What a call takes of its tenant's part, given back unless it is kept.
+struct Taken {
+    shares: Arc<Shares>,
+    owned: Owned,
+    adds: u64,
+    is_kept: bool,
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        if !self.is_kept {
+            self.shares.give_back(self.owned, self.adds);
+        }
+    }
+}
+
+/// What an entry of so many bytes adds to a store that has a bound: its records, and what it takes of the disk until it is counted.
+fn adds(store: &Store, call: &Call, bytes: u64) -> u64 {
+    match store {
+        Store::Sqlite(_) => call.cost().saturating_add(bytes),
+        Store::Postgres(_) => 0,
+    }
+}
+
 /// Whose the entries are that were there before.
-fn note_what_is_there(spool: &Spool, shares: &Shares) -> io::Result<()> {
+fn note_what_is_there(spool: &Spool, shares: &Shares, store: &Store) -> io::Result<()> {
     spool.visit(|found| {
         if let Ok(head) = entry::head(&found.payload) {
-            shares.note(head.tenant, found.payload.len() as u64);
+            let bytes = found.payload.len() as u64;
+            let adds = match store {
+                Store::Sqlite(_) => {
+                    entry::read(&found.payload).map_or(0, |read| adds(store, &read.call, bytes))
+                }
+                Store::Postgres(_) => 0,
+            };
+            shares.note((head.tenant, bytes), adds);
         }
     })?;
     look_at_aside(spool, shares)

@@ -1,35 +1,56 @@
 //! What each tenant has in the spool: one has a part of it, and leaves the rest to the others.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 use uuid::Uuid;
 
 use super::Owned;
+use crate::store::Store;
+use crate::store::sqlite::Sqlite;
 
 /// What every tenant has there.
 pub(super) struct Shares {
     /// Of one tenant at the most, in bytes.
     most: u64,
-    held: Mutex<HashMap<Uuid, u64>>,
+    held: Mutex<HashMap<Uuid, Held>>,
     /// What was put aside of each.
     aside: Mutex<HashMap<Uuid, u64>>,
+    /// Where there is a bound to what the store takes: it keeps room for what is here.
+    embedded: Option<Arc<Sqlite>>,
+}
+
+/// What a tenant has there.
+#[derive(Debug, Default, Clone, Copy)]
+struct Held {
+    bytes: u64,
+    /// What that adds to the store at the most, in bytes.
+    adds: u64,
 }
 
 impl Shares {
     pub(super) fn new(most: u64) -> Self {
-        Self { most, held: Mutex::default(), aside: Mutex::default() }
+        Self { most, held: Mutex::default(), aside: Mutex::default(), embedded: None }
+    }
+
+    /// Of what this store is to take.
+    pub(super) fn for_store(self, store: &Store) -> Self {
+        let embedded = match store {
+            Store::Sqlite(sqlite) => Some(Arc::clone(sqlite)),
+            Store::Postgres(_) => None,
+        };
+        Self { embedded, ..self }
     }
 
     /// For an entry of so many bytes, where the tenant's part has room; one entry of a tenant that has no other always fits.
-    pub(super) fn take(&self, tenant: Uuid, bytes: u64) -> bool {
+    pub(super) fn take(&self, (tenant, bytes): Owned, adds: u64) -> bool {
         let mut held = self.held.lock();
-        let own = of(&held, tenant);
-        let there = own.saturating_add(self.aside(tenant));
+        let there = of(&held, tenant).bytes.saturating_add(self.aside(tenant));
         if there > 0 && there.saturating_add(bytes) > self.most {
             return false;
         }
-        held.insert(tenant, own.saturating_add(bytes));
+        self.add(&mut held, (tenant, bytes), adds);
         true
     }
 
@@ -39,18 +60,32 @@ impl Shares {
     }
 
     /// Of an entry that was there before.
-    pub(super) fn note(&self, tenant: Uuid, bytes: u64) {
-        *self.held.lock().entry(tenant).or_default() += bytes;
+    pub(super) fn note(&self, owned: Owned, adds: u64) {
+        self.add(&mut self.held.lock(), owned, adds);
     }
 
-    /// What a tenant has there that is not counted, in bytes.
-    pub(super) fn of(&self, tenant: Uuid) -> u64 {
-        of(&self.held.lock(), tenant)
+    fn add(&self, held: &mut HashMap<Uuid, Held>, (tenant, bytes): Owned, adds: u64) {
+        let own = held.entry(tenant).or_default();
+        own.bytes = own.bytes.saturating_add(bytes);
+        own.adds = own.adds.saturating_add(adds);
+        self.promise(held);
+    }
+
+    /// The store keeps room for all of it.
+    fn promise(&self, held: &HashMap<Uuid, Held>) {
+        if let Some(store) = &self.embedded {
+            store.promise(held.values().map(|own| own.adds).fold(0, u64::saturating_add));
+        }
+    }
+
+    /// What a tenant has there adds so much to the store, in bytes.
+    pub(super) fn adds(&self, tenant: Uuid) -> u64 {
+        of(&self.held.lock(), tenant).adds
     }
 
     /// What was put aside of a tenant's, in bytes.
     pub(super) fn aside(&self, tenant: Uuid) -> u64 {
-        of(&self.aside.lock(), tenant)
+        self.aside.lock().get(&tenant).map_or(0, |bytes| *bytes)
     }
 
     /// Of an entry that is put aside.
@@ -65,21 +100,23 @@ impl Shares {
         *self.aside.lock() = aside;
     }
 
-    /// Of an entry that is done with.
-    pub(super) fn give_back(&self, (tenant, bytes): Owned) {
+    /// Of an entry that is done with. A tenant that has nothing adds nothing.
+    pub(super) fn give_back(&self, (tenant, bytes): Owned, adds: u64) {
         let mut held = self.held.lock();
         if let Some(own) = held.get_mut(&tenant) {
-            *own = own.saturating_sub(bytes);
-            if *own == 0 {
+            own.bytes = own.bytes.saturating_sub(bytes);
+            own.adds = own.adds.saturating_sub(adds);
+            if own.bytes == 0 {
                 held.remove(&tenant);
             }
         }
+        self.promise(&held);
     }
 }
 
 /// Who is not there has nothing.
-fn of(bytes: &HashMap<Uuid, u64>, tenant: Uuid) -> u64 {
-    bytes.get(&tenant).map_or(0, |bytes| *bytes)
+fn of(held: &HashMap<Uuid, Held>, tenant: Uuid) -> Held {
+    held.get(&tenant).copied().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -90,18 +127,19 @@ mod tests {
     fn a_tenant_has_its_part_and_another_the_rest() {
         let (a, b) = (Uuid::from_u128(1), Uuid::from_u128(2));
         let shares = Shares::new(100);
-        assert!(shares.take(a, 150), "one always fits");
-        assert!(!shares.take(a, 1));
-        assert!(shares.take(b, 60) && shares.take(b, 40));
-        assert!(!shares.take(b, 1));
-        shares.give_back((b, 40));
-        assert!(shares.take(b, 40) && !shares.take(b, 1));
-        shares.give_back((a, 150));
+        assert!(shares.take((a, 150), 0), "one always fits");
+        assert!(!shares.take((a, 1), 0));
+        assert!(shares.take((b, 60), 0) && shares.take((b, 40), 0));
+        assert!(!shares.take((b, 1), 0));
+        shares.give_back((b, 40), 0);
+        assert!(shares.take((b, 40), 0) && !shares.take((b, 1), 0));
+        shares.give_back((a, 150), 0);
         assert_eq!(shares.held.lock().len(), 1, "who has nothing is forgotten");
-        shares.note(a, 60);
+        shares.note((a, 60), 3);
+        assert_eq!((shares.adds(a), shares.adds(b)), (3, 0));
         shares.add_aside(a, 40);
-        assert!(!shares.take(a, 1));
+        assert!(!shares.take((a, 1), 0));
         shares.set_aside([(b, 5)].into_iter());
-        assert!(shares.take(a, 40) && !shares.take(a, 1));
+        assert!(shares.take((a, 40), 0) && !shares.take((a, 1), 0));
     }
 }
