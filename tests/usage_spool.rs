@@ -12,7 +12,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use jiff::{Timestamp, ToSpan as _};
-use rig::{PostgresCluster, PostgresOptions};
+use rig::{PostgresCluster, PostgresOptions, PostgresRole};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use support::client::Reply;
@@ -48,7 +48,7 @@ fn pending(accepted: usize) -> Value {
 
 fn get(tenant: &mut Tenant, target: &str) -> Value {
     let reply = tenant.send("GET", target, &[], "");
-    assert_eq!(reply.status, 200, "{}", reply.text());
+    assert_eq!(reply.status, 200, "{target}: {}", reply.text());
     reply.json()
 }
 
@@ -108,14 +108,43 @@ fn what_is_accepted_to_disk_is_read_within_a_second_and_a_lie_is_listed_to_its_t
         let expected = json!({"idempotency_key": "k1", "time": hour().to_string(), "value": "7",
                               "tags": {"region": "eu"}, "metadata": {"why": "a test"}});
         assert_eq!((listed["conflicts"].as_array().unwrap().len(), conflict), (1, expected), "{listed}");
+        // Also once no policy names the metric any more.
+        let policy = sidecar.directory.path().join("policies/usage.yaml");
+        fs::write(&policy, "kind: usage\nmetrics:\n  api_calls: {}\n").unwrap();
+        let of_metric = format!("/v1/usage/voice_minutes?from={}", hour());
+        wait_until("the other policy", BOUND, || acme.send("GET", &of_metric, &[], "").status == 404);
+        assert_eq!(get(&mut acme, "/v1/usage/voice_minutes/conflicts"), listed);
         let later = format!("/v1/usage/voice_minutes/conflicts?from={}", found + 1.second());
         assert_eq!(get(&mut acme, &later)["conflicts"], json!([]));
         let none = json!({"metric": "voice_minutes", "conflicts": []});
         assert_eq!(get(&mut globex, "/v1/usage/voice_minutes/conflicts"), none);
-        assert_eq!(acme.send("GET", "/v1/usage/nothing/conflicts", &[], "").status, 404);
-        for (query, field) in [("?cursor=x", "?cursor"), ("?from=x", "?from")] {
+        // Of a metric that no policy names, and maybe never did.
+        let none = json!({"metric": "nothing", "conflicts": []});
+        assert_eq!(get(&mut acme, "/v1/usage/nothing/conflicts"), none);
+        // The last instant and the first that a cursor may have are no error of the store's.
+        for cursor in
+            ["253402207200000000.-9223372036854775808.k", "0.9223372036854775807.k", "0.0.%C3%A9%F0%9F%9A%80"]
+        {
+            get(&mut acme, &format!("/v1/usage/voice_minutes/conflicts?cursor={cursor}"));
+        }
+        let long = format!("?cursor=5.1.{}", "k".repeat(513));
+        for (query, field) in [
+            ("?cursor=x", "?cursor"),
+            ("?cursor=9223372036854775807.1.k", "?cursor"),
+            ("?cursor=-9223372036854775808.1.k", "?cursor"),
+            ("?cursor=253402207201000000.1.k", "?cursor"),
+            ("?cursor=-377705023200000000.1.k", "?cursor"),
+            ("?cursor=-1.1.k", "?cursor"),
+            ("?cursor=99999999999999999999.1.k", "?cursor"),
+            ("?cursor=5.99999999999999999999.k", "?cursor"),
+            ("?cursor=5.1.a%00b", "?cursor"),
+            ("?cursor=5.1.", "?cursor"),
+            (&long, "?cursor"),
+            ("?from=x", "?from"),
+            ("?from=10000-01-01T00:00:00Z", "?from"),
+        ] {
             let reply = acme.send("GET", &format!("/v1/usage/voice_minutes/conflicts{query}"), &[], "");
-            assert_eq!(reply.status, 422, "{}", reply.text());
+            assert_eq!(reply.status, 422, "{query}: {}", reply.text());
             assert_eq!(reply.json()["errors"][0]["pointer"], field, "{}", reply.text());
         }
     });
@@ -275,6 +304,53 @@ fn chaos_a_bad_sector_and_a_torn_end_cost_what_they_touch_and_are_said() {
     assert!(sidecar.log().contains("what is on the usage spool's disk is damaged"));
     assert_eq!(send(&mut acme, &[record("after", "1000")]).json(), pending(1));
     wait_until("what comes after", BOUND, || total(&mut acme).parse::<u32>().unwrap() >= 1095);
+}
+
+fn requeue(config: &Path, more: &[&str]) -> (i32, String, String) {
+    let mut command = Command::new(BINARY);
+    let ended = command.args(["usage", "requeue", "--config"]).arg(config).args(more).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (ended.status.code().unwrap(), text(&ended.stdout), text(&ended.stderr))
+}
+
+#[test]
+fn what_was_put_aside_is_taken_back_by_hand_and_counted() {
+    let on = OnPostgres::new().with_policy("usage.yaml", POLICY);
+    let psql = |sql: &str| on.database.psql(PostgresRole::Superuser, &[sql]).unwrap();
+    psql("ALTER TABLE usage_events ADD CONSTRAINT not_seven CHECK (value <> 7)");
+    let mut sidecar = on.sidecar();
+    let mut acme = Tenant::new(&sidecar, ACME);
+    assert_eq!(send(&mut acme, &[record("k1", "7"), record("k2", "1")]).json(), pending(2));
+    assert_eq!(send(&mut acme, &[record("k3", "2")]).json(), pending(1));
+    wait_until("a file", BOUND, || sidecar.metric("outrigger_usage_spool_refused_total") > 0.0);
+    wait_until("the other call", BOUND, || total(&mut acme) == "2");
+    let config = sidecar.directory.path().join("proxy.yaml");
+    let (code, said, error) = requeue(&config, &[]);
+    assert!(
+        code == 1 && said.contains("0 calls") && error.contains("another process uses"),
+        "{code} {said} {error}"
+    );
+    sidecar.signal(Signal::TERM);
+    assert!(sidecar.wait(BOUND).success());
+    psql("ALTER TABLE usage_events DROP CONSTRAINT not_seven");
+    let (code, said, _) = requeue(&config, &["--dry-run", "--json"]);
+    let told: Value = serde_json::from_str(&said).unwrap();
+    let file = told["file"].as_str().unwrap();
+    let expected = json!({"file": file, "requeued": false, "tenant": ACME, "accepted_at": told["accepted_at"], "records": 2});
+    assert_eq!((code, &told), (0, &expected));
+    let (code, said, error) = requeue(&config, &["other"]);
+    assert!(code == 1 && error.contains("`other`"), "{code} {said} {error}");
+    let (code, said, error) = requeue(&config, &[file]);
+    assert!(
+        code == 0 && said.contains(&format!("{file}: taken back: tenant {ACME}, 2 records")),
+        "{code} {said} {error}"
+    );
+    let (code, said, _) = requeue(&config, &[]);
+    assert!(code == 0 && said.contains("0 calls"), "{said}");
+    let directory = sidecar.kill();
+    let sidecar = Sidecar::serve_in(directory, &config);
+    let mut acme = Tenant::new(&sidecar, ACME);
+    wait_until("all", BOUND, || total(&mut acme) == "10");
 }
 
 #[test]

@@ -333,13 +333,29 @@ BEGIN
             END;
         END LOOP;
     END LOOP;
-    -- A part of them at a time: the rest goes in the rounds that come.
-    DELETE FROM public.usage_conflicts WHERE ctid IN (
-        SELECT ctid FROM public.usage_conflicts WHERE found_at < today - retention ORDER BY found_at LIMIT 50000);
     RETURN NEXT;
 END
 $$;
-REVOKE ALL ON FUNCTION outrigger_keep_usage_partitions() FROM PUBLIC;
+
+-- Drops listed conflicts that are older than the retention, a part of them at a time; whether there may be more.
+CREATE FUNCTION outrigger_drop_usage_conflicts() RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+SET TimeZone = 'UTC'
+AS $$
+DECLARE
+    at_once integer := 10000;
+    dropped integer;
+BEGIN
+    DELETE FROM public.usage_conflicts WHERE ctid IN (
+        SELECT ctid FROM public.usage_conflicts
+        WHERE found_at < current_date - greatest((SELECT usage_retention_days FROM public.outrigger_store), 100)
+        ORDER BY found_at LIMIT at_once);
+    GET DIAGNOSTICS dropped = ROW_COUNT;
+    RETURN dropped = at_once;
+END
+$$;
+REVOKE ALL ON FUNCTION outrigger_keep_usage_partitions(), outrigger_drop_usage_conflicts() FROM PUBLIC;
 
 -- Counts points whose keys are all new, and returns nothing. Where some are known nothing is written, and each of those is
 -- returned: its place in the list, from 1, and the fingerprint of the point that has its key. Keys come sorted, so that no two

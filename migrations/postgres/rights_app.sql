@@ -18,7 +18,7 @@ ALTER TABLE leases ENABLE ROW LEVEL SECURITY;
 DROP POLICY IF EXISTS sidecars ON leases;
 CREATE POLICY sidecars ON leases TO {app} USING (name NOT LIKE 'relay/%');
 GRANT SELECT ON usage_hourly, usage_daily, usage_adjustments, usage_conflicts TO {app};
-GRANT EXECUTE ON FUNCTION outrigger_make_usage_day(date), outrigger_keep_usage_partitions(),
+GRANT EXECUTE ON FUNCTION outrigger_make_usage_day(date), outrigger_keep_usage_partitions(), outrigger_drop_usage_conflicts(),
     outrigger_usage_terms(text, bigint, text[], text[], boolean),
     outrigger_usage_insert(uuid[], text[], timestamptz[], numeric[], text[], text[], date[], bigint[], uuid[], bigint[], uuid),
     outrigger_usage_counted(date[], bigint[], uuid[]),

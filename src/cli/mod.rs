@@ -50,7 +50,7 @@ enum Command {
     /// Show what is on its way out of the event log
     #[command(subcommand)]
     Outbox(outbox::OutboxCommand),
-    /// Check that totals of usage are what their records are
+    /// Check totals of usage against their records, and count what was put aside
     #[command(subcommand)]
     Usage(usage::UsageCommand),
     /// Make or explain tokens

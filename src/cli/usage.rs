@@ -1,5 +1,7 @@
 //! `outrigger usage`: what operators do with usage.
 
+mod requeue;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -23,6 +25,8 @@ pub(super) enum UsageCommand {
     /// Make the sums of some days anew from the records, and say where those that are kept differ: then the exit code is 1. It is 4 where none
     /// differs and not all can be compared, which is said as well
     Reconcile(ReconcileArgs),
+    /// Take calls that were accepted to disk and put aside back for counting; no process may use the data directory
+    Requeue(requeue::RequeueArgs),
 }
 
 #[derive(Args)]
@@ -44,7 +48,13 @@ pub(super) struct ReconcileArgs {
 }
 
 pub(super) fn run(command: &UsageCommand) -> anyhow::Result<ExitCode> {
-    let UsageCommand::Reconcile(arguments) = command;
+    match command {
+        UsageCommand::Reconcile(arguments) => reconciled(arguments),
+        UsageCommand::Requeue(arguments) => requeue::requeued(arguments),
+    }
+}
+
+fn reconciled(arguments: &ReconcileArgs) -> anyhow::Result<ExitCode> {
     let Some(config) = load(&arguments.config) else { return Ok(ExitCode::from(FOUND_PROBLEMS)) };
     match look(arguments, &config) {
         Ok(Ended { differences: 0, not_compared: 0 }) => {

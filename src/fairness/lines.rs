@@ -1,21 +1,22 @@
 //! What waits: each tenant's in a line of its own, of which one after the other is taken.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use uuid::Uuid;
 
 /// Lines of what waits, by tenant.
 pub struct Lines<J> {
     lines: HashMap<Uuid, VecDeque<(u64, J)>>,
-    /// Whose turn it is; each tenant with a line once.
+    /// Whose turn it is; each tenant with a line once, but those that rest.
     turns: VecDeque<Uuid>,
+    resting: HashSet<Uuid>,
     jobs: usize,
     bytes: u64,
 }
 
 impl<J> Default for Lines<J> {
     fn default() -> Self {
-        Self { lines: HashMap::new(), turns: VecDeque::new(), jobs: 0, bytes: 0 }
+        Self { lines: HashMap::new(), turns: VecDeque::new(), resting: HashSet::new(), jobs: 0, bytes: 0 }
     }
 }
 
@@ -32,7 +33,7 @@ impl<J> Lines<J> {
         self.jobs == 0
     }
 
-    /// How many tenants have one that waits.
+    /// How many tenants have one that waits and do not rest.
     #[must_use]
     pub fn tenants(&self) -> usize {
         self.turns.len()
@@ -52,13 +53,48 @@ impl<J> Lines<J> {
 
     /// Puts what is of so many bytes at the end of its tenant's line.
     pub fn push(&mut self, tenant: Uuid, bytes: u64, job: J) {
-        let line = self.lines.entry(tenant).or_default();
-        if line.is_empty() {
+        self.line(tenant, bytes).push_back((bytes, job));
+    }
+
+    /// Puts what was taken at the front of its tenant's line again. It has had its turn: the others come before.
+    pub fn put_back(&mut self, tenant: Uuid, bytes: u64, job: J) {
+        self.line(tenant, bytes).push_front((bytes, job));
+    }
+
+    /// Whose turn it is.
+    #[must_use]
+    pub fn turn(&self) -> Option<Uuid> {
+        self.turns.front().copied()
+    }
+
+    /// The first one of a tenant's line.
+    #[must_use]
+    pub fn first(&self, tenant: Uuid) -> Option<&J> {
+        self.lines.get(&tenant)?.front().map(|(_, job)| job)
+    }
+
+    /// Until it is woken a tenant has no turn; what comes goes to the end of its line.
+    pub fn rest(&mut self, tenant: Uuid) {
+        self.resting.insert(tenant);
+        self.turns.retain(|one| *one != tenant);
+    }
+
+    /// Gives a tenant turns again.
+    pub fn wake(&mut self, tenant: Uuid) {
+        if self.resting.remove(&tenant) && self.lines.contains_key(&tenant) {
             self.turns.push_back(tenant);
         }
-        line.push_back((bytes, job));
+    }
+
+    /// A tenant's line, to which one of so many bytes comes.
+    fn line(&mut self, tenant: Uuid, bytes: u64) -> &mut VecDeque<(u64, J)> {
         self.jobs += 1;
         self.bytes = self.bytes.saturating_add(bytes);
+        let line = self.lines.entry(tenant).or_default();
+        if line.is_empty() && !self.resting.contains(&tenant) {
+            self.turns.push_back(tenant);
+        }
+        line
     }
 
     /// Takes the one whose turn it is, if `takes` says so to its bytes. What `is_left` is said of goes from its line on the way:
@@ -162,6 +198,33 @@ mod tests {
         let mut next = || lines.next_if(|name| *name == "left", |_, _| true);
         assert_eq!([next(), next(), next(), next()], [Some("a1"), Some("b1"), Some("a2"), None]);
         assert!(lines.lines.is_empty() && lines.turns.is_empty() && lines.is_empty() && lines.bytes() == 0);
+    }
+
+    #[test]
+    fn what_is_put_back_comes_first_of_its_line_and_who_rests_has_no_turn() {
+        let mut lines = Lines::default();
+        for (tenant, name) in [(A, "a1"), (A, "a2"), (B, "b1"), (B, "b2"), (B, "b3")] {
+            lines.push(tenant, 10, name);
+        }
+        assert_eq!(lines.take(2, 100), ["a1", "b1"]);
+        lines.put_back(A, 10, "a1");
+        lines.rest(B);
+        lines.push(B, 10, "b4");
+        assert_eq!((lines.first(A), lines.first(B), lines.first(C)), (Some(&"a1"), Some(&"b2"), None));
+        assert_eq!((lines.turn(), lines.tenants(), lines.len(), lines.bytes()), (Some(A), 1, 5, 50));
+        assert_eq!(lines.take(9, 100), ["a1", "a2"]);
+        lines.push(A, 10, "a3");
+        lines.wake(B);
+        lines.wake(C);
+        assert_eq!(lines.take(9, 100), ["a3", "b2", "b3", "b4"]);
+        // Who rests with an empty line rests as well.
+        lines.rest(C);
+        lines.push(C, 10, "c1");
+        assert_eq!(lines.take(9, 100), [""; 0]);
+        lines.wake(C);
+        assert_eq!(lines.take(9, 100), ["c1"]);
+        assert!(lines.lines.is_empty() && lines.turns.is_empty() && lines.resting.is_empty());
+        assert_eq!((lines.len(), lines.bytes()), (0, 0));
     }
 
     #[test]

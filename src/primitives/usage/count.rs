@@ -145,9 +145,7 @@ impl Call {
     /// How many of its points are of an hour that was over an hour ago.
     #[must_use]
     pub fn of_hours_before(&self, now: Timestamp) -> u64 {
-        let hour = |time: Timestamp| time.as_microsecond().div_euclid(HOUR_US);
-        let is_late = |point: &&Point| hour(point.time) < hour(now) - 1;
-        self.points.iter().filter(is_late).count() as u64
+        self.points.iter().filter(|point| is_of_hour_before(point, now)).count() as u64
     }
 
     /// The metric of one of its points.
@@ -170,6 +168,12 @@ fn sums(metrics: &[Arc<Metric>], points: &[Point]) -> u64 {
         }
     }
     sums.len() as u64
+}
+
+/// Whether a point that comes at an instant is of an hour that was over an hour before.
+fn is_of_hour_before(point: &Point, came: Timestamp) -> bool {
+    let hour = |time: Timestamp| time.as_microsecond().div_euclid(HOUR_US);
+    hour(point.time) < hour(came) - 1
 }
 
 /// A point to be written.
@@ -218,29 +222,34 @@ pub async fn count(tx: &mut Tx<'_>, calls: &[Call]) -> Result<Vec<Verdict>, Stor
     calls.iter().map(verdict).collect()
 }
 
-/// Counts calls that were promised to be counted, or these of their points: each that can be is, and those that cannot are returned.
+/// Counts calls that were promised to be counted at an instant, or these of their points: each that can be is, and those that cannot are
+/// returned.
 pub(super) async fn count_each(
     tx: &mut Tx<'_>,
-    calls: &[&Call],
+    calls: &[(&Call, Timestamp)],
     only: Option<Range<usize>>,
     looks_first: bool,
 ) -> Result<Counted, StoreError> {
-    let terms = terms::in_force(tx, calls, None, true).await?;
+    let all: Vec<&Call> = calls.iter().map(|(call, _)| *call).collect();
+    let terms = terms::in_force(tx, &all, None, true).await?;
     let only = only.unwrap_or(0..usize::MAX);
-    let part = |call: &&Call| only.start.min(call.points.len())..only.end.min(call.points.len());
+    let part = |(call, _): &(&Call, _)| only.start.min(call.points.len())..only.end.min(call.points.len());
     let places: Vec<(usize, usize)> =
         calls.iter().enumerate().flat_map(|(number, call)| part(call).map(move |at| (number, at))).collect();
     let unit = |(number, at): &(usize, usize)| {
-        let call = *calls.get(*number)?;
+        let (call, _) = *calls.get(*number)?;
         Some(Unit { call, points: call.points.get(*at..=*at)?, late: &[], looks_first })
     };
     let units: Option<Vec<Unit<'_>>> = places.iter().map(unit).collect();
     let units = units.ok_or_else(|| defect("a point of no call"))?;
     let verdicts = count_units(tx, &units, &terms, None).await?;
     let mut counted = Counted::default();
-    for (place, verdict) in places.into_iter().zip(verdicts) {
+    for ((place, unit), verdict) in places.into_iter().zip(units).zip(verdicts) {
         match verdict {
             Verdict::Counted { accepted, duplicates } => {
+                let came = calls.get(place.0).map(|(_, came)| *came);
+                let is_late = |point: &Point| came.is_some_and(|came| is_of_hour_before(point, came));
+                counted.late += if unit.points.iter().any(is_late) { accepted } else { 0 };
                 counted.accepted += accepted;
                 counted.duplicates += duplicates;
             }
@@ -256,6 +265,8 @@ pub(super) async fn count_each(
 pub(super) struct Counted {
     /// Those that were not known before.
     pub(super) accepted: usize,
+    /// Of these, those of an hour that was over an hour before they came.
+    pub(super) late: usize,
     /// Those that were.
     pub(super) duplicates: usize,
     /// The others, each by its call's number and its own in there.

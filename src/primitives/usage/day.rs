@@ -6,6 +6,8 @@ const MICROSECONDS: i64 = 86_400_000_000;
 
 /// For how many days keys are kept: of an earlier one no record is taken. On PostgreSQL `outrigger_keep_usage_partitions` has the same.
 pub const KEYS_DAYS: i32 = 100;
+/// Of how many days ahead records can be kept: `outrigger_make_usage_day` has the same.
+pub const KEYS_AHEAD_DAYS: i32 = 10;
 
 /// A UTC day.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

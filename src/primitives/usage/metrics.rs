@@ -53,6 +53,7 @@ impl UsageMetrics {
             spool: Arc::new(SpoolMetrics {
                 spooled: points.with_label_values(&["spooled"]),
                 accepted: points.with_label_values(&["accepted"]),
+                late: points.with_label_values(&["late"]),
                 duplicates: points.with_label_values(&["duplicate"]),
                 conflicts: points.with_label_values(&["conflict"]),
                 max_bytes: registry.gauge(
@@ -63,6 +64,10 @@ impl UsageMetrics {
                 oldest: registry.gauge(
                     "outrigger_usage_spool_oldest_timestamp_seconds",
                     "When the oldest call was accepted that is in the spool and not counted, in seconds since 1970; 0 where all are counted.",
+                )?,
+                held: registry.gauge(
+                    "outrigger_usage_spool_tenants_held_count",
+                    "Tenants whose next call of the spool cannot be counted now and is tried again later; those of the others are counted.",
                 )?,
                 damaged_bytes: registry.counter(
                     "outrigger_usage_spool_damaged_bytes_total",
@@ -141,11 +146,13 @@ impl UsageMetrics {
 pub(super) struct SpoolMetrics {
     spooled: IntCounter,
     accepted: IntCounter,
+    late: IntCounter,
     duplicates: IntCounter,
     conflicts: IntCounter,
     max_bytes: IntGauge,
     bytes: IntGauge,
     oldest: IntGauge,
+    held: IntGauge,
     damaged_bytes: IntCounter,
     refused: IntCounter,
 }
@@ -164,8 +171,13 @@ impl SpoolMetrics {
     }
 
     /// When the oldest entry that is not counted was accepted.
-    pub(super) fn oldest(&self, accepted_ms: Option<i64>) {
-        self.oldest.set(accepted_ms.map_or(0, |ms| ms / 1000));
+    pub(super) fn oldest(&self, accepted_s: Option<u32>) {
+        self.oldest.set(accepted_s.map_or(0, i64::from));
+    }
+
+    /// Of how many tenants the next call is tried again later.
+    pub(super) fn held(&self, tenants: usize) {
+        self.held.set(i64::try_from(tenants).unwrap_or(i64::MAX));
     }
 
     /// What is there cannot even be read.
@@ -177,6 +189,7 @@ impl SpoolMetrics {
 
     pub(super) fn counted(&self, counted: &Counted) {
         self.accepted.inc_by(counted.accepted as u64);
+        self.late.inc_by(counted.late as u64);
         self.duplicates.inc_by(counted.duplicates as u64);
         self.conflicts.inc_by(counted.refused.len() as u64);
     }

@@ -40,7 +40,7 @@ pub use amount::{Amount, AmountError, Sum};
 pub use calendar::{Booked, Books, Calendar};
 pub use count::{Call, Days, count};
 pub use counter::Counter;
-pub use day::{Day, KEYS_DAYS};
+pub use day::{Day, KEYS_AHEAD_DAYS, KEYS_DAYS};
 pub use group::{Known, Offered, Refusal, Settled, Verdict, settle};
 pub use key::{PointKey, fingerprint};
 pub use limits::RateDocument;
@@ -49,9 +49,11 @@ pub use read::{ReadError, ReadPoint, Reading, Start, SumOf, SumRow, read};
 pub use reconcile::{Difference, NotCompared, ReconcileError, SumName, Told, reconcile};
 pub use record::{AcceptWindow, Checks, Late, MAX_RECORDS, Point, Record, Records, Wrong};
 pub use rollup::{Added, Rollup, SumKey};
+pub use spool::{Requeued, RequeuedCall, requeue};
 pub use terms::{Seen, Terms};
 pub use window::{Range, RangeError, Source, Step, Window};
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -89,6 +91,12 @@ pub fn retention_days(section: &Value) -> Option<u32> {
     config::UsageConfig::read(section.clone()).ok().map(|config| config.retention_days)
 }
 
+/// Where records lie that were accepted to disk, in a data directory.
+#[must_use]
+pub fn spool_folder(data_dir: &Path) -> PathBuf {
+    data_dir.join("spool")
+}
+
 fn build(section: Value, resources: &Resources) -> Result<Vec<Route>, BuildError> {
     let config = config::UsageConfig::read(section)?;
     let store = resources.store()?;
@@ -96,7 +104,7 @@ fn build(section: Value, resources: &Resources) -> Result<Vec<Route>, BuildError
     housekeeping::start(store.clone(), leases, config.retention_days, &resources.tasks);
     let metrics = Arc::new(metrics::UsageMetrics::new(&resources.metrics)?);
     let spooler = resources.data_dir.as_deref().map(|data| {
-        let directory = data.join("spool");
+        let directory = spool_folder(data);
         let spool = Arc::clone(&metrics.spool);
         Spooler::start(&directory, config.spool_max_bytes, &store, spool, &resources.tasks)
             .map_err(|error| BuildError::Spool { directory, reason: error.to_string() })

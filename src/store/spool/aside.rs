@@ -45,6 +45,21 @@ pub(super) fn keep_segment(directory: &Path, segment: &Path) -> io::Result<()> {
     File::open(&folder)?.sync_all()
 }
 
+/// What one has.
+pub(super) fn read(directory: &Path, name: &str) -> io::Result<Vec<u8>> {
+    fs::read(directory.join(FOLDER).join(name))
+}
+
+/// Removes one for good; how long it was.
+pub(super) fn remove(directory: &Path, name: &str) -> io::Result<u64> {
+    let folder = directory.join(FOLDER);
+    let path = folder.join(name);
+    let bytes = fs::metadata(&path)?.len();
+    fs::remove_file(path)?;
+    File::open(folder)?.sync_all()?;
+    Ok(bytes)
+}
+
 /// Those that are there.
 pub(super) fn list(directory: &Path) -> io::Result<Vec<Aside>> {
     let files = match fs::read_dir(directory.join(FOLDER)) {

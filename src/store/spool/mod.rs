@@ -1,7 +1,7 @@
 //! A queue of entries on this machine's disk: what was appended survives the process and its machine, until it is removed.
 //!
 //! Many callers share a `fdatasync`, and each gets its answer after it. Entries lie in segment files in the order of their sequence; a
-//! segment is removed as a whole, once all of it is done with. After a restart entries that were done with may come again: whoever takes them
+//! segment is removed as a whole, once all of it is done with, whatever is before it. After a restart entries that were done with may come again: whoever takes them
 //! does so by a key. A torn end, and damage in the middle, cost the entries that they touch and no others.
 
 mod aside;
@@ -24,7 +24,7 @@ use tokio::sync::{Notify, oneshot};
 pub use aside::Aside;
 pub use frame::MAX_PAYLOAD_BYTES;
 use segment::Segment;
-pub use segment::{Entry, Read};
+pub use segment::{Again, Entry, Read};
 use writer::{Order, Writer};
 
 /// How much there may be.
@@ -153,16 +153,39 @@ impl Spool {
         answered.await.map_err(|_| AppendError::Gone)?
     }
 
-    /// The entries of the oldest segment from this place on, and what there was beside; nothing where there are none. What
-    /// was appended is there once it was answered.
+    /// The entries of a segment from this place on, of the oldest one without a place, and what there was beside; nothing where it is
+    /// not there. What was appended is there once it was answered.
     pub fn read(&self, from: Option<Place>) -> io::Result<Option<Read>> {
-        let oldest = self.shared.segments.lock().all.first().cloned();
-        let Some(oldest) = oldest else { return Ok(None) };
-        let offset = from.filter(|place| place.segment == oldest.id()).map_or(0, |place| place.offset);
-        oldest.read(offset).map(Some)
+        let Some(from) = from.or_else(|| self.next(None)) else { return Ok(None) };
+        self.segment(from).map(|segment| segment.read(from.offset)).transpose()
     }
 
-    /// Removes the oldest segment, which must have been read to this place, where nothing can be added to it; whether it did.
+    /// Where the segment begins that comes behind that of a place; without one the oldest.
+    #[must_use]
+    pub fn next(&self, behind: Option<Place>) -> Option<Place> {
+        let segments = self.shared.segments.lock();
+        let ids = segments.all.iter().map(Segment::id);
+        let later = ids.filter(|id| behind.is_none_or(|place| place.segment < *id));
+        later.min().map(|segment| Place { segment, offset: 0 })
+    }
+
+    /// An entry that was read at this place, of this sequence and so many bytes, once more; nothing where its disk cannot read it now.
+    pub fn again(
+        &self,
+        again: &mut Again,
+        place: Place,
+        (sequence, bytes): (u64, usize),
+    ) -> io::Result<Option<Vec<u8>>> {
+        let Some(segment) = self.segment(place) else { return Ok(None) };
+        segment.again(again, place.offset, (sequence, bytes))
+    }
+
+    fn segment(&self, place: Place) -> Option<Segment> {
+        let segments = self.shared.segments.lock();
+        segments.all.iter().find(|segment| segment.id() == place.segment).cloned()
+    }
+
+    /// Removes a segment, which must have been read to this place, where nothing can be added to it; whether it did.
     pub async fn remove(&self, read_to: Place) -> Result<bool, AppendError> {
         let (answer, answered) = oneshot::channel();
         self.writer.send(Order::Remove { read_to, answer }).await?;
@@ -209,6 +232,19 @@ impl Spool {
         aside::list(&self.shared.directory)
     }
 
+    /// What a file that was put aside has.
+    pub fn read_aside(&self, name: &str) -> io::Result<Vec<u8>> {
+        aside::read(&self.shared.directory, name)
+    }
+
+    /// Removes a file that was put aside, also after a power loss.
+    pub fn remove_aside(&self, name: &str) -> io::Result<()> {
+        let bytes = aside::remove(&self.shared.directory, name)?;
+        let mut segments = self.shared.segments.lock();
+        segments.aside_bytes = segments.aside_bytes.saturating_sub(bytes);
+        Ok(())
+    }
+
     /// What all segments and what is put aside have, in bytes.
     #[must_use]
     pub fn bytes(&self) -> u64 {
@@ -221,6 +257,14 @@ impl Spool {
 pub struct Place {
     pub(super) segment: segment::Id,
     pub(super) offset: u64,
+}
+
+impl Place {
+    /// Another one of the same segment.
+    #[must_use]
+    pub fn at(self, offset: u64) -> Self {
+        Self { offset, ..self }
+    }
 }
 
 /// Makes a folder that is there after a power loss too.

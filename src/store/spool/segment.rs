@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::frame::{self, Mark, Piece};
+use super::frame::{self, HEAD_BYTES, Mark, Piece};
 use super::{Place, aside};
 
 /// What is read at once around a bad sector.
@@ -38,9 +38,15 @@ struct Inner {
 pub struct Entry {
     /// One more than that of the entry before.
     pub sequence: u64,
+    /// Where it begins in its segment, in bytes.
+    pub offset: u64,
     /// As it was appended.
     pub payload: Vec<u8>,
 }
+
+/// Reads entries again, one by one; the file of the last one stays open.
+#[derive(Debug, Default)]
+pub struct Again(Option<(Id, File)>);
 
 /// What a segment had from some place on.
 #[derive(Debug)]
@@ -110,27 +116,57 @@ impl Segment {
         let is_all = self.is_sealed();
         let durable = self.bytes();
         let length = usize::try_from(durable.saturating_sub(offset)).map_err(io::Error::other)?;
-        let file = File::open(&self.0.path)?;
-        let (bytes, has_bad_sectors) =
-            read_what_can_be(offset, length, |into, at| file.read_exact_at(into, at))?;
         let mut read = Read {
             entries: Vec::new(),
             damaged_bytes: 0,
             to: Place { segment: self.id(), offset: durable.max(offset) },
             is_all,
         };
-        let mut is_damaged = has_bad_sectors;
+        if length == 0 {
+            return Ok(read);
+        }
+        let file = File::open(&self.0.path)?;
+        let (bytes, has_bad_sectors) =
+            read_what_can_be(offset, length, |into, at| file.read_exact_at(into, at))?;
+        let (mut is_damaged, mut at) = (has_bad_sectors, offset);
         for piece in frame::read(&bytes, self.0.mark) {
             match piece {
                 Piece::Entry { sequence, payload } => {
                     is_damaged |= read.damaged_bytes > 0;
-                    read.entries.push(Entry { sequence, payload: payload.to_vec() });
+                    read.entries.push(Entry { sequence, offset: at, payload: payload.to_vec() });
+                    at += (HEAD_BYTES + payload.len()) as u64;
                 }
-                Piece::Damage(bytes) => read.damaged_bytes += bytes as u64,
+                Piece::Damage(bytes) => {
+                    read.damaged_bytes += bytes as u64;
+                    at += bytes as u64;
+                }
             }
         }
         self.0.is_damaged.fetch_or(is_damaged, Ordering::AcqRel);
         Ok(read)
+    }
+
+    /// The entry of this sequence and of so many bytes that was read at an offset, once more; nothing where its disk cannot read it now.
+    pub(super) fn again(
+        &self,
+        again: &mut Again,
+        offset: u64,
+        (sequence, bytes): (u64, usize),
+    ) -> io::Result<Option<Vec<u8>>> {
+        let file = match &mut again.0 {
+            Some((id, file)) if *id == self.id() => file,
+            open => &mut open.insert((self.id(), File::open(&self.0.path)?)).1,
+        };
+        let mut frame = vec![0; HEAD_BYTES + bytes];
+        if file.read_exact_at(&mut frame, offset).is_ok()
+            && let Some(Piece::Entry { sequence: found, payload }) = frame::read(&frame, self.0.mark).next()
+            && found == sequence
+        {
+            return Ok(Some(payload.to_vec()));
+        }
+        // All of it says whether this is a bad sector, or a disk that is away.
+        let whole = self.read(0)?;
+        Ok(whole.entries.into_iter().find(|entry| entry.sequence == sequence).map(|entry| entry.payload))
     }
 
     /// Its file goes, or aside where it is damaged; how many bytes that are.

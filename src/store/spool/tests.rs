@@ -99,6 +99,51 @@ async fn a_reader_that_follows_goes_on_where_it_was_and_removes_nothing_that_it_
 }
 
 #[tokio::test]
+async fn what_lies_ahead_is_read_and_a_segment_goes_whatever_is_before_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let all = texts(0..60);
+    let spool = spool(directory.path());
+    append_all(&spool, &all).await;
+    // Every entry's place, over all segments.
+    let (mut places, mut reads, mut next) = (Vec::new(), Vec::new(), spool.next(None));
+    while let Some(place) = next {
+        let read = spool.read(Some(place)).unwrap().unwrap();
+        places.extend(
+            read.entries.iter().map(|one| (read.to.at(one.offset), one.sequence, one.payload.clone())),
+        );
+        next = spool.next(Some(read.to));
+        reads.push(read);
+    }
+    assert!(reads.len() > 3 && !reads.last().unwrap().is_all);
+    let mut again = Again::default();
+    let mut read_again = |(place, sequence, payload): &(Place, u64, Vec<u8>)| {
+        let found = spool.again(&mut again, *place, (*sequence, payload.len())).unwrap();
+        found.is_some_and(|found| found == *payload)
+    };
+    assert_eq!(
+        places.iter().map(|(_, _, payload)| String::from_utf8(payload.clone()).unwrap()).collect::<Vec<_>>(),
+        all
+    );
+    assert!(places.iter().rev().all(&mut read_again));
+    // The second goes before the first, and what it had is not there.
+    let bytes = spool.bytes();
+    assert!(spool.remove(reads[1].to).await.unwrap() && spool.bytes() < bytes);
+    assert!(spool.read(Some(reads[1].to)).unwrap().is_none());
+    let of_second = reads[0].entries.len()..reads[0].entries.len() + reads[1].entries.len();
+    let gone: Vec<usize> = (0..places.len()).filter(|number| !read_again(&places[*number])).collect();
+    assert_eq!(gone, of_second.collect::<Vec<_>>());
+    // Damage that came since costs what it touches.
+    let file = OpenOptions::new().write(true).open(&segments(directory.path())[0]).unwrap();
+    file.write_all_at(&[0; 8], reads[0].entries[2].offset + 30).unwrap();
+    assert_eq!(
+        (0..5).map(|number| read_again(&places[number])).collect::<Vec<_>>(),
+        [true, true, false, true, true]
+    );
+    assert!(spool.remove(reads[0].to).await.unwrap());
+    assert!(spool.aside().unwrap()[0].name.starts_with("damaged."));
+}
+
+#[tokio::test]
 async fn a_torn_end_and_a_bad_sector_cost_what_they_touch_and_what_comes_later_is_written_elsewhere() {
     let directory = tempfile::tempdir().unwrap();
     let all = texts(0..60);

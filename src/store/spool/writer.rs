@@ -193,23 +193,21 @@ impl Active {
     }
 
     fn remove(&mut self, read_to: Place) -> Result<bool, AppendError> {
-        let oldest = self.shared.segments.lock().all.first().cloned();
-        let Some(oldest) = oldest.filter(|oldest| oldest.id() == read_to.segment) else {
+        let is_meant = |segment: &&Segment| segment.id() == read_to.segment;
+        let segment = self.shared.segments.lock().all.iter().find(is_meant).cloned();
+        let Some(segment) = segment.filter(|segment| segment.bytes() <= read_to.offset) else {
             return Ok(false);
         };
-        if oldest.bytes() > read_to.offset {
-            return Ok(false);
-        }
-        if !oldest.is_sealed() {
+        if !segment.is_sealed() {
             self.seal();
         }
-        let aside_bytes = oldest
+        let aside_bytes = segment
             .delete(&self.shared.directory)
             .map_err(|error| AppendError::Disk(error.to_string().into()))?;
         let mut segments = self.shared.segments.lock();
         segments.aside_bytes += aside_bytes;
-        segments.all.remove(0);
-        segments.bytes = segments.bytes.saturating_sub(oldest.bytes());
+        segments.all.retain(|one| one.id() != read_to.segment);
+        segments.bytes = segments.bytes.saturating_sub(segment.bytes());
         Ok(true)
     }
 }

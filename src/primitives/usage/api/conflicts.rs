@@ -6,12 +6,12 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::read::{time, wrong};
-use super::{ANSWER, Api, no_such_metric};
+use super::{ANSWER, Api};
 use crate::error::ErrorKind;
 use crate::http::{Call, Problem, Reply};
 use crate::names::Key;
+use crate::primitives::usage::READ;
 use crate::primitives::usage::conflicts::{self, Behind, Listed};
-use crate::primitives::usage::{READ, UsagePolicy};
 use crate::store::StoreError;
 
 /// Of a page, at the most.
@@ -53,9 +53,8 @@ struct ConflictReply {
 pub(super) async fn conflicts(api: &Api, call: Box<Call>) -> Result<Reply, Problem> {
     call.query.expect_only(&["from", "cursor"])?;
     let name = call.name_param("metric")?;
+    // Whether a policy names the metric now says nothing about what was found of it.
     let permit = call.caller.permit(READ, &name)?;
-    let policy = call.caller.policies().get::<UsagePolicy>();
-    policy.and_then(|policy| policy.metric(name.as_str())).ok_or_else(|| no_such_metric(&name))?;
     let behind = match (call.query.text("cursor"), call.query.text("from")) {
         (Some(cursor), _) => read_cursor(cursor)
             .ok_or_else(|| wrong("?cursor", "the `next_cursor` of the page before".to_owned()))?,
@@ -102,8 +101,9 @@ fn cursor(last: &Listed) -> String {
 fn read_cursor(text: &str) -> Option<Behind> {
     let (found, rest) = text.split_once('.')?;
     let (fingerprint, key) = rest.split_once('.')?;
-    // Of a time that there is, and a key that could be: the store would refuse others.
+    // Of a time at which one can be found, and a key that could be: the store would refuse others.
     let found = Timestamp::from_microsecond(found.parse().ok()?).ok()?;
+    let found = Some(found).filter(|found| *found >= Timestamp::UNIX_EPOCH)?;
     Key::check(key).ok()?;
     Some(Behind { fingerprint: fingerprint.parse().ok()?, key: key.to_owned(), ..Behind::all_from(found) })
 }
@@ -127,6 +127,7 @@ mod tests {
         assert_eq!(read_cursor(&cursor(&listed)), Some(behind));
         assert_eq!(read_cursor("5.x.a"), None);
         assert_eq!(read_cursor("9223372036854775807.1.a"), None);
+        assert_eq!(read_cursor("-5.1.a"), None);
         assert_eq!(read_cursor("5.1.a\0"), None);
         assert_eq!(read_cursor("5"), None);
     }

@@ -104,7 +104,8 @@ pub(super) const READ: Docs = Docs {
 };
 
 pub(super) const CONFLICTS: Docs = Docs {
-    summary: "Lists records that were accepted with `ack: spool` and not counted, since their keys are others', as they were found.",
+    summary: "Lists records that were accepted with `ack: spool` and not counted, since their keys are others', as they were found; of any \
+              name that the caller may read, also of a metric that the policy no longer names.",
     query: &[
         Parameter {
             name: "from",

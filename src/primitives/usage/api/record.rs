@@ -72,7 +72,7 @@ pub(super) async fn record(api: &Api, mut call: Box<wire::Call>) -> Result<Reply
     drop(records);
     drop(body);
     if let Some(spooler) = api.spooler.as_ref().filter(|_| call.has_spooled_metrics()) {
-        spooler.until_counted().await;
+        spooler.until_counted(call.tenant()).await;
     }
     let (late, calendar) = (call.late().to_vec(), Arc::clone(call.calendar()));
     match api.counter.count(permit, call).await.map_err(|error| ANSWER.of_group(&error))? {

@@ -66,6 +66,46 @@ async fn keys_go_when_no_record_of_their_day_is_taken_and_records_after_the_rete
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn conflicts_that_were_kept_long_enough_go_in_one_round_however_many_they_are() {
+    let stores = Stores::with_timescale(2).await;
+    for (name, store) in stores.all() {
+        let leases = Leases::new(store.clone(), Owner::of_this_process());
+        let left = match store {
+            Store::Postgres(_) => {
+                // More than two steps drop.
+                let found = "INSERT INTO usage_conflicts (tenant_id, metric, idempotency_key, fingerprint, found_at, time, value) \
+                             SELECT gen_random_uuid(), 'calls', key::text, 1, now() - make_interval(days => CASE WHEN key > 25000 THEN 399 ELSE 402 END), now(), 1 \
+                             FROM generate_series(1, 25002) key";
+                stores.psql(name, PostgresRole::Superuser, &[found]).unwrap();
+                assert!(housekeeping::round(store, &leases, 400).await.unwrap(), "{name}");
+                let left = "SELECT count(*) FROM usage_conflicts";
+                stores.psql(name, PostgresRole::Superuser, &[left]).unwrap().trim().parse().unwrap()
+            }
+            Store::Sqlite(sqlite) => {
+                let day = |ago: i32| {
+                    i64::from(super::super::Day::of(Timestamp::now()).number() - ago) * 86_400_000_000
+                };
+                let found = format!(
+                    "WITH RECURSIVE keys (key) AS (VALUES (1) UNION ALL SELECT key + 1 FROM keys WHERE key < 1202) \
+                     INSERT INTO usage_conflicts (tenant, metric, idempotency_key, fingerprint, found_us, time_us, value) \
+                     SELECT x'{}', 'calls', key, 1, CASE WHEN key > 1200 THEN {} ELSE {} END, 0, '1' FROM keys",
+                    "00".repeat(16),
+                    day(399),
+                    day(402)
+                );
+                sqlite.write(move |connection| connection.execute_batch(&found)).await.unwrap();
+                assert!(housekeeping::round(store, &leases, 400).await.unwrap(), "{name}");
+                let left = "SELECT count(*) FROM usage_conflicts";
+                let left =
+                    sqlite.read(|connection| connection.query_row(left, [], |row| row.get::<_, i64>(0)));
+                left.await.unwrap()
+            }
+        };
+        assert_eq!(left, 2, "{name}");
+    }
+}
+
 /// What is told of the days from so many ago to so many ago, as who sees everyone's records.
 pub(super) async fn told(stores: &Stores, name: &str, (from, to): (i64, i64)) -> Vec<Told> {
     let store = stores.as_owner(name).await;

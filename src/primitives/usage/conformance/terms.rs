@@ -128,7 +128,7 @@ async fn what_was_promised_is_counted_in_the_store_s_zone_whatever_its_policy_sa
         let counted: Result<_, StoreError> = store
             .run(Reach::background(A), 0, move |tx| {
                 let promised = promised.clone();
-                Box::pin(async move { count_each(tx, &[&promised], None, false).await })
+                Box::pin(async move { count_each(tx, &[(&promised, Timestamp::now())], None, false).await })
             })
             .await;
         assert_eq!(counted.unwrap().accepted, 1, "{name}");

@@ -13,6 +13,7 @@ use crate::store::StoreError;
 use crate::store::postgres::{PgError, PgTx};
 
 const NOTE: &str = "SELECT outrigger_usage_note_conflicts($1, $2, $3, $4, $5, $6, $7, $8)";
+const DROP_OLD: &str = "SELECT outrigger_drop_usage_conflicts()";
 const LIST: &str = "SELECT (extract(epoch FROM found_at) * 1000000)::bigint, idempotency_key, fingerprint, \
      (extract(epoch FROM time) * 1000000)::bigint, trim_scale(value)::text, tags::text, metadata::text FROM usage_conflicts \
      WHERE tenant_id = $1 AND metric = $2 \
@@ -46,6 +47,12 @@ pub(in super::super) async fn note_conflicts(
     )
     .await?;
     Ok(())
+}
+
+/// Drops some of those that were kept long enough; whether there may be more.
+pub(in super::super) async fn drop_old_conflicts(tx: &mut PgTx) -> Result<bool, StoreError> {
+    let rows = tx.query(DROP_OLD, &[]).await?;
+    Ok(rows.first().ok_or(PgError::Ended)?.try_get(0).map_err(PgError::of_row)?)
 }
 
 pub(in super::super) async fn conflicts(

@@ -1,57 +1,73 @@
-//! What was accepted, counted: in order, the entries of many tenants in a transaction.
+//! What was accepted, counted: of the tenants in turn, and of each in order, the entries of many in a transaction.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeSet, HashMap};
 use std::io;
-use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::super::conflicts::{self, Conflict};
-use super::super::count::{Counted, count_each, defect};
+use super::super::Days;
 use super::super::metrics::SpoolMetrics;
-use super::super::{Call, Day, Days};
-use super::batch::{Batch, Waiting};
-use super::entry::{self, Accepted};
+use super::ahead::Ahead;
+use super::clock::Clock;
+use super::settled::Settled;
 use super::shares::Shares;
+use super::transaction::{self, CountError, Portion};
+use super::waiting::{Costs, Waiting, What};
 use crate::digest;
-use crate::store::spool::{AppendError, Place, Spool};
-use crate::store::{Reach, Store, StoreError, Tx};
+use crate::store::spool::{AppendError, Spool};
+use crate::store::sqlite::Full;
+use crate::store::{Store, StoreError};
 
-/// What the calls of one transaction cost at the most, beside one that costs more.
-const MAX_COST: u64 = 8 * 1024 * 1024;
-/// The same on SQLite, whose transactions are others' to wait for.
-const MAX_COST_EMBEDDED: u64 = 1024 * 1024;
 /// Entries of one transaction at the most.
 const MAX_ENTRIES: usize = 256;
+/// A transaction whose time ran out took that long: fewer such attempts than halves.
+const SLOW_PARTS: usize = 16;
 /// Of a file whose tenant cannot be read.
 const UNKNOWN: &str = "unknown";
+const TOO_OLD: &str =
+    "it was in the spool for so long that it may have been counted, and its keys are no longer kept";
 /// Between two attempts while the store or the disk is away.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LAST_PAUSE: Duration = Duration::from_secs(2);
+/// Between two attempts at a tenant's call, where the others' can be counted.
+const FIRST_REST: Duration = Duration::from_secs(1);
+const LAST_REST: Duration = Duration::from_secs(30);
 
 /// Counts what is in a spool.
 pub(super) struct Drain {
     spool: Arc<Spool>,
     store: Store,
     days: Days,
+    clock: Clock,
+    costs: Costs,
     shares: Arc<Shares>,
     metrics: Arc<SpoolMetrics>,
-    settled: watch::Sender<u64>,
-    /// What was read, and up to where.
-    waiting: VecDeque<Waiting>,
-    read_to: Option<Place>,
+    /// Locked by one at a time: by this, or by the thread that reads for it.
+    ahead: Arc<Mutex<Ahead>>,
     /// Entries of a transaction at the most: fewer where one of them may be what the store refuses.
     at_once: usize,
     /// Of one entry's points, likewise.
     points_at_once: usize,
-    /// The entry that was refused last: the second time it is believed.
-    refused: Option<u64>,
+    /// Tenants whose last entry was not taken: their next one goes alone.
+    doubts: HashMap<Uuid, Doubt>,
+    /// Tenants whose entries were refused since one was counted.
+    refused_in_a_row: BTreeSet<Uuid>,
     /// Whether keys are looked up first: the last ones were counted before.
     repeats: bool,
+}
+
+/// Why a tenant's entry goes alone.
+#[derive(Default)]
+struct Doubt {
+    /// The one that was refused last: the second time it is believed.
+    refused: Option<u64>,
+    /// For how long the tenant rested last.
+    rest: Duration,
 }
 
 /// Why nothing is counted now.
@@ -69,7 +85,7 @@ enum DrainError {
 enum Round {
     /// There may be more.
     Done,
-    /// Everything is counted.
+    /// Everything is counted, but of tenants that rest.
     Empty,
 }
 
@@ -79,46 +95,60 @@ impl Drain {
         store: Store,
         shares: Arc<Shares>,
         metrics: Arc<SpoolMetrics>,
+        clock: Clock,
     ) -> Self {
-        let days = Days::new(store.clone());
+        let costs = match &store {
+            Store::Sqlite(_) => Costs::EMBEDDED,
+            Store::Postgres(_) => Costs::POSTGRES,
+        };
         Self {
+            days: Days::new(store.clone()),
+            costs,
+            ahead: Arc::new(Mutex::new(Ahead::new(Arc::clone(&spool)))),
             spool,
             store,
-            days,
+            clock,
             shares,
             metrics,
-            settled: watch::Sender::new(0),
-            waiting: VecDeque::new(),
-            read_to: None,
             at_once: MAX_ENTRIES,
             points_at_once: usize::MAX,
-            refused: None,
+            doubts: HashMap::new(),
+            refused_in_a_row: BTreeSet::new(),
             repeats: false,
         }
     }
 
-    /// Tells up to which sequence all are done with.
-    pub(super) fn settled(&self) -> watch::Receiver<u64> {
-        self.settled.subscribe()
+    /// Tells what is done with.
+    pub(super) fn settled(&self) -> watch::Receiver<Settled> {
+        self.ahead.lock().settled()
     }
 
     /// Until the process stops, and then until everything is counted, or cannot be now.
     pub(super) async fn run(mut self, stopping: CancellationToken) {
         let mut pause = FIRST_PAUSE;
         loop {
-            let ended = self.round(stopping.is_cancelled()).await;
+            // Said before the round: one that began earlier may have left what is removed at the end alone.
+            let is_last = stopping.is_cancelled();
+            let ended = self.round(is_last).await;
+            let (oldest_s, (held, wakes)) = {
+                let ahead = self.ahead.lock();
+                (ahead.oldest_s(), ahead.resting())
+            };
             self.metrics.bytes(self.spool.bytes());
-            match (&ended, self.waiting.front()) {
+            self.metrics.held(held);
+            match (&ended, oldest_s) {
                 (Err(_), None) => self.metrics.stuck(),
-                (_, first) => self.metrics.oldest(first.map(|entry| entry.accepted.accepted_ms)),
+                _ => self.metrics.oldest(oldest_s),
             }
             match ended {
                 Ok(Round::Done) => pause = FIRST_PAUSE,
-                Ok(Round::Empty) if stopping.is_cancelled() => return,
+                // What rests is counted by the next process.
+                Ok(Round::Empty) if is_last => return,
                 Ok(Round::Empty) => {
                     tokio::select! {
                         () = self.spool.appended() => {}
                         () = stopping.cancelled() => {}
+                        () = until(wakes) => {}
                     }
                 }
                 Err(error) => {
@@ -134,158 +164,287 @@ impl Drain {
     }
 
     async fn round(&mut self, is_last: bool) -> Result<Round, DrainError> {
-        let Some(first) = self.waiting.front() else { return self.read(is_last).await };
-        let looks_first = self.repeats || first.sequence < self.spool.begins();
-        let points = first.accepted.call.points().len();
-        let to = first.at.saturating_add(self.points_at_once).min(points);
-        let part = first.at..to;
-        let count = self.next();
-        let batch = self.waiting.iter().take(count).map(|entry| Arc::clone(&entry.accepted)).collect();
-        let only = Some(part.clone()).filter(|part| count == 1 && part.len() < points);
-        match self.count(batch, only, looks_first).await {
-            Ok(counted) => {
-                self.repeats = counted.duplicates + counted.refused.len() > 0;
-                self.at_once = (self.at_once * 2).min(MAX_ENTRIES);
-                self.points_at_once = self.points_at_once.saturating_mul(2);
-                self.metrics.counted(&counted);
-                match self.waiting.front_mut() {
-                    Some(first) if count == 1 && to < points => first.at = to,
-                    _ => (0..count).for_each(|_| self.done()),
-                }
+        self.take().await?;
+        let Some(next) = self.next() else {
+            let is_all = self.remove_finished(is_last).await?;
+            return Ok(if is_all { Round::Empty } else { Round::Done });
+        };
+        match next {
+            Next::Count(portion) => self.count(portion).await,
+            Next::Ask => {
+                self.ask().await?;
                 Ok(Round::Done)
             }
-            Err(error) => self.failed(error, count, part.len()),
-        }
-    }
-
-    /// Goes on with less, puts the entry aside that is refused for good, or waits.
-    fn failed(&mut self, error: StoreError, entries: usize, points: usize) -> Result<Round, DrainError> {
-        let is_much = error.is_too_slow() || error.full().is_some();
-        if entries > 1 && (is_much || error.is_of_data()) {
-            tracing::warn!(%error, entries, "usage that was accepted to disk is not taken: fewer entries at once");
-            self.at_once = entries / 2;
-            return Ok(Round::Done);
-        }
-        if is_much && points > 1 {
-            tracing::warn!(%error, points, "usage that was accepted to disk is not taken: fewer records at once");
-            self.points_at_once = points / 2;
-            return Ok(Round::Done);
-        }
-        let Some(first) = self.waiting.front().filter(|_| error.is_of_data()) else {
-            return Err(error.into());
-        };
-        if self.refused != Some(first.sequence) {
-            // The days of a server that was promoted or restored may be missing: they are made before the next attempt.
-            self.refused = Some(first.sequence);
-            return Ok(Round::Done);
-        }
-        self.put_aside(first.sequence, &first.payload, &error.to_string())?;
-        self.done();
-        Ok(Round::Done)
-    }
-
-    /// The first one needs no place any more.
-    fn done(&mut self) {
-        if let Some(entry) = self.waiting.pop_front() {
-            self.shares.give_back((entry.accepted.call.tenant(), entry.payload.len() as u64));
-            self.settled.send_replace(entry.sequence + 1);
-        }
-    }
-
-    /// Reads what was appended since, and removes what is done with.
-    async fn read(&mut self, is_last: bool) -> Result<Round, DrainError> {
-        let (spool, from, next) = (Arc::clone(&self.spool), self.read_to, self.spool.next_sequence());
-        // A segment is megabytes to read and to parse: not on a thread that serves calls.
-        let read = tokio::task::spawn_blocking(move || spool.read(from).map(|read| read.map(Batch::of)));
-        let Some(batch) = read.await.map_err(io::Error::other)?? else {
-            self.settled.send_replace(next);
-            return Ok(Round::Empty);
-        };
-        for (sequence, payload, why) in &batch.wrong {
-            self.put_aside(*sequence, payload, why)?;
-            if let Ok(head) = entry::head(payload) {
-                self.shares.give_back((head.tenant, payload.len() as u64));
+            Next::Refuse(why) => self.refuse(&why).await,
+            Next::Lost(bytes) => {
+                tracing::error!(
+                    bytes,
+                    "a call of the usage spool can no longer be read from its disk, and is lost"
+                );
+                self.metrics.damaged(bytes);
+                self.done(1);
+                Ok(Round::Done)
             }
         }
-        if batch.damaged_bytes > 0 {
-            let bytes = batch.damaged_bytes;
+    }
+
+    /// Takes what comes next, where nothing is taken.
+    async fn take(&self) -> Result<(), DrainError> {
+        if !self.ahead.lock().hand().is_empty() {
+            return Ok(());
+        }
+        self.ahead.lock().take();
+        if self.ahead.lock().hand().is_empty() {
+            self.prepare().await?;
+            self.ahead.lock().take();
+        }
+        Ok(())
+    }
+
+    /// Counts these, while what comes next is read.
+    async fn count(&mut self, portion: Portion) -> Result<Round, DrainError> {
+        let (entries, points) = (portion.entries.len(), portion.points());
+        let has_more = self.ahead.lock().has_more();
+        let prepared = async { if has_more { self.prepare().await } else { Ok(()) } };
+        let counted = transaction::count(&self.store, &self.days, &portion);
+        let (counted, prepared) = tokio::join!(counted, prepared);
+        let counted = match counted {
+            Ok(counted) => counted,
+            Err(error) => return self.failed(error, entries, points).await,
+        };
+        self.repeats = counted.duplicates + counted.refused.len() > 0;
+        self.at_once = (self.at_once * 2).min(MAX_ENTRIES);
+        self.points_at_once = self.points_at_once.saturating_mul(2);
+        self.refused_in_a_row.clear();
+        self.metrics.counted(&counted);
+        match portion.only {
+            Some(part) if !portion.is_end => self.ahead.lock().counted_to(part.end),
+            _ => self.done(entries),
+        }
+        self.remove_finished(false).await?;
+        // What it failed at is tried again, and said, once nothing is prepared.
+        prepared.map(|()| Round::Done)
+    }
+
+    /// Reads what was appended since, and entries whose turn it is.
+    async fn prepare(&self) -> Result<(), DrainError> {
+        let ahead = Arc::clone(&self.ahead);
+        let most_cost = self.costs.together;
+        // It is megabytes to read and to parse: not on a thread that serves calls.
+        let read = tokio::task::spawn_blocking(move || {
+            let mut ahead = ahead.lock();
+            let found = ahead.look()?;
+            ahead.prepare(MAX_ENTRIES, most_cost).map(|()| found)
+        });
+        let found = read.await.map_err(io::Error::other)??;
+        if found.damaged_bytes > 0 {
+            let bytes = found.damaged_bytes;
             tracing::error!(
                 bytes,
                 "what is on the usage spool's disk is damaged: unless it is an end that was torn off before it was answered, records are lost"
             );
             self.metrics.damaged(bytes);
         }
-        if batch.is_empty() {
-            // One that is written to goes at the end alone: else each call would begin a file.
-            let is_removed = (batch.is_all || is_last) && self.spool.remove(batch.to).await?;
-            self.read_to = Some(batch.to);
-            if !batch.is_all {
-                // It is the last one, which is written to.
-                self.settled.send_replace(next);
-            }
-            return Ok(if is_removed { Round::Done } else { Round::Empty });
+        if found.later > 0 {
+            let calls = found.later;
+            tracing::error!(
+                calls,
+                "a later release wrote calls of the usage spool: they stay where they are until it runs on this folder again"
+            );
         }
-        // Not before all that is wrong is put aside: what fails is read again.
-        self.read_to = Some(batch.to);
-        self.waiting.extend(batch.waiting);
+        Ok(())
+    }
+
+    /// What is done with the first ones that were taken.
+    fn next(&self) -> Option<Next> {
+        let mut ahead = self.ahead.lock();
+        let today = self.clock.today();
+        let hand = ahead.hand();
+        let first = hand.front()?;
+        let is_asked = |one: &Waiting| !one.is_young && one.is_old(today);
+        match &first.what {
+            What::Wrong(why) => return Some(Next::Refuse(why.clone())),
+            What::Lost => return Some(Next::Lost(first.bytes)),
+            What::Call(_) if is_asked(first) => return Some(Next::Ask),
+            What::Call(_) => {}
+        }
+        let is_alone = |one: &Waiting| {
+            self.doubts.contains_key(&one.tenant) || !one.is_whole(self.costs) || is_asked(one)
+        };
+        let count = if is_alone(first) {
+            1
+        } else {
+            hand.iter().take(self.at_once).take_while(|one| !is_alone(one)).count().max(1)
+        };
+        let part = first.part(if count == 1 { self.points_at_once } else { usize::MAX }, self.costs);
+        let entries = hand.iter().take(count).map_while(|one| match &one.what {
+            What::Call(read) => Some(Arc::clone(&read.accepted)),
+            What::Wrong(_) | What::Lost => None,
+        });
+        let is_of_before = |one: &Waiting| one.located.sequence < self.spool.begins();
+        Some(Next::Count(Portion {
+            entries: entries.collect(),
+            is_end: part.end == first.points(),
+            only: Some(part).filter(|part| count == 1 && part.len() < first.points()),
+            looks_first: self.repeats || hand.iter().take(count).any(is_of_before),
+        }))
+    }
+
+    /// Goes on with less, lets the tenant rest whose entry is not taken, puts one aside that is refused for good, or waits.
+    async fn failed(
+        &mut self,
+        error: CountError,
+        entries: usize,
+        points: usize,
+    ) -> Result<Round, DrainError> {
+        let (is_of_days, error) = match error {
+            CountError::Days(error) => (true, error),
+            CountError::Store(error) => (false, error),
+        };
+        let (is_slow, full) = (error.is_too_slow(), error.full());
+        let is_much = is_slow || full.is_some();
+        if entries > 1 && (is_much || error.is_of_data() || error.may_be_of_one()) {
+            tracing::warn!(%error, entries, "usage that was accepted to disk is not taken: fewer entries at once");
+            self.at_once = (if is_slow { entries / SLOW_PARTS } else { entries / 2 }).max(1);
+            return Ok(Round::Done);
+        }
+        let first = self.ahead.lock().hand().front().map(|one| (one.tenant, one.located.sequence));
+        let Some((tenant, sequence)) = first else { return Err(error.into()) };
+        if is_much && points > 1 {
+            tracing::warn!(%error, points, "usage that was accepted to disk is not taken: fewer records at once");
+            self.points_at_once = points / 2;
+            self.doubts.entry(tenant).or_default();
+            self.ahead.lock().put_back(tenant);
+            return Ok(Round::Done);
+        }
+        if error.is_of_data() {
+            return self.refused(&error, is_of_days, (tenant, sequence)).await;
+        }
+        if is_slow || full == Some(Full::Share) || error.may_be_of_one() {
+            self.rest(tenant, &error.to_string());
+            return Ok(Round::Done);
+        }
+        Err(error.into())
+    }
+
+    /// An entry was refused for what it is: the second time that is believed.
+    async fn refused(
+        &mut self,
+        error: &StoreError,
+        is_of_days: bool,
+        (tenant, sequence): (Uuid, u64),
+    ) -> Result<Round, DrainError> {
+        let doubt = self.doubts.entry(tenant).or_default();
+        if doubt.refused.replace(sequence) != Some(sequence) {
+            // The days of a server that was promoted or restored may be missing: they are made before the next attempt.
+            self.ahead.lock().put_back(tenant);
+            return Ok(Round::Done);
+        }
+        let is_kept = {
+            let mut ahead = self.ahead.lock();
+            ahead.hand().front().is_some_and(|one| one.is_kept(self.clock.today()))
+        };
+        if is_of_days && is_kept {
+            // The store's clock says what this machine's does not.
+            self.rest(
+                tenant,
+                &format!("{error}, and it is by this machine's clock: set the one that is wrong"),
+            );
+            return Ok(Round::Done);
+        }
+        self.refuse(&error.to_string()).await
+    }
+
+    /// A tenant's entries are tried again later, while the others' are counted.
+    fn rest(&mut self, tenant: Uuid, why: &str) {
+        let doubt = self.doubts.entry(tenant).or_default();
+        doubt.rest = (doubt.rest * 2).clamp(FIRST_REST, LAST_REST);
+        let rests_s = doubt.rest.as_secs();
+        tracing::error!(
+            why,
+            rests_s,
+            "a tenant's usage that was accepted to disk is not counted yet, and is tried again; the others' is"
+        );
+        self.ahead.lock().rest(tenant, Instant::now() + doubt.rest);
+    }
+
+    /// The keys of the first one may be gone by this machine's clock: what is gone is what the store's says.
+    async fn ask(&mut self) -> Result<(), DrainError> {
+        let today = self.clock.today_of(&self.store).await?;
+        let is_old = {
+            let mut ahead = self.ahead.lock();
+            let Some(first) = ahead.hand().front_mut() else { return Ok(()) };
+            first.is_young = !first.is_old(today);
+            !first.is_young
+        };
+        if is_old {
+            self.refuse(TOO_OLD).await?;
+        }
+        Ok(())
+    }
+
+    /// Puts the first one aside, unless others' were refused too since one was counted: then something else is wrong than an entry.
+    async fn refuse(&mut self, why: &str) -> Result<Round, DrainError> {
+        let first = self
+            .ahead
+            .lock()
+            .hand()
+            .front()
+            .map(|one| (one.tenant, one.located.sequence, one.payload.clone()));
+        let Some((tenant, sequence, payload)) = first else { return Ok(Round::Done) };
+        self.refused_in_a_row.insert(tenant);
+        if self.refused_in_a_row.len() > 1 {
+            self.rest(tenant, &format!("calls of several tenants in a row are refused, and none is put aside before one is counted: {why}"));
+            return Ok(Round::Done);
+        }
+        self.put_aside(tenant, sequence, payload, why).await?;
+        self.done(1);
+        self.remove_finished(false).await?;
         Ok(Round::Done)
     }
 
-    /// How many of those that wait go into the next transaction.
-    fn next(&self) -> usize {
-        let costs = self.waiting.iter().scan(0, |sum, entry| {
-            *sum += entry.cost;
-            Some(*sum)
-        });
-        let most = match (&self.store, self.waiting.front()) {
-            (_, Some(first)) if first.at > 0 => return 1,
-            (Store::Sqlite(_), _) => MAX_COST_EMBEDDED,
-            (Store::Postgres(_), _) => MAX_COST,
-        };
-        costs.take(self.at_once).take_while(|cost| *cost <= most).count().max(1)
+    /// So many of the first ones need no place any more.
+    fn done(&mut self, count: usize) {
+        let done = self.ahead.lock().done(count);
+        for one in done {
+            self.doubts.remove(&one.tenant);
+            self.shares.give_back((one.tenant, one.bytes));
+        }
     }
 
-    /// Counts entries, or a part of one's points.
-    async fn count(
+    /// Removes segments that are done with; whether there is nothing more in those at the end.
+    async fn remove_finished(&self, is_last: bool) -> Result<bool, DrainError> {
+        // One that is written to goes at the end alone: else each call would begin a file.
+        let finished = self.ahead.lock().finished(is_last);
+        let mut has_more = false;
+        for (number, read_to, is_all) in finished {
+            // One that was read as a whole cannot have more: it is gone.
+            if self.spool.remove(read_to).await? || is_all {
+                self.ahead.lock().removed(number);
+            } else {
+                has_more = true;
+            }
+        }
+        Ok(!has_more)
+    }
+
+    /// Keeps an entry that cannot be counted, as it is, in a file of its own: `outrigger usage requeue` takes it back. It stays in its
+    /// tenant's part of the spool.
+    async fn put_aside(
         &self,
-        batch: Vec<Arc<Accepted>>,
-        only: Option<Range<usize>>,
-        looks_first: bool,
-    ) -> Result<Counted, StoreError> {
-        let days: BTreeSet<Day> = batch.iter().flat_map(|accepted| accepted.call.days()).collect();
-        self.days.make(days.clone()).await?;
-        let tenants = batch.iter().map(|accepted| accepted.call.tenant()).collect();
-        let bytes = batch.iter().map(|accepted| accepted.call.bytes()).sum();
-        let batch: Arc<[Arc<Accepted>]> = batch.into();
-        let counted: Result<Counted, StoreError> = self
-            .store
-            .run(Reach::background_batch(tenants), bytes, move |tx| {
-                let (batch, only) = (Arc::clone(&batch), only.clone());
-                Box::pin(async move { count_and_list(tx, &batch, only, looks_first).await })
-            })
-            .await;
-        if counted.is_err() {
-            // They may be gone, with a server that was promoted or restored.
-            self.days.forget(&days);
-        }
-        counted
-    }
-
-    /// Keeps an entry that cannot be counted in a file of its own: its records as `POST /v1/usage` takes them, or all of it where they cannot be
-    /// read. It stays in its tenant's part of the spool.
-    fn put_aside(&self, sequence: u64, payload: &[u8], why: &str) -> io::Result<()> {
-        let read = entry::head(payload).and_then(|head| Ok((head, entry::body(payload)?)));
-        let (tenant, bytes, kind) = match read {
-            Ok((head, body)) => (Some(head.tenant), body, "json"),
-            Err(_) => (None, payload, "entry"),
-        };
-        let owner = tenant.map_or(UNKNOWN.to_owned(), |tenant| tenant.to_string());
+        tenant: Uuid,
+        sequence: u64,
+        payload: Vec<u8>,
+        why: &str,
+    ) -> Result<(), DrainError> {
+        let owner = if tenant.is_nil() { UNKNOWN.to_owned() } else { tenant.to_string() };
         // After a kill the same one may come again; another one never has its name.
-        let digest = u64::from_be_bytes(digest::first(digest::of_parts([payload]).as_ref()));
-        let path = self.spool.put_aside(&format!("{owner}.{sequence:020}.{digest:016x}.{kind}"), bytes)?;
-        if let Some(tenant) = tenant {
-            self.shares.add_aside(tenant, bytes.len() as u64);
-        }
+        let digest = u64::from_be_bytes(digest::first(digest::of_parts([&payload]).as_ref()));
+        let name = format!("{owner}.{sequence:020}.{digest:016x}.{}", super::ASIDE);
+        let (spool, bytes) = (Arc::clone(&self.spool), payload.len() as u64);
+        let written = tokio::task::spawn_blocking(move || spool.put_aside(&name, &payload));
+        let path = written.await.map_err(io::Error::other)??;
+        self.shares.add_aside(tenant, bytes);
         let file = path.display();
         tracing::error!(%file, tenant = owner, why, "usage that was accepted to disk cannot be counted, and is kept in this file");
         self.metrics.refused();
@@ -293,34 +452,26 @@ impl Drain {
     }
 }
 
+/// What is done with the first ones that were taken.
+enum Next {
+    Count(Portion),
+    /// The store's clock says whether the first one is too old.
+    Ask,
+    /// The first one cannot be counted.
+    Refuse(String),
+    /// The first one, of so many bytes, cannot be read.
+    Lost(u64),
+}
+
+/// Where there is such an instant.
+async fn until(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Whose a file is that was put aside.
 pub(super) fn tenant_of(name: &str) -> Option<Uuid> {
     name.split('.').next()?.parse().ok()
-}
-
-/// Counts entries, and lists what has another one's key.
-async fn count_and_list(
-    tx: &mut Tx<'_>,
-    batch: &[Arc<Accepted>],
-    only: Option<Range<usize>>,
-    looks_first: bool,
-) -> Result<Counted, StoreError> {
-    let calls: Vec<&Call> = batch.iter().map(|accepted| &accepted.call).collect();
-    let counted = count_each(tx, &calls, only, looks_first).await?;
-    let conflict = |(call, number): &(usize, usize)| {
-        let Accepted { call, keys, .. } = &**batch.get(*call)?;
-        let point = call.points().get(*number)?;
-        Some(Conflict {
-            tenant: call.tenant(),
-            metric: &call.metric(point)?.name,
-            key: keys.get(*number)?,
-            point,
-        })
-    };
-    let found: Option<Vec<Conflict<'_>>> = counted.refused.iter().map(conflict).collect();
-    let found = found.ok_or_else(|| defect("a conflict of no record"))?;
-    if !found.is_empty() {
-        conflicts::note(tx, &found).await?;
-    }
-    Ok(counted)
 }

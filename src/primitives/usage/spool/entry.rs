@@ -1,7 +1,8 @@
 //! An accepted call as bytes: the records as they came, and what policy said of them then.
 //!
 //! `version (1) | tenant (16) | accepted, ms since 1970 (8) | length of the terms (4) | terms | body`, numbers little-endian. The terms
-//! are JSON, and the body is what `POST /v1/usage` takes: what cannot be counted can be sent again by hand.
+//! are JSON, and the body is what `POST /v1/usage` takes. An entry of every version begins with its version, tenant and time, so that an
+//! earlier release knows whose it leaves to a later one.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,7 +15,8 @@ use uuid::Uuid;
 use super::super::{AcceptWindow, Ack, Calendar, Call, Checks, Metric, Point, Records};
 use crate::names::Name;
 
-const VERSION: u8 = 1;
+/// Of the entries that this release writes; it reads those before too.
+pub(super) const VERSION: u8 = 1;
 const HEAD_BYTES: usize = 1 + 16 + 8;
 
 /// What policy said when a call was accepted.
@@ -34,6 +36,7 @@ struct MetricTerms {
 /// Whose an entry is, and since when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Head {
+    pub(super) version: u8,
     pub(super) tenant: Uuid,
     pub(super) accepted_ms: i64,
 }
@@ -50,9 +53,12 @@ pub(super) struct Accepted {
 /// Why an entry is none.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum EntryError {
-    /// By a later release, or by no Outrigger.
-    #[error("its version is unknown")]
-    Version,
+    /// By no Outrigger.
+    #[error("it does not begin as an entry does")]
+    Head,
+    /// By a later release.
+    #[error("a later release wrote it")]
+    Later,
     /// What it says cannot be read.
     #[error("it cannot be read: {0}")]
     Json(#[from] serde_json::Error),
@@ -90,7 +96,14 @@ pub(super) fn write(call: &Call, accepted: Timestamp, body: &[u8]) -> Result<Vec
     Ok(payload)
 }
 
-/// What an entry begins with.
+impl Head {
+    /// Whether this release does not know the rest of it.
+    pub(super) fn is_later(&self) -> bool {
+        self.version > VERSION
+    }
+}
+
+/// What an entry begins with, of a later release's too.
 pub(super) fn head(payload: &[u8]) -> Result<Head, EntryError> {
     parts(payload).map(|(head, _)| head)
 }
@@ -100,15 +113,10 @@ fn parts(payload: &[u8]) -> Result<(Head, &[u8]), EntryError> {
         let (version, rest) = payload.split_first()?;
         let (tenant, rest) = rest.split_first_chunk()?;
         let (accepted, rest) = rest.split_first_chunk()?;
-        let head = Head { tenant: Uuid::from_bytes(*tenant), accepted_ms: i64::from_le_bytes(*accepted) };
-        (*version == VERSION).then_some((head, rest))
+        let (tenant, accepted_ms) = (Uuid::from_bytes(*tenant), i64::from_le_bytes(*accepted));
+        (*version > 0).then_some((Head { version: *version, tenant, accepted_ms }, rest))
     };
-    read().ok_or(EntryError::Version)
-}
-
-/// The records of an entry, as they came.
-pub(super) fn body(payload: &[u8]) -> Result<&[u8], EntryError> {
-    terms_and_body(parts(payload)?.1).map(|(_, body)| body)
+    read().ok_or(EntryError::Head)
 }
 
 fn terms_and_body(rest: &[u8]) -> Result<(&[u8], &[u8]), EntryError> {
@@ -122,6 +130,9 @@ fn terms_and_body(rest: &[u8]) -> Result<(&[u8], &[u8]), EntryError> {
 /// The call of an entry. Keys and fingerprints are made anew: a release that makes them in another way would not know them.
 pub(super) fn read(payload: &[u8]) -> Result<Accepted, EntryError> {
     let (head, rest) = parts(payload)?;
+    if head.is_later() {
+        return Err(EntryError::Later);
+    }
     let (terms, body) = terms_and_body(rest)?;
     let terms: Terms = serde_json::from_slice(terms)?;
     let records: Records<'_> = serde_json::from_slice(body)?;
@@ -180,8 +191,10 @@ mod tests {
     #[test]
     fn a_call_is_read_as_it_was_accepted() {
         let entry = entry();
-        assert_eq!(head(&entry).unwrap(), Head { tenant: Uuid::from_u128(7), accepted_ms: 42 });
-        assert_eq!(body(&entry).unwrap(), BODY.as_bytes());
+        assert_eq!(
+            head(&entry).unwrap(),
+            Head { version: VERSION, tenant: Uuid::from_u128(7), accepted_ms: 42 }
+        );
         let Accepted { accepted_ms, call, keys } = read(&entry).unwrap();
         assert_eq!(accepted_ms, 42);
         assert_eq!((call.tenant(), &*keys), (Uuid::from_u128(7), &[Box::from("k")][..]));
@@ -201,11 +214,14 @@ mod tests {
     #[test]
     fn what_is_no_entry_is_said() {
         let whole = entry();
-        let mut later = whole.clone();
-        later[0] = 2;
+        let (mut later, mut none) = (whole.clone(), whole.clone());
+        (later[0], none[0]) = (VERSION + 1, 0);
+        let head_of_later = head(&later).unwrap();
+        assert_eq!((head_of_later.is_later(), head_of_later.tenant), (true, Uuid::from_u128(7)));
         for (bytes, words) in [
-            (later, "version"),
-            (whole[..10].to_vec(), "version"),
+            (later, "a later release"),
+            (none, "does not begin"),
+            (whole[..10].to_vec(), "does not begin"),
             (whole[..40].to_vec(), "ends too soon"),
             (whole[..whole.len() - 1].to_vec(), "cannot be read"),
         ] {

@@ -3,12 +3,17 @@
 //! What was accepted is counted once, as everything is, by its keys: after a kill it may be taken again. A record whose key is another one's
 //! cannot be said to its caller any more: it is left out, and listed (`conflicts`).
 
-mod batch;
+mod ahead;
+mod clock;
 mod drain;
 mod entry;
+mod requeue;
+mod settled;
 mod shares;
 #[cfg(test)]
 mod tests;
+mod transaction;
+mod waiting;
 
 use std::io;
 use std::path::Path;
@@ -18,7 +23,10 @@ use jiff::Timestamp;
 use tokio::sync::{oneshot, watch};
 use uuid::Uuid;
 
+use self::clock::Clock;
 use self::drain::Drain;
+pub use self::requeue::{Requeued, RequeuedCall, requeue};
+use self::settled::Settled;
 use self::shares::Shares;
 use super::Call;
 use super::metrics::SpoolMetrics;
@@ -33,6 +41,8 @@ use crate::tasks::Tasks;
 const SEGMENT_BYTES: u64 = 8 * 1024 * 1024;
 /// A tenant's part of the spool is one in so many.
 const SHARE: u64 = 4;
+/// How the names of entries end that were put aside.
+const ASIDE: &str = "entry";
 /// Of calls that wait for the disk.
 const WAITING: Bounds = Bounds { calls: 1024, bytes: 128 * 1024 * 1024, share: 4 };
 
@@ -78,8 +88,8 @@ pub(super) struct Spooler {
     room: Room,
     metrics: Arc<SpoolMetrics>,
     tasks: Tasks,
-    /// Up to which sequence all are done with.
-    settled: watch::Receiver<u64>,
+    /// What is done with.
+    settled: watch::Receiver<Settled>,
 }
 
 impl Spooler {
@@ -91,12 +101,24 @@ impl Spooler {
         metrics: Arc<SpoolMetrics>,
         tasks: &Tasks,
     ) -> Result<Self, OpenError> {
+        Self::start_by(Clock::default(), directory, max_bytes, store, metrics, tasks)
+    }
+
+    fn start_by(
+        clock: Clock,
+        directory: &Path,
+        max_bytes: u64,
+        store: &Store,
+        metrics: Arc<SpoolMetrics>,
+        tasks: &Tasks,
+    ) -> Result<Self, OpenError> {
         let spool = Spool::open(directory, spool::Bounds { max_bytes, segment_bytes: SEGMENT_BYTES })?;
         let (spool, shares) = (Arc::new(spool), Arc::new(Shares::new(max_bytes / SHARE)));
         note_what_is_there(&spool, &shares)?;
         metrics.bounds(max_bytes);
         metrics.bytes(spool.bytes());
-        let drain = Drain::new(Arc::clone(&spool), store.clone(), Arc::clone(&shares), Arc::clone(&metrics));
+        let drain =
+            Drain::new(Arc::clone(&spool), store.clone(), Arc::clone(&shares), Arc::clone(&metrics), clock);
         let (stopping, settled) = (tasks.stopping().clone(), drain.settled());
         tasks.spawn("usage spool", async move { drain.run(stopping).await });
         Ok(Self {
@@ -110,11 +132,14 @@ impl Spooler {
         })
     }
 
-    /// Returns once all that was accepted before is counted: what is counted at once comes after it, as it came.
-    pub(super) async fn until_counted(&self) {
+    /// Returns once all that was accepted of a tenant before is counted: what is counted at once comes after it, as it came.
+    pub(super) async fn until_counted(&self, tenant: Uuid) {
+        if self.shares.of(tenant) == 0 {
+            return;
+        }
         let to = self.spool.next_sequence();
         let mut settled = self.settled.clone();
-        if settled.wait_for(|at| *at >= to).await.is_err() {
+        if settled.wait_for(|settled| settled.is_past(tenant, to)).await.is_err() {
             tracing::debug!("usage is no longer counted from disk: the process stops");
         }
     }

@@ -1,9 +1,12 @@
 //! What was accepted to disk, on both stores.
 
+mod refused;
+mod turns;
+
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan as _};
@@ -14,6 +17,7 @@ use uuid::Uuid;
 use super::super::conflicts::{self, Behind};
 use super::super::metrics::UsageMetrics;
 use super::super::{Ack, Calendar, Call, Metric, Range, Reading, SumOf, Window, read};
+use super::clock::Clock;
 use super::{SEGMENT_BYTES, Spooler, entry};
 use crate::names::Name;
 use crate::store::bench::Stores;
@@ -33,12 +37,63 @@ fn hour() -> Timestamp {
 
 /// An entry of a tenant: keys and values, at an instant.
 fn entry_of(tenant: Uuid, records: &[(&str, &str)], time: Timestamp) -> Vec<u8> {
+    let record = |(key, value): &(&str, &str)| json!({"metric": "calls", "value": value, "time": time.to_string(), "idempotency_key": key});
+    entry_with(tenant, &json!({"records": records.iter().map(record).collect::<Vec<_>>()}))
+}
+
+fn entry_with(tenant: Uuid, body: &serde_json::Value) -> Vec<u8> {
     let name = Name::parse("calls").unwrap();
     let metric = Metric { name, accept_late_ms: 1, group_by: Vec::new(), ack: Ack::Spool };
     let call = Call::of(tenant, vec![Arc::new(metric)], Vec::new(), &Calendar::new(TimeZone::UTC, None));
-    let record = |(key, value): &(&str, &str)| json!({"metric": "calls", "value": value, "time": time.to_string(), "idempotency_key": key});
-    let body = json!({"records": records.iter().map(record).collect::<Vec<_>>()}).to_string();
-    entry::write(&call, Timestamp::now(), body.as_bytes()).unwrap()
+    entry::write(&call, Timestamp::now(), body.to_string().as_bytes()).unwrap()
+}
+
+/// A process on a folder.
+struct Running {
+    spooler: Spooler,
+    registry: Registry,
+    tasks: Tasks,
+}
+
+impl Running {
+    fn on(store: &Store, directory: &Path) -> Self {
+        Self::with_clock(store, directory, Clock::default())
+    }
+
+    fn with_clock(store: &Store, directory: &Path, clock: Clock) -> Self {
+        let (registry, tasks) = (Registry::with_process_metrics().unwrap(), Tasks::default());
+        let metrics = Arc::clone(&UsageMetrics::new(&registry).unwrap().spool);
+        let spooler = Spooler::start_by(clock, directory, MAX_BYTES, store, metrics, &tasks).unwrap();
+        Self { spooler, registry, tasks }
+    }
+
+    /// As `accept` does it.
+    async fn accept(&self, entry: Vec<u8>) {
+        self.spooler.shares.note(entry::head(&entry).unwrap().tenant, entry.len() as u64);
+        self.spooler.spool.append(entry).await.unwrap();
+    }
+
+    fn metrics(&self) -> String {
+        self.registry.render().unwrap()
+    }
+
+    async fn until_metric(&self, line: &str) {
+        let is_there = || self.metrics().lines().any(|one| one == line);
+        let began = Instant::now();
+        while !is_there() {
+            assert!(began.elapsed() < SOON, "{line} is not in {}", self.metrics());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    async fn stop(self) {
+        assert!(self.tasks.stop(SOON).await, "not stopped in time");
+    }
+}
+
+fn segments(directory: &Path) -> Vec<PathBuf> {
+    let files = fs::read_dir(directory).unwrap().map(|file| file.unwrap().path());
+    files.filter(|path| path.extension().is_some_and(|end| end == "seg")).collect()
 }
 
 async fn append(directory: &Path, entries: Vec<Vec<u8>>) {
@@ -51,17 +106,14 @@ async fn append(directory: &Path, entries: Vec<Vec<u8>>) {
 
 /// Counts what is in a folder, as a process does that begins, and ends once that is done; its metrics.
 async fn count_all(store: &Store, directory: &Path) -> String {
-    let (registry, tasks) = (Registry::with_process_metrics().unwrap(), Tasks::default());
-    let metrics = UsageMetrics::new(&registry).unwrap();
-    let spooler = Spooler::start(directory, MAX_BYTES, store, Arc::clone(&metrics.spool), &tasks).unwrap();
-    assert!(tasks.stop(SOON).await, "not counted in time");
-    let segments = fs::read_dir(directory).unwrap().map(|file| file.unwrap().path());
-    let segments: Vec<_> = segments.filter(|path| path.extension().is_some_and(|end| end == "seg")).collect();
-    assert!(segments.is_empty(), "{segments:?}");
+    let running = Running::on(store, directory);
+    assert!(running.tasks.stop(SOON).await, "not counted in time");
+    assert_eq!(segments(directory), [""; 0].map(PathBuf::from));
+    let spooler = &running.spooler;
     let aside: u64 = spooler.spool.aside().unwrap().iter().map(|one| one.bytes).sum();
     assert_eq!(spooler.spool.bytes(), aside);
     assert!(spooler.shares.is_empty());
-    registry.render().unwrap()
+    running.metrics()
 }
 
 /// A tenant's total of the hour, and the keys of its conflicts.
@@ -111,80 +163,41 @@ async fn what_is_there_is_counted_once_however_often_it_comes_and_lies_are_liste
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_cannot_be_counted_is_put_aside_and_keeps_nobody_waiting() {
-    let stores = Stores::with_timescale(4).await;
-    for (name, store) in stores.all() {
-        let directory = tempfile::tempdir().unwrap();
-        let mut of_a_later_release = entry_of(A, &[("k3", "1")], hour());
-        of_a_later_release[0] = 9;
-        let old = entry_of(A, &[("k2", "1")], hour() - (24 * 150).hours());
-        let entries = vec![
-            entry_of(A, &[("k1", "1")], hour()),
-            old,
-            of_a_later_release,
-            entry_of(B, &[("k1", "2")], hour()),
-        ];
-        append(directory.path(), entries).await;
-        let metrics = count_all(store, directory.path()).await;
-        assert!(metrics.contains("outrigger_usage_spool_refused_total 2"), "{name}: {metrics}");
-        assert_eq!(
-            (seen(store, A).await.0, seen(store, B).await.0),
-            ("1".to_owned(), "2".to_owned()),
-            "{name}"
-        );
-        let files = fs::read_dir(directory.path().join("refused")).unwrap().map(|file| file.unwrap().path());
-        let mut files: Vec<_> = files.collect();
-        files.sort();
-        let [old, unknown] = &files[..] else { panic!("{name}: {files:?}") };
-        let records: serde_json::Value = serde_json::from_slice(&fs::read(old).unwrap()).unwrap();
-        assert_eq!(records["records"][0]["idempotency_key"], "k2", "{name}: it can be sent again by hand");
-        let named = [old, unknown].map(|path| path.file_name().unwrap().to_str().unwrap());
-        assert!(named[0].starts_with(&format!("{A}.")) && named[0].ends_with(".json"), "{name}: {named:?}");
-        assert!(named[1].starts_with("unknown.") && named[1].ends_with(".entry"), "{name}: {named:?}");
-        // Another one, of a life that began with nothing, is not written over it.
-        append(directory.path(), vec![entry_of(A, &[("k4", "1")], hour() - (24 * 150).hours())]).await;
-        count_all(store, directory.path()).await;
-        assert_eq!(fs::read_dir(directory.path().join("refused")).unwrap().count(), 3, "{name}");
-    }
-}
-
-/// What PostgreSQL refuses for good is one entry's matter, though it came among others: here its day cannot be made.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_entry_that_the_store_refuses_is_found_among_others() {
-    let stores = Stores::new(4).await;
-    let store = &stores.postgres;
-    let directory = tempfile::tempdir().unwrap();
-    let mut entries: Vec<_> =
-        (0..40).map(|number: u32| entry_of(A, &[(&number.to_string(), "1")], hour())).collect();
-    // 20 days ahead: none is accepted, and none could be kept.
-    entries.insert(17, entry_of(B, &[("k", "5")], hour() + (24 * 20).hours()));
-    append(directory.path(), entries).await;
-    let metrics = count_all(store, directory.path()).await;
-    assert!(metrics.contains("outrigger_usage_spool_refused_total 1"), "{metrics}");
-    assert_eq!(seen(store, A).await.0, "40");
-}
-
 /// As after a restore to a time when the day had none, or on a standby that had not got it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_day_whose_partitions_are_lost_is_made_anew_and_nothing_is_put_aside() {
     let stores = Stores::new(4).await;
     let directory = tempfile::tempdir().unwrap();
-    let (registry, tasks) = (Registry::with_process_metrics().unwrap(), Tasks::default());
-    let metrics = UsageMetrics::new(&registry).unwrap();
-    let spool = Arc::clone(&metrics.spool);
-    let spooler = Spooler::start(directory.path(), MAX_BYTES, &stores.postgres, spool, &tasks).unwrap();
-    spooler.spool.append(entry_of(A, &[("k1", "1")], hour())).await.unwrap();
-    spooler.until_counted().await;
+    let running = Running::on(&stores.postgres, directory.path());
+    running.accept(entry_of(A, &[("k1", "1")], hour())).await;
+    running.spooler.until_counted(A).await;
     let day = hour().strftime("%Y%m%d").to_string();
     let drop = format!("DROP TABLE usage_events_{day}, usage_dedupe_{day}");
-    let database = &stores._database.database;
-    tokio::task::block_in_place(|| database.psql(PostgresRole::Superuser, &[&drop])).unwrap();
-    spooler.spool.append(entry_of(A, &[("k2", "2")], hour())).await.unwrap();
-    spooler.until_counted().await;
+    stores.psql("postgres", PostgresRole::Superuser, &[&drop]).unwrap();
+    running.accept(entry_of(A, &[("k2", "2")], hour())).await;
+    running.spooler.until_counted(A).await;
     assert_eq!(seen(&stores.postgres, A).await.0, "3");
-    assert_eq!(spooler.spool.aside().unwrap(), []);
-    assert!(tasks.stop(SOON).await);
+    assert_eq!(running.spooler.spool.aside().unwrap(), []);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn records_that_came_late_are_told_by_when_they_were_accepted() {
+    let stores = Stores::new(4).await;
+    for (name, store) in stores.both() {
+        let directory = tempfile::tempdir().unwrap();
+        let late = entry_of(A, &[("k1", "1"), ("k2", "1"), ("k3", "1")], hour() - 3.hours());
+        append(directory.path(), vec![entry_of(A, &[("k0", "1")], hour()), late.clone()]).await;
+        let metrics = count_all(store, directory.path()).await;
+        for (outcome, count) in [("accepted", 4), ("late", 3)] {
+            let line = format!("outrigger_usage_points_total{{outcome=\"{outcome}\"}} {count}");
+            assert!(metrics.contains(&line), "{name}: {line} is not in {metrics}");
+        }
+        // What was counted before is none.
+        append(directory.path(), vec![late]).await;
+        let metrics = count_all(store, directory.path()).await;
+        assert!(metrics.contains("outrigger_usage_points_total{outcome=\"late\"} 0"), "{name}: {metrics}");
+    }
 }
 
 /// Statements that take too many records run out of their time, here at once.
