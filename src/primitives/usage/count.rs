@@ -145,7 +145,7 @@ impl Call {
     /// How many of its points are of an hour that was over an hour ago.
     #[must_use]
     pub fn of_hours_before(&self, now: Timestamp) -> u64 {
-        self.points.iter().filter(|point| is_late(point, now)).count() as u64
+        self.points.iter().filter(|point| is_of_hour_before(point, now)).count() as u64
     }
 
     /// The metric of one of its points.
@@ -171,7 +171,7 @@ fn sums(metrics: &[Arc<Metric>], points: &[Point]) -> u64 {
 }
 
 /// Whether a point that comes at an instant is of an hour that was over an hour before.
-fn is_late(point: &Point, came: Timestamp) -> bool {
+fn is_of_hour_before(point: &Point, came: Timestamp) -> bool {
     let hour = |time: Timestamp| time.as_microsecond().div_euclid(HOUR_US);
     hour(point.time) < hour(came) - 1
 }
@@ -248,7 +248,7 @@ pub(super) async fn count_each(
         match verdict {
             Verdict::Counted { accepted, duplicates } => {
                 let came = calls.get(place.0).map(|(_, came)| *came);
-                let is_late = |point: &Point| came.is_some_and(|came| is_late(point, came));
+                let is_late = |point: &Point| came.is_some_and(|came| is_of_hour_before(point, came));
                 counted.late += if unit.points.iter().any(is_late) { accepted } else { 0 };
                 counted.accepted += accepted;
                 counted.duplicates += duplicates;

@@ -169,13 +169,15 @@ impl Spool {
     /// not there. What was appended is there once it was answered. Of a segment whose file somebody removed all is damage. An error where
     /// the folder is not the one that was opened.
     pub fn read(&self, from: Option<Place>) -> io::Result<Option<Read>> {
-        let Some(from) = from.or_else(|| self.next(None)) else {
-            let lost = self.shared.folder.lost()?;
-            return lost.map_or(Ok(None), |lost| Err(lost.into()));
-        };
+        let Some(from) = from.or_else(|| self.next(None)) else { return Ok(None) };
         let Some(segment) = self.segment(from) else { return Ok(None) };
         let read = self.unless_removed(segment.read(from.offset))?;
         Ok(Some(read.unwrap_or_else(|| segment.gone(from.offset))))
+    }
+
+    /// An error where the folder is not the one that was opened, or not this process's any more.
+    pub fn has_its_folder(&self) -> io::Result<()> {
+        self.shared.folder.lost()?.map_or(Ok(()), |lost| Err(lost.into()))
     }
 
     /// Where the segment begins that comes behind that of a place; without one the oldest.

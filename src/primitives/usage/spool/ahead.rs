@@ -98,7 +98,10 @@ impl Ahead {
                 (number, Some(place), false) => (number, place),
                 (number, behind, _) => match self.spool.next(behind) {
                     Some(begin) => (number + 1, begin),
-                    None => return Ok(self.seen_to(next, found)),
+                    None => {
+                        self.spool.has_its_folder()?;
+                        return Ok(self.seen_to(next, found));
+                    }
                 },
             };
             let Some(read) = self.spool.read(Some(place))? else {
