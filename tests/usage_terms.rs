@@ -146,6 +146,18 @@ fn on_the_embedded_store_a_zone_can_be_chosen_until_something_is_counted() {
     assert_eq!((send_at(&mut acme, "api_calls", "k2"), by_days(&mut acme)), (202, 200));
     wait_until("the board", SOON, || board(&sidecar).contains(" up "));
     assert_eq!(send_at(&mut acme, "leads_scored", "k1"), 202);
+    // Months close, though all that comes may have been accepted before.
+    put(&sidecar, &policy("time_zone: Europe/Berlin\nbilling: {close_after_ms: 0}\n", "3200000000"));
+    let mut keys = 0..;
+    wait_until("an adjustment", SOON, || {
+        let key = format!("late-{}", keys.next().unwrap());
+        let sent = send(&mut acme, &[record("leads_scored", &key, "1", hours_ago(36 * 24))]);
+        assert_eq!((sent.status, &sent.json()["pending"]), (202, &json!(true)), "{}", sent.text());
+        let from = hours_ago(26).in_tz("Europe/Berlin").unwrap().start_of_day().unwrap().timestamp();
+        let reading =
+            acme.send("GET", &format!("/v1/usage/leads_scored?window=day&from={from}"), &[], "").json();
+        reading["points"].as_array().unwrap().iter().any(|point| point["adjusts"].is_string())
+    });
 }
 
 #[test]

@@ -70,6 +70,11 @@ impl Call {
         Self { tenant, metrics, points, late, calendar, bytes, cost, looks_first: false, seen }
     }
 
+    /// What it wants to be counted by, and nothing to count.
+    pub(super) fn without_points(&self) -> Self {
+        Self::by(self.tenant, self.metrics.clone(), Vec::new(), Arc::clone(&self.calendar))
+    }
+
     /// About what it adds to the store, in bytes.
     #[must_use]
     pub fn bytes(&self) -> u64 {

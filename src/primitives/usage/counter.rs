@@ -1,6 +1,6 @@
 //! Calls of many callers and tenants, counted in transactions that they share.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,11 +9,11 @@ use parking_lot::Mutex;
 use uuid::Uuid;
 
 use super::metrics::UsageMetrics;
-use super::{Call, Days, Seen, Verdict, count};
+use super::{Call, Day, Days, Seen, Verdict, count, terms};
 use crate::error::ErrorKind;
 use crate::fairness::Bounds;
 use crate::policy::Permit;
-use crate::store::{GroupCommit, GroupCommitError, Store, Terms};
+use crate::store::{GroupCommit, GroupCommitError, Store, StoreError, Terms};
 use crate::tasks::Tasks;
 
 /// Two write: the one's keys wait for the disk while the other's are looked up. A transaction has about 7,000 points where others
@@ -35,6 +35,7 @@ const FEW: usize = 1024;
 
 /// Counts on one store.
 pub struct Counter {
+    store: Store,
     group: Arc<GroupCommit<Call, Verdict>>,
     days: Days,
     seen: Arc<Seen>,
@@ -48,21 +49,21 @@ impl Counter {
     pub(super) fn new(store: Store, metrics: Arc<UsageMetrics>, tasks: Tasks) -> Self {
         let days = Days::new(store.clone());
         let group = GroupCommit::new(
-            store,
+            store.clone(),
             |tx, calls| Box::pin(count(tx, calls)),
             TERMS,
             || (),
             metrics.counting.clone(),
             tasks,
         );
-        Self { group, days, seen: Arc::default(), repeating: Mutex::default(), metrics }
+        Self { store, group, days, seen: Arc::default(), repeating: Mutex::default(), metrics }
     }
 
     /// Counts a call and returns once that is durable. A caller that stops waiting does not undo it.
     pub async fn count(&self, permit: Permit, call: Call) -> Result<Verdict, GroupCommitError> {
         let (bytes, cost, late) = (call.bytes(), call.cost(), call.of_hours_before(Timestamp::now()));
         let (tenant, days) = (call.tenant(), call.days());
-        let ended = match self.days.make(days.clone()).await {
+        let ended = match self.prepare(&permit, &call, &days).await {
             Ok(()) => {
                 let call = call.looking_first(self.repeats(tenant)).having_seen(&self.seen);
                 self.group.call(permit, call, bytes, cost).await
@@ -77,6 +78,12 @@ impl Counter {
         }
         self.metrics.ended(&ended, late);
         ended
+    }
+
+    /// Makes what would keep others from counting, in transactions that count nothing.
+    async fn prepare(&self, permit: &Permit, call: &Call, days: &BTreeSet<Day>) -> Result<(), StoreError> {
+        self.days.make(days.clone()).await?;
+        terms::prepare(&self.store, permit, call, &self.seen).await
     }
 
     fn repeats(&self, tenant: Uuid) -> bool {

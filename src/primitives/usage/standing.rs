@@ -3,7 +3,7 @@
 //! It is told here, and held where something is counted or read.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -11,12 +11,14 @@ use tokio::sync::Notify;
 use super::terms::{self, Kept};
 use super::{Calendar, UsagePolicy};
 use crate::policy::{Policies, PolicySource};
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::tasks::Tasks;
 use crate::telemetry::{BackendHealth, BackendState};
 
 /// Between two looks at whether the policies are others, and at the store where it differs, or does not answer.
 const EVERY: Duration = Duration::from_secs(2);
+/// Between two looks at the store where it did not differ: `outrigger migrate`, or who counts first, may have changed what it has.
+const AGAIN: Duration = Duration::from_secs(30);
 
 /// Tells it.
 pub(super) struct Standing {
@@ -42,11 +44,12 @@ impl Standing {
         };
         let (stopping, again) = (tasks.stopping().clone(), Arc::clone(&asked));
         tasks.spawn("usage's terms", async move {
-            let mut told_of = None;
+            let (mut told_of, mut told_at) = (None, Instant::now());
             loop {
                 let generation = looks.policies.current().generation();
-                if told_of != Some(generation) {
+                if told_of != Some(generation) || told_at.elapsed() >= AGAIN {
                     told_of = looks.look().await.then_some(generation);
+                    told_at = Instant::now();
                 }
                 tokio::select! {
                     () = stopping.cancelled() => return,
@@ -85,7 +88,7 @@ impl Looks {
         let policy =
             |policies: &Policies| policies.get::<UsagePolicy>().map(|policy| Arc::clone(policy.calendar()));
         let calendar = policy(&self.policies.current());
-        let kept = match terms::look(&self.store).await {
+        let kept = match self.put_and_look().await {
             Ok(kept) => kept,
             Err(error) => {
                 tracing::debug!(%error, "the store has not said yet by which time zone usage is counted");
@@ -102,6 +105,13 @@ impl Looks {
         }
         self.health.set(state, advice);
         state == BackendState::Up
+    }
+}
+
+impl Looks {
+    async fn put_and_look(&self) -> Result<Kept, StoreError> {
+        terms::put(&self.store, &self.policies).await?;
+        terms::look(&self.store).await
     }
 }
 

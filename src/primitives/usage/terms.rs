@@ -11,7 +11,9 @@ use jiff::tz::TimeZone;
 use parking_lot::Mutex;
 use uuid::Uuid;
 
-use super::{Calendar, Call, postgres, sqlite};
+use super::{Calendar, Call, Metric, UsagePolicy, postgres, sqlite};
+use crate::names::Name;
+use crate::policy::{Permit, PolicySource};
 use crate::store::{Reach, Store, StoreError, Tx};
 
 /// How often it is asked again, since somebody took away meanwhile what was to be there.
@@ -89,22 +91,31 @@ pub(super) struct Wanted<'c> {
 impl<'c> Wanted<'c> {
     fn of(first: &'c Call, calls: impl Iterator<Item = &'c Call>, any_zone: bool) -> Self {
         let calendar = first.calendar();
-        let mut wanted = Self {
-            time_zone: calendar.zone_name(),
-            close_after_ms: calendar.close_after_ms(),
-            tags: BTreeSet::new(),
-            any_zone,
-        };
-        for metric in calls.flat_map(Call::metrics) {
-            wanted.tags.insert((metric.name.as_str(), ""));
-            wanted.tags.extend(metric.group_by.iter().map(|tag| (metric.name.as_str(), tag.as_str())));
-        }
-        wanted
+        let metrics = calls.flat_map(Call::metrics).map(|metric| &**metric);
+        let (time_zone, close_after_ms) = (calendar.zone_name(), calendar.close_after_ms());
+        Self { time_zone, close_after_ms, tags: tags(metrics), any_zone }
+    }
+
+    /// All that a policy says.
+    fn of_policy(policy: &'c UsagePolicy) -> Self {
+        let calendar = policy.calendar();
+        let metrics = policy.metrics().map(|metric| &**metric);
+        let (time_zone, close_after_ms) = (calendar.zone_name(), calendar.close_after_ms());
+        Self { time_zone, close_after_ms, tags: tags(metrics), any_zone: false }
     }
 
     pub(super) fn close_after_ms(&self) -> Option<i64> {
         self.close_after_ms.map(|ms| i64::try_from(ms).unwrap_or(i64::MAX))
     }
+}
+
+/// The tags of metrics, each with its metric before it, and an empty one of each metric.
+fn tags<'c>(metrics: impl Iterator<Item = &'c Metric>) -> BTreeSet<(&'c str, &'c str)> {
+    let of = |metric: &'c Metric| {
+        let declared = metric.group_by.iter().map(Name::as_str);
+        std::iter::once("").chain(declared).map(|tag| (metric.name.as_str(), tag))
+    };
+    metrics.flat_map(of).collect()
 }
 
 /// The terms that a process has seen last, so that it need not ask for them in each transaction: whoever counts on PostgreSQL names their
@@ -156,6 +167,27 @@ pub(super) async fn in_force(
     terms.ok_or(StoreError::Contended)
 }
 
+/// Has what a call wants in force before it is counted: on PostgreSQL who changes the terms holds up all who count until its end.
+pub(super) async fn prepare(
+    store: &Store,
+    permit: &Permit,
+    call: &Call,
+    seen: &Arc<Seen>,
+) -> Result<(), StoreError> {
+    let covers = |terms: Arc<Terms>| terms.cover(&Wanted::of(call, std::iter::once(call), false));
+    if matches!(store, Store::Sqlite(_)) || seen.get().is_some_and(covers) {
+        return Ok(());
+    }
+    let wants = Arc::new(call.without_points());
+    let seen = Arc::clone(seen);
+    store
+        .run(permit, 0, move |tx| {
+            let (wants, seen) = (Arc::clone(&wants), Arc::clone(&seen));
+            Box::pin(async move { in_force(tx, &[&wants], Some(&seen), false).await.map(|_| ()) })
+        })
+        .await
+}
+
 async fn ask(tx: &mut Tx<'_>, wanted: &Wanted<'_>) -> Result<Terms, StoreError> {
     for _ in 0..ATTEMPTS {
         let terms = match tx {
@@ -178,6 +210,25 @@ pub(super) async fn kept(tx: &mut Tx<'_>) -> Result<Kept, StoreError> {
         Tx::Postgres(tx) => postgres::kept_terms(tx).await,
         Tx::Sqlite(tx) => sqlite::kept_terms(tx),
     }
+}
+
+/// Puts what a policy says into force where that is this process's to do: on the embedded store.
+pub(super) async fn put(store: &Store, policies: &PolicySource) -> Result<(), StoreError> {
+    if let Store::Postgres(_) = store {
+        return Ok(());
+    }
+    let policies = policies.clone();
+    store
+        .run(Reach::nobody(), 0, move |tx| {
+            let policies = policies.clone();
+            Box::pin(async move {
+                match (tx, policies.current().get::<UsagePolicy>()) {
+                    (Tx::Sqlite(tx), Some(policy)) => sqlite::put_terms(tx, &Wanted::of_policy(policy)),
+                    _ => Ok(()),
+                }
+            })
+        })
+        .await
 }
 
 /// What the store has.

@@ -176,16 +176,19 @@ impl Ahead {
         self.hand.append(&mut self.prepared);
     }
 
-    /// Reads entries of the tenants in turn, so many at the most and of so much cost; the first one whatever it costs.
+    /// Reads entries of the tenants in turn, so many at the most and of so much cost and so many bytes; the first one whatever it is.
     pub(super) fn prepare(&mut self, most: usize, most_cost: u64) -> io::Result<()> {
         self.wake(Instant::now());
-        let mut cost = self.prepared.iter().map(Waiting::cost).sum::<u64>();
+        let mut weight = self.prepared.iter().map(Waiting::weight).sum::<u64>();
         while self.prepared.len() < most {
             let (spool, again, spare) = (&self.spool, &mut self.again, &mut self.spare);
             let (segments, parts, is_first) = (&self.segments, &self.parts, self.prepared.is_empty());
             let (mut taken, mut failed) = (None, None);
             let Some(tenant) = self.lines.turn() else { return Ok(()) };
             let fits = |bytes: u64, located: &Located| {
+                if !is_first && weight + bytes > most_cost {
+                    return false;
+                }
                 let one = match spare.take_if(|spare| spare.located.id() == located.id()) {
                     Some(one) => one,
                     None => {
@@ -203,7 +206,7 @@ impl Ahead {
                         }
                     }
                 };
-                if is_first || cost + one.cost() <= most_cost {
+                if is_first || weight + one.weight() <= most_cost {
                     taken = Some(one);
                     return true;
                 }
@@ -215,7 +218,7 @@ impl Ahead {
                 return Err(error);
             }
             let (Some(_), Some(one)) = (next, taken) else { return Ok(()) };
-            cost += one.cost();
+            weight += one.weight();
             self.prepared.push_back(one);
         }
         Ok(())

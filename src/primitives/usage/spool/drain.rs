@@ -175,7 +175,8 @@ impl Drain {
                 self.ask().await?;
                 Ok(Round::Done)
             }
-            Next::Refuse(why) => self.refuse(&why).await,
+            // What it is nobody's clock or right can change.
+            Next::Refuse(why) => self.refuse_for_sure(&why).await,
             Next::Lost(bytes) => {
                 tracing::error!(
                     bytes,
@@ -221,7 +222,7 @@ impl Drain {
             Some(part) if !portion.is_end => self.ahead.lock().counted_to(part.end),
             _ => self.done(entries),
         }
-        self.remove_finished(false).await?;
+        self.remove_done().await;
         // What it failed at is tried again, and said, once nothing is prepared.
         prepared.map(|()| Round::Done)
     }
@@ -383,13 +384,29 @@ impl Drain {
             !first.is_young
         };
         if is_old {
-            self.refuse(TOO_OLD).await?;
+            match &self.store {
+                // Both clocks say it.
+                Store::Postgres(_) => self.refuse_for_sure(TOO_OLD).await?,
+                Store::Sqlite(_) => self.refuse(TOO_OLD).await?,
+            };
         }
         Ok(())
     }
 
     /// Puts the first one aside, unless others' were refused too since one was counted: then something else is wrong than an entry.
     async fn refuse(&mut self, why: &str) -> Result<Round, DrainError> {
+        let tenant = self.ahead.lock().hand().front().map(|one| one.tenant);
+        let Some(tenant) = tenant else { return Ok(Round::Done) };
+        self.refused_in_a_row.insert(tenant);
+        if self.refused_in_a_row.len() > 1 {
+            self.rest(tenant, &format!("calls of several tenants in a row are refused, and none is put aside before one is counted: {why}"));
+            return Ok(Round::Done);
+        }
+        self.refuse_for_sure(why).await
+    }
+
+    /// Puts the first one aside. Where that fails, as on a disk that is full, the others are counted: that makes room.
+    async fn refuse_for_sure(&mut self, why: &str) -> Result<Round, DrainError> {
         let first = self
             .ahead
             .lock()
@@ -397,15 +414,20 @@ impl Drain {
             .front()
             .map(|one| (one.tenant, one.located.sequence, one.payload.clone()));
         let Some((tenant, sequence, payload)) = first else { return Ok(Round::Done) };
-        self.refused_in_a_row.insert(tenant);
-        if self.refused_in_a_row.len() > 1 {
-            self.rest(tenant, &format!("calls of several tenants in a row are refused, and none is put aside before one is counted: {why}"));
+        if let Err(error) = self.put_aside(tenant, sequence, payload, why).await {
+            self.rest(tenant, &format!("a call that is refused ({why}) cannot be put aside: {error}"));
             return Ok(Round::Done);
         }
-        self.put_aside(tenant, sequence, payload, why).await?;
         self.done(1);
-        self.remove_finished(false).await?;
+        self.remove_done().await;
         Ok(Round::Done)
+    }
+
+    /// Removes segments that are done with. One that cannot be removed now keeps nothing from being counted.
+    async fn remove_done(&self) {
+        if let Err(error) = self.remove_finished(false).await {
+            tracing::warn!(%error, "a file of the usage spool whose calls are counted cannot be removed yet");
+        }
     }
 
     /// So many of the first ones need no place any more.

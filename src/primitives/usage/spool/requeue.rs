@@ -1,6 +1,7 @@
 //! What was put aside, taken back into the spool: whoever uses the folder next counts it.
 
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -15,6 +16,9 @@ pub enum RequeueError {
     /// Nothing was ever accepted to disk there.
     #[error("there is no folder {}", .0.display())]
     NoFolder(PathBuf),
+    /// Whose process it is could not read what this writes.
+    #[error("{} is another user's: run this as the user that Outrigger runs as", .0.display())]
+    Owner(PathBuf),
     /// Nothing of this name was put aside.
     #[error("nothing that was put aside is named `{0}`")]
     NoFile(String),
@@ -73,17 +77,20 @@ pub async fn requeue(
     is_dry_run: bool,
     mut tell: impl FnMut(&Requeued),
 ) -> Result<(), RequeueError> {
+    let of = |file: &str| {
+        let file = file.to_owned();
+        |source| RequeueError::File { file, source }
+    };
     if !directory.is_dir() {
         return Err(RequeueError::NoFolder(directory.to_owned()));
+    }
+    if std::fs::metadata(directory).map_err(of("spool"))?.uid() != rustix::process::geteuid().as_raw() {
+        return Err(RequeueError::Owner(directory.to_owned()));
     }
     // What is taken back was there before: it needs no bound.
     let bounds = Bounds { max_bytes: u64::MAX, segment_bytes: SEGMENT_BYTES };
     let spool = Spool::open(directory, bounds)
         .map_err(|source| RequeueError::Open { directory: directory.to_owned(), source })?;
-    let of = |file: &str| {
-        let file = file.to_owned();
-        |source| RequeueError::File { file, source }
-    };
     let mut files = spool.aside().map_err(of("refused"))?;
     // Of each tenant as they were accepted.
     files.sort_by(|one, other| one.name.cmp(&other.name));

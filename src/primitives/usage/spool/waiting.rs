@@ -96,6 +96,11 @@ impl Waiting {
         }
     }
 
+    /// What it takes while it is held: a body may be mostly space.
+    pub(super) fn weight(&self) -> u64 {
+        self.cost().max(self.bytes)
+    }
+
     /// The call that it is.
     pub(super) fn call(&self) -> Option<&Call> {
         match &self.what {

@@ -12,5 +12,5 @@ pub(super) use conflicts::{conflicts, note_conflicts};
 pub(super) use old::drop_old;
 pub(super) use read::{groups, sums};
 pub(super) use reconcile::{inventory, kept, records};
-pub(super) use terms::{kept_terms, terms};
+pub(super) use terms::{kept_terms, put_terms, terms};
 pub(super) use write::{add, adjust, counted, insert};

@@ -1,5 +1,5 @@
-//! What is counted by, as the file has it. One process has it: what its policy says is put into force by the calls that come, but for the
-//! zone of days that have usage.
+//! What is counted by, as the file has it. One process has it: what its policy says is put into force once it is loaded, and by
+//! the calls that come, but for the zone of days that have usage.
 
 use std::collections::BTreeSet;
 
@@ -48,6 +48,20 @@ fn put(connection: &Connection, wanted: &Wanted<'_>) -> rusqlite::Result<(String
     }
     connection.prepare_cached(PUT)?.execute((wanted.time_zone, wanted_ms))?;
     Ok((wanted.time_zone.to_owned(), wanted_ms))
+}
+
+/// Puts what a policy says into force, for the metrics of which something was counted: all that comes may have been accepted before it.
+pub(in super::super) fn put_terms(tx: &mut SqliteTx<'_>, wanted: &Wanted<'_>) -> Result<(), StoreError> {
+    Ok(tx.run(|connection| {
+        let (zone, _) = put(connection, wanted)?;
+        if zone == wanted.time_zone {
+            let known: BTreeSet<String> =
+                all_tags(connection)?.into_iter().map(|(metric, _)| metric).collect();
+            let tags = wanted.tags.iter().filter(|(metric, _)| known.contains(*metric)).copied().collect();
+            declare(connection, &Wanted { tags, ..*wanted })?;
+        }
+        Ok(())
+    })?)
 }
 
 fn is_used(connection: &Connection) -> rusqlite::Result<bool> {

@@ -180,11 +180,14 @@ async fn what_is_counted_between_says_that_only_some_entries_are_wrong() {
         let old = |tenant| entry_of(tenant, &[("old", "1")], hour() - days(150));
         append(directory.path(), vec![old(A), old(B)]).await;
         let running = Running::on(store, directory.path());
-        running.until_metric("outrigger_usage_spool_tenants_held_count 1").await;
-        running.until_metric("outrigger_usage_spool_refused_total 1").await;
+        // By PostgreSQL's clock and this machine's they are too old; SQLite has but the one.
+        let (held, refused) = if let Store::Postgres(_) = store { (0, 2) } else { (1, 1) };
+        running.until_metric(&format!("outrigger_usage_spool_refused_total {refused}")).await;
+        running.until_metric(&format!("outrigger_usage_spool_tenants_held_count {held}")).await;
         running.accept(entry_of(C, &[("k", "1")], hour())).await;
         running.until_metric("outrigger_usage_spool_refused_total 2").await;
         running.until_metric("outrigger_usage_spool_tenants_held_count 0").await;
+        running.until_metric("outrigger_usage_points_total{outcome=\"accepted\"} 1").await;
         assert_eq!(seen(store, C).await.0, "1", "{name}");
         running.stop().await;
     }
