@@ -20,6 +20,7 @@ use support::client::{Client, Reply};
 use support::postgres::OnPostgres;
 use support::random::{Random, seed, size};
 use support::sidecar::Sidecar;
+use support::workers::side_by_side;
 
 const TOPICS: [&str; 2] = ["leads", "payments"];
 const GROUPS: [&str; 2] = ["one", "two"];
@@ -401,43 +402,32 @@ fn run(sidecars: [&Sidecar; 2], operations: u64) {
         (seed(), std::array::from_fn(|_| uuid::Uuid::new_v4().to_string()));
     println!("seed {seed}, {operations} operations");
     let (board, began) = (Board::default(), Instant::now());
-    let counts = std::thread::scope(|scope| {
-        let mut workers = Vec::new();
-        for name in 0..6 {
-            let (tenant, sidecar) = (&tenants[name / 2], sidecars[name % 2]);
-            let token = sidecar.token_with(&["--tenant", tenant, "--subject", "t", "--ttl", "12h"]);
-            let mut worker = Worker {
-                name,
-                tenant: tenant.clone(),
-                topic: TOPICS[name % 2],
-                bearer: format!("Bearer {token}"),
-                sidecar,
-                client: sidecar.client(),
-                board: &board,
-                random: Random::new(seed + name as u64),
-                log: Vec::new(),
-                place: BTreeMap::new(),
-                cursors: Vec::new(),
-                groups: Default::default(),
-                counts: BTreeMap::new(),
-            };
-            workers.push(scope.spawn(move || {
-                for _ in 0..operations / 6 {
-                    worker.step();
-                }
-                worker.end();
-                *worker.counts.entry("events").or_default() += worker.log.len() as u64;
-                worker.counts
-            }));
+    let worker = |name: usize| {
+        let (tenant, sidecar) = (&tenants[name / 2], sidecars[name % 2]);
+        let token = sidecar.token_with(&["--tenant", tenant, "--subject", "t", "--ttl", "12h"]);
+        Worker {
+            name,
+            tenant: tenant.clone(),
+            topic: TOPICS[name % 2],
+            bearer: format!("Bearer {token}"),
+            sidecar,
+            client: sidecar.client(),
+            board: &board,
+            random: Random::new(seed + name as u64),
+            log: Vec::new(),
+            place: BTreeMap::new(),
+            cursors: Vec::new(),
+            groups: Default::default(),
+            counts: BTreeMap::new(),
         }
-        let ended: Vec<_> = workers.into_iter().map(|worker| worker.join()).collect();
-        let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
-        for ended in ended {
-            for (what, count) in ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic)) {
-                *counts.entry(what).or_default() += count;
-            }
+    };
+    let counts = side_by_side((0..6).map(worker).collect(), |mut worker| {
+        for _ in 0..operations / 6 {
+            worker.step();
         }
-        counts
+        worker.end();
+        *worker.counts.entry("events").or_default() += worker.log.len() as u64;
+        worker.counts
     });
     println!("in {:?}: {counts:?}", began.elapsed());
     for what in ["publishes cancelled", "pulls cancelled", "follows", "others' cursors and receipts", "seeks"]

@@ -12,7 +12,7 @@ use rig::PostgresRole;
 use support::client::{Client, Reply};
 use support::http2::Http2;
 use support::postgres::OnPostgres;
-use support::sidecar::{ACME, GLOBEX, Sidecar, embedded_config};
+use support::sidecar::{ACME, GLOBEX, Sidecar, embedded_config, with_own_policy};
 use support::wait_until;
 
 const VALUE_BYTES: usize = 1_000_000;
@@ -394,25 +394,8 @@ fn a_tenant_that_fills_its_part_of_the_embedded_store_leaves_the_others_theirs()
 
 /// A configuration of this primitive on the embedded store, with this policy of its own.
 fn with_policy(directory: &std::path::Path, primitive: &str, policy: &str) -> std::path::PathBuf {
-    let policies = directory.join("policies");
-    std::fs::create_dir(&policies).unwrap();
-    let shipped = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("policies");
-    std::fs::copy(shipped.join("access.yaml"), policies.join("access.yaml")).unwrap();
-    std::fs::write(policies.join(format!("{primitive}.yaml")), policy).unwrap();
     let config = embedded_config(directory, &format!("store: embedded\n{primitive}: {{}}\n"));
-    let text = std::fs::read_to_string(&config).unwrap();
-    let own: Vec<String> = text
-        .lines()
-        .filter(|line| !line.starts_with("ratelimit:") && !line.starts_with("cache:"))
-        .map(|line| {
-            if line.starts_with("policies:") {
-                format!("policies: {}", policies.display())
-            } else {
-                line.to_owned()
-            }
-        })
-        .collect();
-    std::fs::write(&config, own.join("\n")).unwrap();
+    with_own_policy(&config, &format!("{primitive}.yaml"), policy);
     config
 }
 

@@ -19,9 +19,10 @@ use serde_json::{Value, json};
 use support::client::Reply;
 use support::postgres::OnPostgres;
 use support::random::{Random, seed, size};
-use support::sidecar::{Sidecar, embedded_config};
+use support::sidecar::{Sidecar, embedded_config, with_own_policy};
 use support::tenant::Tenant;
 use support::wait_until;
+use support::workers::side_by_side;
 
 /// The second one's records are accepted to disk.
 const METRICS: [&str; 2] = ["voice_minutes", "api_calls"];
@@ -360,42 +361,31 @@ fn run(sidecars: [&Sidecar; 2], operations: u64) {
     println!("seed {seed}, {operations} operations");
     let (board, began) = (Board::default(), Instant::now());
     let today = Timestamp::now().as_second().div_euclid(86_400) * 86_400;
-    let counts = std::thread::scope(|scope| {
-        let mut workers = Vec::new();
-        for name in 0..6 {
-            let (tenant, sidecar) = (&tenants[name / 2], sidecars[name % 2]);
-            let token = sidecar.token_with(&["--tenant", tenant, "--subject", "t", "--ttl", "12h"]);
-            let mut worker = Worker {
-                name,
-                tenant: tenant.clone(),
-                others: tenants.iter().filter(|other| *other != tenant).cloned().collect(),
-                metric: METRICS[name % 2],
-                to: Tenant { bearer: format!("Bearer {token}"), client: sidecar.client() },
-                sidecar,
-                board: &board,
-                random: Random::new(seed + name as u64),
-                today,
-                counted: Vec::new(),
-                lies: BTreeSet::new(),
-                counts: BTreeMap::new(),
-            };
-            workers.push(scope.spawn(move || {
-                for _ in 0..operations / 6 {
-                    worker.step();
-                }
-                worker.end();
-                *worker.counts.entry("records").or_default() += worker.counted.len() as u64;
-                worker.counts
-            }));
+    let worker = |name: usize| {
+        let (tenant, sidecar) = (&tenants[name / 2], sidecars[name % 2]);
+        let token = sidecar.token_with(&["--tenant", tenant, "--subject", "t", "--ttl", "12h"]);
+        Worker {
+            name,
+            tenant: tenant.clone(),
+            others: tenants.iter().filter(|other| *other != tenant).cloned().collect(),
+            metric: METRICS[name % 2],
+            to: Tenant { bearer: format!("Bearer {token}"), client: sidecar.client() },
+            sidecar,
+            board: &board,
+            random: Random::new(seed + name as u64),
+            today,
+            counted: Vec::new(),
+            lies: BTreeSet::new(),
+            counts: BTreeMap::new(),
         }
-        let ended: Vec<_> = workers.into_iter().map(|worker| worker.join()).collect();
-        let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
-        for ended in ended {
-            for (what, count) in ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic)) {
-                *counts.entry(what).or_default() += count;
-            }
+    };
+    let counts = side_by_side((0..6).map(worker).collect(), |mut worker| {
+        for _ in 0..operations / 6 {
+            worker.step();
         }
-        counts
+        worker.end();
+        *worker.counts.entry("records").or_default() += worker.counted.len() as u64;
+        worker.counts
     });
     println!("in {:?}: {counts:?}", began.elapsed());
     for what in ["calls cancelled", "corrections", "corrections of others' records", "lies", "others' names"]
@@ -408,13 +398,7 @@ fn run(sidecars: [&Sidecar; 2], operations: u64) {
 fn no_tenant_s_usage_reaches_another_embedded() {
     let directory = tempfile::tempdir().unwrap();
     let config = embedded_config(directory.path(), "store: embedded\nusage: {}\n");
-    let text = std::fs::read_to_string(&config).unwrap();
-    let shipped = text.lines().find(|line| line.starts_with("policies: ")).unwrap();
-    let (from, own) = (shipped.strip_prefix("policies: ").unwrap(), directory.path().join("policies"));
-    std::fs::create_dir(&own).unwrap();
-    std::fs::copy(format!("{from}/access.yaml"), own.join("access.yaml")).unwrap();
-    std::fs::write(own.join("usage.yaml"), POLICY).unwrap();
-    std::fs::write(&config, text.replace(shipped, "policies: policies")).unwrap();
+    with_own_policy(&config, "usage.yaml", POLICY);
     let sidecar = Sidecar::serve_in(directory, &config);
     run([&sidecar, &sidecar], size(3_000, 100_000));
 }

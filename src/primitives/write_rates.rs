@@ -48,6 +48,11 @@ pub(super) struct Largest {
     pub(super) mebibytes: u64,
 }
 
+/// Where a document does not say it.
+pub(super) fn default_burst_seconds() -> u64 {
+    10
+}
+
 /// How fast, as a document says it.
 pub(super) struct Speed {
     pub(super) things_per_second: u64,
@@ -154,13 +159,16 @@ struct Tenants {
     sweep_at: usize,
 }
 
-#[derive(Default, Clone, Copy)]
+#[derive(Clone, Copy)]
 struct Buckets {
     things: Option<Tat>,
     bytes: Option<Tat>,
 }
 
 impl Buckets {
+    /// Of a tenant that has written nothing of late.
+    const FULL: Self = Self { things: None, bytes: None };
+
     fn are_full(&self, now_us: i64) -> bool {
         [self.things, self.bytes].into_iter().flatten().all(|tat| tat.full_at_us() <= now_us)
     }
@@ -186,7 +194,7 @@ impl Rates {
         (things, bytes): (u64, u64),
     ) -> Result<(), TooFast> {
         let mut tenants = self.tenants.lock();
-        let held = tenants.buckets.get(&tenant).copied().unwrap_or_default();
+        let held = tenants.buckets.get(&tenant).map_or(Buckets::FULL, |buckets| *buckets);
         let take = |quota: &Quota, tat: Option<Tat>, cost: u64, what: &'static str, per_second: u64| {
             let (debt, ticks) = (quota.debt(tat, now_us), quota.ticks(cost));
             if quota.fits(debt, ticks) {

@@ -13,6 +13,7 @@ pub mod random;
 pub mod sidecar;
 pub mod tenant;
 pub mod webhooks;
+pub mod workers;
 
 use std::time::{Duration, Instant};
 

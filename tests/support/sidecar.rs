@@ -210,6 +210,17 @@ pub fn write_config(directory: &Path, sections: &str, more: &str) -> PathBuf {
     path
 }
 
+/// Gives a configuration policies of its own: the shipped access, and this document under its file's name.
+pub fn with_own_policy(config: &Path, name: &str, document: &str) {
+    let text = std::fs::read_to_string(config).unwrap();
+    let shipped = text.lines().find(|line| line.starts_with("policies: ")).unwrap();
+    let (from, own) = (shipped.strip_prefix("policies: ").unwrap(), config.with_file_name("policies"));
+    std::fs::create_dir(&own).unwrap();
+    std::fs::copy(Path::new(from).join("access.yaml"), own.join("access.yaml")).unwrap();
+    std::fs::write(own.join(name), document).unwrap();
+    std::fs::write(config, text.replace(shipped, "policies: policies")).unwrap();
+}
+
 impl Sidecar {
     /// `outrigger serve` with limits and cache on the Redis Cluster of these nodes, once it is up.
     pub fn on_redis(nodes: &[String]) -> Self {

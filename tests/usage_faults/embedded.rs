@@ -9,7 +9,7 @@ use crate::client::Ack;
 use crate::load::{Ways, policy, run};
 use crate::support::disk::SmallDisk;
 use crate::support::random::{Random, seed, size};
-use crate::support::sidecar::{Sidecar, embedded_config};
+use crate::support::sidecar::{Sidecar, embedded_config, with_own_policy};
 use crate::verdict::reconciles;
 
 const BOUND: Duration = Duration::from_secs(60);
@@ -29,13 +29,8 @@ pub fn configured(directory: &Path, disk: &SmallDisk, usage: &str, more: &str) -
     let config = embedded_config(directory, &format!("store: embedded\nusage: {{}}\n{more}"));
     let text = std::fs::read_to_string(&config).unwrap();
     let data = format!("data_dir: {}", disk.path().join("data").display());
-    let text = text.replace("data_dir: data", &data);
-    let shipped = text.lines().find(|line| line.starts_with("policies: ")).unwrap().to_owned();
-    let (from, own) = (shipped.strip_prefix("policies: ").unwrap(), directory.join("policies"));
-    std::fs::create_dir(&own).unwrap();
-    std::fs::copy(format!("{from}/access.yaml"), own.join("access.yaml")).unwrap();
-    std::fs::write(own.join("usage.yaml"), usage).unwrap();
-    std::fs::write(&config, text.replace(&shipped, "policies: policies")).unwrap();
+    std::fs::write(&config, text.replace("data_dir: data", &data)).unwrap();
+    with_own_policy(&config, "usage.yaml", usage);
     config
 }
 

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::primitives::write_rates::{Largest, Speed, Words};
+use crate::primitives::write_rates::{Largest, Speed, Words, default_burst_seconds};
 
 /// In a problem's words.
 pub(super) const WORDS: Words = Words { does: "publishes", things: "events", policy: "events" };
@@ -28,10 +28,6 @@ pub struct RateDocument {
     #[serde(default = "default_burst_seconds")]
     #[schemars(range(min = 1, max = 60))]
     pub burst_seconds: u64,
-}
-
-fn default_burst_seconds() -> u64 {
-    10
 }
 
 impl From<&RateDocument> for Speed {

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::MAX_RECORDS;
-use crate::primitives::write_rates::{Largest, Speed, Words};
+use crate::primitives::write_rates::{Largest, Speed, Words, default_burst_seconds};
 
 /// In a problem's words.
 pub(super) const WORDS: Words = Words { does: "records", things: "records", policy: "usage" };
@@ -30,10 +30,6 @@ pub struct RateDocument {
     #[serde(default = "default_burst_seconds")]
     #[schemars(range(min = 1, max = 60))]
     pub burst_seconds: u64,
-}
-
-fn default_burst_seconds() -> u64 {
-    10
 }
 
 impl From<&RateDocument> for Speed {

@@ -130,17 +130,17 @@ impl Ahead {
     fn see(&mut self, number: u32, read: &spool::Read, found: &mut Found) -> io::Result<()> {
         let now_ms = Timestamp::now().as_millisecond();
         let locate = |one: &spool::Entry| {
-            // What nothing is known of is nobody's, and refused when its turn comes.
-            let head = entry::head(&one.payload).ok();
-            let accepted_ms = head.map_or(now_ms, |head| head.accepted_ms);
+            let (tenant, accepted_ms, is_later) = match entry::head(&one.payload) {
+                Ok(head) => (head.tenant, head.accepted_ms, head.is_later()),
+                // Nobody's: it is put aside, and why is said, when its turn comes.
+                Err(_) => (Uuid::nil(), now_ms, false),
+            };
             let located = Located {
                 sequence: one.sequence,
                 segment: number,
                 offset: u32::try_from(one.offset).map_err(io::Error::other)?,
                 accepted_s: u32::try_from(accepted_ms / 1000).unwrap_or(u32::MAX),
             };
-            let is_later = head.is_some_and(|head| head.is_later());
-            let tenant = head.map_or(Uuid::nil(), |head| head.tenant);
             Ok((tenant, one.payload.len() as u64, located, is_later))
         };
         // All of it or nothing: what fails is read again.

@@ -14,11 +14,19 @@ use crate::store::sqlite::Sqlite;
 pub(super) struct Shares {
     /// Of one tenant at the most, in bytes.
     most: u64,
-    held: Mutex<HashMap<Uuid, Held>>,
+    held: Mutex<All>,
     /// What was put aside of each.
     aside: Mutex<HashMap<Uuid, u64>>,
     /// Where there is a bound to what the store takes: it keeps room for what is here.
     embedded: Option<Arc<Sqlite>>,
+}
+
+/// What all have there.
+#[derive(Debug, Default)]
+struct All {
+    of: HashMap<Uuid, Held>,
+    /// What that adds to the store in all.
+    adds: u64,
 }
 
 /// What a tenant has there.
@@ -56,7 +64,7 @@ impl Shares {
 
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
-        self.held.lock().is_empty()
+        self.held.lock().of.is_empty()
     }
 
     /// Of an entry that was there before.
@@ -64,17 +72,18 @@ impl Shares {
         self.add(&mut self.held.lock(), owned, adds);
     }
 
-    fn add(&self, held: &mut HashMap<Uuid, Held>, (tenant, bytes): Owned, adds: u64) {
-        let own = held.entry(tenant).or_default();
+    fn add(&self, held: &mut All, (tenant, bytes): Owned, adds: u64) {
+        let own = held.of.entry(tenant).or_default();
         own.bytes = own.bytes.saturating_add(bytes);
         own.adds = own.adds.saturating_add(adds);
+        held.adds = held.adds.saturating_add(adds);
         self.promise(held);
     }
 
     /// The store keeps room for all of it.
-    fn promise(&self, held: &HashMap<Uuid, Held>) {
+    fn promise(&self, held: &All) {
         if let Some(store) = &self.embedded {
-            store.promise(held.values().map(|own| own.adds).fold(0, u64::saturating_add));
+            store.promise(held.adds);
         }
     }
 
@@ -108,20 +117,22 @@ impl Shares {
     /// Of an entry that is done with. A tenant that has nothing adds nothing.
     pub(super) fn give_back(&self, (tenant, bytes): Owned, adds: u64) {
         let mut held = self.held.lock();
-        if let Some(own) = held.get_mut(&tenant) {
+        if let Some(own) = held.of.get_mut(&tenant) {
             own.bytes = own.bytes.saturating_sub(bytes);
-            own.adds = own.adds.saturating_sub(adds);
+            let given = if own.bytes == 0 { own.adds } else { adds.min(own.adds) };
+            own.adds -= given;
             if own.bytes == 0 {
-                held.remove(&tenant);
+                held.of.remove(&tenant);
             }
+            held.adds = held.adds.saturating_sub(given);
         }
         self.promise(&held);
     }
 }
 
 /// Who is not there has nothing.
-fn of(held: &HashMap<Uuid, Held>, tenant: Uuid) -> Held {
-    held.get(&tenant).copied().unwrap_or_default()
+fn of(held: &All, tenant: Uuid) -> Held {
+    held.of.get(&tenant).map_or(Held { bytes: 0, adds: 0 }, |own| *own)
 }
 
 #[cfg(test)]
@@ -139,9 +150,14 @@ mod tests {
         shares.give_back((b, 40), 0);
         assert!(shares.take((b, 40), 0) && !shares.take((b, 1), 0));
         shares.give_back((a, 150), 0);
-        assert_eq!(shares.held.lock().len(), 1, "who has nothing is forgotten");
+        assert_eq!(shares.held.lock().of.len(), 1, "who has nothing is forgotten");
         shares.note((a, 60), 3);
-        assert_eq!((shares.adds(a), shares.adds(b)), (3, 0));
+        shares.note((b, 0), 5);
+        assert_eq!((shares.adds(a), shares.adds(b), shares.held.lock().adds), (3, 5, 8));
+        shares.give_back((a, 10), 1);
+        shares.note((a, 10), 1);
+        shares.give_back((b, 100), 2);
+        assert_eq!(shares.held.lock().adds, 3, "a tenant that has nothing adds nothing");
         shares.add_aside(a, 40);
         assert!(!shares.take((a, 1), 0));
         shares.set_aside([(b, 5)].into_iter());

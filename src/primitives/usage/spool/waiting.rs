@@ -84,8 +84,10 @@ impl Waiting {
         payload: Option<Vec<u8>>,
         at: usize,
     ) -> Self {
-        let what = payload.as_deref().map_or(What::Lost, read);
-        let payload = payload.unwrap_or_default();
+        let (what, payload) = match payload {
+            Some(payload) => (read(&payload), payload),
+            None => (What::Lost, Vec::new()),
+        };
         Self { tenant, located, bytes, payload, what, at, is_young: false }
     }
 

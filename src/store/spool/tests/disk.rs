@@ -200,7 +200,7 @@ impl TestDisk {
             for (path, what) in &names {
                 // Without its folder nobody finds it.
                 let real = root.join(path);
-                let is_found = path.ancestors().skip(1).all(|above| {
+                let is_found = path.parent().into_iter().flat_map(Path::ancestors).all(|above| {
                     above.as_os_str().is_empty() || names.get(above).is_some_and(Option::is_none)
                 });
                 if !is_found {
