@@ -181,12 +181,12 @@ fn replies_that_one_tenant_does_not_read_leave_the_others_theirs() {
         assert_eq!(put(&sidecar, bearer, "large").status, 204);
         assert_eq!(get(bearer).status, 200);
     }
-    // Pipelined, so that more is made than the kernel's buffers hold.
+    // Pipelined, so that more is made than the kernel's buffers hold; those of a socket of this machine never grow.
     let request =
         format!("GET /v1/cache/profiles/large HTTP/1.1\r\nHost: localhost\r\nAuthorization: {acme}\r\n\r\n");
     let held: Vec<Client> = (0..100)
         .map(|_| {
-            let mut client = sidecar.client();
+            let mut client = sidecar.socket_client();
             client.write_raw(request.repeat(8).as_bytes()).unwrap();
             client
         })

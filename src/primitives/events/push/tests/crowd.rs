@@ -7,6 +7,9 @@ const EVENTS: usize = 6;
 /// Rounds of each kind, in turns.
 const ROUNDS: usize = 3;
 
+/// What a thread may wait for its turn where other tests run: below it a time says nothing of the ill ones, which take 1.5 s and more.
+const SCHEDULING: Duration = Duration::from_millis(5);
+
 /// How many subscriptions there are.
 fn subscriptions() -> usize {
     if std::env::var("OUTRIGGER_TEST_SIZE").is_ok_and(|size| size == "long") { 1000 } else { 120 }
@@ -81,5 +84,5 @@ async fn with_a_third_of_the_endpoints_dead_or_slow_the_others_p99_is_within_twi
     assert!(bad.count() > 0 && bench.metrics.attempts(Outcome::Unreachable) > 0);
     assert!(bench.metrics.circuits_open.get() > 0, "the dead ones are not tried all the time");
     let (alone, beside) = (median(alone), median(beside));
-    assert!(beside <= alone * 2, "{beside:?} beside the others, {alone:?} alone");
+    assert!(beside <= alone.max(SCHEDULING) * 2, "{beside:?} beside the others, {alone:?} alone");
 }
