@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use support::client::Client;
 use support::sidecar::{ACME, BINARY, Sidecar};
+use support::wait_until;
 
 #[test]
 fn health_says_how_it_is() {
@@ -18,7 +19,12 @@ fn health_says_how_it_is() {
         let reply = sidecar.admin_client().send("GET", path, &[], b"");
         assert_eq!((reply.status, reply.text().as_str()), (200, "ok\n"), "{path}");
     }
-    let verbose = sidecar.admin_client().send("GET", "/readyz?verbose", &[], b"").text();
+    let mut verbose = String::new();
+    // What is not needed to be ready may come up after it.
+    wait_until("every backend", Duration::from_secs(20), || {
+        verbose = sidecar.admin_client().send("GET", "/readyz?verbose", &[], b"").text();
+        !verbose.contains(" starting ")
+    });
     for part in ["listeners", "policies", "keys"] {
         assert!(verbose.lines().any(|line| line.starts_with(part) && line.contains(" up")), "{verbose}");
     }

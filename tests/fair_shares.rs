@@ -141,13 +141,21 @@ fn overloads(sidecar: &Sidecar, bound: &str) -> u64 {
 }
 
 #[test]
-fn slow_bodies_of_one_tenant_leave_the_others_theirs() {
+fn slow_bodies_of_one_tenant_or_of_four_leave_the_others_theirs() {
+    // A tenant that is alone has 64 MiB, and four have 37 MiB each.
+    slow_bodies_leave_the_others_theirs(&[ACME], 200);
+    let four: [String; 3] = std::array::from_fn(|_| uuid::Uuid::new_v4().to_string());
+    slow_bodies_leave_the_others_theirs(&[ACME, &four[0], &four[1], &four[2]], 100);
+}
+
+fn slow_bodies_leave_the_others_theirs(slow: &[&str], refused: u64) {
     let sidecar = sidecar("");
-    let (acme, globex) = (sidecar.bearer(ACME), sidecar.bearer(GLOBEX));
+    let (acme, globex) = (sidecar.bearer(slow[0]), sidecar.bearer(GLOBEX));
+    let slow: Vec<String> = slow.iter().map(|tenant| sidecar.bearer(tenant)).collect();
     // More than all bodies together may take, were they one tenant's: 300 MB of 256 MiB.
-    let mut held: Vec<Client> = (0..300).map(|at| slow_put(&sidecar, &acme, at)).collect();
+    let mut held: Vec<Client> = (0..300).map(|at| slow_put(&sidecar, &slow[at % slow.len()], at)).collect();
     wait_until("a body over the tenant's share", Duration::from_secs(20), || {
-        overloads(&sidecar, "tenant_bodies") > 200
+        overloads(&sidecar, "tenant_bodies") > refused
     });
     // Those that were refused half-way gave back what they had: there may be room for one or two yet.
     let refused = (300..320).find_map(|at| {
@@ -252,9 +260,10 @@ fn a_tenant_with_too_many_calls_at_once_is_told_so_and_the_others_are_not() {
 const HOLD: &str = "BEGIN; SELECT FROM event_groups WHERE name LIKE 'slow%' FOR UPDATE;";
 
 #[test]
-fn forty_slow_calls_of_one_tenant_leave_another_its_connections_to_the_store() {
+fn forty_slow_calls_of_two_tenants_leave_a_third_its_connections_to_the_store() {
     let on = OnPostgres::new();
     let sidecar = on.sidecar();
+    let second = sidecar.bearer(&uuid::Uuid::new_v4().to_string());
     let (acme, globex) = (sidecar.bearer(ACME), sidecar.bearer(GLOBEX));
     let call = |bearer: &str, path: &str, body: &str| {
         let headers = [("Authorization", bearer), ("Content-Type", "application/json")];
@@ -265,12 +274,13 @@ fn forty_slow_calls_of_one_tenant_leave_another_its_connections_to_the_store() {
     };
     let pull = |bearer: &str| pull_of(bearer, "quick");
     // The calls of one group share a connection: each has one of its own.
+    let of = |at: usize| if at.is_multiple_of(2) { &acme } else { &second };
     for at in 0..40 {
-        assert_eq!(pull_of(&acme, &format!("slow{at}")).status, 200);
+        assert_eq!(pull_of(of(at), &format!("slow{at}")).status, 200);
     }
     let over_with = AtomicBool::new(false);
     let again = |at: usize| -> Vec<u16> {
-        let pulls = std::iter::repeat_with(|| pull_of(&acme, &format!("slow{at}")).status);
+        let pulls = std::iter::repeat_with(|| pull_of(of(at), &format!("slow{at}")).status);
         pulls.take_while(|_| !over_with.load(Relaxed)).collect()
     };
     std::thread::scope(|scope| {

@@ -21,12 +21,12 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("telemetry", &["telemetry"]),
     ("config", &["config"]),
     ("store", &["store", "error", "fairness", "policy", "tasks"]),
-    ("store/postgres", &["store", "config", "error", "policy", "tasks", "telemetry", "tls"]),
+    ("store/postgres", &["store", "config", "error", "fairness", "policy", "tasks", "telemetry", "tls"]),
     ("leases", &["leases", "store"]),
     ("identity", &["identity", "clock", "config", "error", "names", "tasks", "telemetry", "tls"]),
     ("policy", &["policy", "identity", "config", "error", "names", "tasks", "telemetry"]),
     ("pools", &["pools", "config", "error", "tasks", "telemetry", "tls"]),
-    ("http", &["http", "policy", "identity", "clock", "error", "names", "tasks", "telemetry"]),
+    ("http", &["http", "policy", "identity", "clock", "error", "fairness", "names", "tasks", "telemetry"]),
     (
         "primitives",
         &[

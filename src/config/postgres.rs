@@ -31,7 +31,8 @@ pub struct PostgresConfig {
     #[serde(default = "default_connections")]
     #[schemars(range(min = 1, max = 256))]
     pub connections: usize,
-    /// Of those one tenant's at the most; more of it wait for its own. Without it half of `connections`.
+    /// Of those one tenant's at the most, fewer beside others that have many; more of it wait for its own. Without it half of
+    /// `connections`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 256))]
     pub tenant_connections: Option<usize>,

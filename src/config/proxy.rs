@@ -171,13 +171,15 @@ pub struct Limits {
     #[schemars(range(min = 1024, max = 1_073_741_824))]
     pub body_bytes: u64,
     /// What the bodies of one tenant that are on their way take together at the most, in bytes, and likewise its large
-    /// replies that are not yet read; one of `body_bytes` always fits. All tenants together have 256 MiB of each.
+    /// replies that are not yet read; one of `body_bytes` always fits. All tenants together have 256 MiB of each, and the more
+    /// the others have, the less one may have.
     #[schemars(range(min = 1_048_576, max = 1_073_741_824))]
     pub tenant_bytes: usize,
     /// Calls of one tenant that wait at once, for a body or a backend; more are refused.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub tenant_calls: usize,
-    /// Streamed replies of one tenant that are open at once; more are refused. Each takes 32 KiB of `tenant_bytes`.
+    /// Streamed replies of one tenant that are open at once, fewer beside others that have many; more are refused. Each takes
+    /// 32 KiB of `tenant_bytes`.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub tenant_streams: usize,
     /// Streamed replies of all tenants that are open at once; more are refused.
@@ -209,8 +211,8 @@ pub struct Limits {
     /// what is kept ends.
     #[schemars(range(min = 16_777_216, max = 1_099_511_627_776_u64))]
     pub durable_db_bytes: u64,
-    /// Of these how many in a hundred the events and groups of one tenant take at the most; then what it would add is 429 until
-    /// what it keeps ends, and the others have the rest.
+    /// Of these how many in a hundred one tenant's events, groups and usage take at the most, less where others keep much; then
+    /// what it would add is 429 until what it keeps ends, and the others have the rest.
     #[schemars(range(min = 1, max = 100))]
     pub durable_db_tenant_percent: u8,
 }

@@ -67,6 +67,33 @@ impl<J> Lines<J> {
         self.turns.front().copied()
     }
 
+    /// Gives the turn to the first in turn of whom this is true; whether there is one. The others keep theirs.
+    pub fn turn_to(&mut self, may_go: impl FnMut(&Uuid) -> bool) -> bool {
+        let Some(tenant) = self.turns.iter().position(may_go).and_then(|at| self.turns.remove(at)) else {
+            return false;
+        };
+        self.turns.push_front(tenant);
+        true
+    }
+
+    /// Those of a tenant's line of which this is said go.
+    pub fn remove_left(&mut self, tenant: Uuid, is_left: impl Fn(&J) -> bool) {
+        let Some(line) = self.lines.get_mut(&tenant) else { return };
+        let (jobs, bytes) = (&mut self.jobs, &mut self.bytes);
+        line.retain(|(of_job, job)| {
+            let stays = !is_left(job);
+            if !stays {
+                *jobs -= 1;
+                *bytes = bytes.saturating_sub(*of_job);
+            }
+            stays
+        });
+        if line.is_empty() {
+            self.lines.remove(&tenant);
+            self.turns.retain(|one| *one != tenant);
+        }
+    }
+
     /// The first one of a tenant's line.
     #[must_use]
     pub fn first(&self, tenant: Uuid) -> Option<&J> {
@@ -225,6 +252,22 @@ mod tests {
         assert_eq!(lines.take(9, 100), ["c1"]);
         assert!(lines.lines.is_empty() && lines.turns.is_empty() && lines.resting.is_empty());
         assert_eq!((lines.len(), lines.bytes()), (0, 0));
+    }
+
+    #[test]
+    fn the_turn_goes_to_who_may_go_and_the_others_keep_theirs() {
+        let mut lines = Lines::default();
+        for (tenant, name) in [(A, "a1"), (B, "b1"), (C, "c1"), (C, "c2"), (B, "b2")] {
+            lines.push(tenant, 10, name);
+        }
+        assert!(lines.turn_to(|tenant| *tenant == C));
+        assert!(!lines.turn_to(|_| false));
+        lines.remove_left(B, |name| *name == "b1");
+        assert_eq!(lines.take(2, 100), ["c1", "a1"]);
+        lines.remove_left(B, |_| true);
+        lines.remove_left(A, |_| true);
+        assert_eq!((lines.len(), lines.bytes(), lines.take(9, 100)), (1, 10, vec!["c2"]));
+        assert!(lines.lines.is_empty() && lines.turns.is_empty());
     }
 
     #[test]

@@ -2,7 +2,9 @@
 
 pub mod gcra;
 mod lines;
+mod part;
 mod room;
 
 pub use lines::Lines;
+pub use part::Part;
 pub use room::{Bounds, NoRoom, Place, Room};

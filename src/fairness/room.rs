@@ -6,6 +6,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use uuid::Uuid;
 
+use super::Part;
+
 /// How much may wait.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
@@ -13,7 +15,8 @@ pub struct Bounds {
     pub calls: usize,
     /// What they bring together at the most, in bytes.
     pub bytes: u64,
-    /// Of each of the two, one tenant's part at the most is one in so many; one call of a tenant with no other always fits.
+    /// Of each of the two, the part of a tenant that is alone is one in so many ([`Part`]); one call of a tenant with no other always
+    /// fits.
     pub share: u8,
 }
 
@@ -47,11 +50,6 @@ struct Load {
 impl Load {
     const NOTHING: Self = Self { calls: 0, bytes: 0 };
 
-    fn has_room(self, bounds: Bounds, bytes: u64, part: u8) -> bool {
-        let (max_calls, max_bytes) = (bounds.calls / usize::from(part), bounds.bytes / u64::from(part));
-        self.calls == 0 || (self.calls < max_calls && self.bytes.saturating_add(bytes) <= max_bytes)
-    }
-
     fn add(&mut self, bytes: u64) {
         self.calls += 1;
         self.bytes = self.bytes.saturating_add(bytes);
@@ -81,11 +79,11 @@ impl Room {
     pub fn enter(&self, tenant: Uuid, bytes: u64) -> Result<Place, NoRoom> {
         let mut taken = self.taken.lock();
         let own = taken.tenants.get(&tenant).map_or(Load::NOTHING, |load| *load);
-        if !own.has_room(self.bounds, bytes, self.bounds.share) {
-            return Err(NoRoom::OfTenant);
-        }
-        if !taken.all.has_room(self.bounds, bytes, 1) {
-            return Err(NoRoom::OfAll);
+        let Bounds { calls, bytes: max_bytes, share } = self.bounds;
+        Part::one_in(calls as u64, share).has_room(own.calls as u64, taken.all.calls as u64, 1)?;
+        // A call that nobody else's are beside goes, whatever it brings.
+        if taken.all.calls > 0 {
+            Part::one_in(max_bytes, share).has_room(own.bytes, taken.all.bytes, bytes)?;
         }
         taken.all.add(bytes);
         taken.tenants.entry(tenant).or_default().add(bytes);
@@ -129,14 +127,16 @@ mod tests {
         let many = fill(A, 1);
         assert_eq!(many.len(), 2048);
         assert_eq!(room.enter(A, 1).err(), Some(NoRoom::OfTenant));
+        drop(many);
         let large = fill(B, 8 * 1024 * 1024);
         assert_eq!(large.len(), 8);
         assert_eq!(room.enter(B, 8 * 1024 * 1024).err(), Some(NoRoom::OfTenant));
         assert!(room.enter(B, 1).is_err(), "not a byte more");
         assert!(room.enter(C, 100 * 1024 * 1024).is_ok(), "one call always fits");
-        drop((many, large));
+        assert_eq!(room.enter(C, 200 * 1024 * 1024).err(), Some(NoRoom::OfAll));
+        drop(large);
         let others: Vec<_> = (10..14).map(|tenant| fill(Uuid::from_u128(tenant), 1)).collect();
-        assert_eq!(room.enter(A, 1).err(), Some(NoRoom::OfAll));
+        assert!(fill(A, 1).len() > 600, "four have not taken it all");
         drop(others);
         assert!(room.taken.lock().tenants.is_empty());
         assert_eq!(room.taken.lock().all, Load::default());

@@ -1,7 +1,8 @@
 //! What is on its way through this process at once, of everyone and of one tenant: bytes of bodies and of replies, and
 //! calls that wait. Each route bounds its own body, and nothing else would bound how many there are.
 //!
-//! A tenant's part is counted beside it, so that one whose callers are many or slow leaves the others theirs. Most
+//! A tenant's part is counted beside it, so that one whose callers are many or slow leaves the others theirs; the more the
+//! others have, the less that is ([`Part`]). Most
 //! calls are answered at once with little in hand: they are not counted, and only look at their tenant's count, which
 //! their connection remembers. They take no lock and change nothing that another connection's calls change.
 
@@ -18,6 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::open_streams::OpenStreams;
 use super::{ConnectionState, Problem};
 use crate::error::ErrorKind;
+use crate::fairness::{NoRoom, Part};
 use crate::identity::TenantId;
 use crate::telemetry::{MetricError, Registry};
 
@@ -26,13 +28,13 @@ use crate::telemetry::{MetricError, Registry};
 pub struct LoadLimits {
     /// Bytes of all bodies, and likewise of all large replies.
     pub bytes: usize,
-    /// Of those, one tenant's at the most.
+    /// Of those, one tenant's that is alone.
     pub tenant_bytes: usize,
     /// One tenant's calls at once.
     pub tenant_calls: usize,
     /// Streamed replies at once.
     pub streams: usize,
-    /// Of those, one tenant's at the most.
+    /// Of those, one tenant's that is alone.
     pub tenant_streams: usize,
 }
 
@@ -119,12 +121,6 @@ pub(super) struct Share {
     taken: Option<Taken>,
 }
 
-/// Who has no room.
-enum Over {
-    Tenant,
-    All,
-}
-
 /// What a share has taken.
 struct Taken {
     of_tenant: Arc<TenantLoad>,
@@ -148,21 +144,29 @@ impl Load {
     }
 
     /// Takes `more` bytes for what holds `taken`, where its tenant and all together have room for them.
-    fn take(&self, taken: &mut Taken, more: usize) -> Result<(), Over> {
+    fn take(&self, taken: &mut Taken, more: usize) -> Result<(), NoRoom> {
         let held = taken.bytes.of(&taken.of_tenant);
-        let before = held.fetch_add(more, Relaxed);
-        if before.saturating_add(more) > self.limits.tenant_bytes {
-            held.fetch_sub(more, Relaxed);
-            return Err(Over::Tenant);
-        }
-        taken.count += more;
         let all = match taken.bytes {
             Bytes::Bodies => &self.bodies,
             Bytes::Replies => &self.replies,
         };
+        let before = held.fetch_add(more, Relaxed);
+        // A tenant's only one goes up to the tenant's bound, whatever others have.
+        let own = if before == taken.count { 0 } else { before };
+        let of_all = self.limits.bytes.saturating_sub(all.available_permits());
+        let part = Part::new(self.limits.bytes as u64, self.limits.tenant_bytes as u64);
+        let has_room = match before.saturating_add(more) > self.limits.tenant_bytes {
+            true => Err(NoRoom::OfTenant),
+            false => part.has_room(own as u64, of_all as u64, more as u64),
+        };
+        if let Err(over) = has_room {
+            held.fetch_sub(more, Relaxed);
+            return Err(over);
+        }
+        taken.count += more;
         let permit =
             u32::try_from(more).ok().and_then(|count| Arc::clone(all).try_acquire_many_owned(count).ok());
-        let Some(permit) = permit else { return Err(Over::All) };
+        let Some(permit) = permit else { return Err(NoRoom::OfAll) };
         match &mut taken.permit {
             Some(held) => held.merge(permit),
             None => taken.permit = Some(permit),
@@ -171,16 +175,17 @@ impl Load {
     }
 
     /// 503, for a call that needed bytes which there was no room for.
-    fn refuse(&self, bytes: Bytes, over: Over) -> Problem {
+    fn refuse(&self, bytes: Bytes, over: NoRoom) -> Problem {
         let (counters, detail) = match over {
-            Over::Tenant => (
+            NoRoom::OfTenant => (
                 &self.refusals.tenant,
                 Cow::from(format!(
-                    "this tenant has too many bytes on their way (`limits.tenant_bytes`, {}): send this call again",
+                    "this tenant has too many bytes on their way (`limits.tenant_bytes`, {}, and less beside others that have \
+                     many): send this call again",
                     self.limits.tenant_bytes
                 )),
             ),
-            Over::All => {
+            NoRoom::OfAll => {
                 (&self.refusals.all, "too many bodies are on their way at once: send this call again".into())
             }
         };

@@ -9,6 +9,7 @@ use super::budget::{Bytes, Load, Share, TenantLoad};
 use super::reply::SMALL_BYTES;
 use super::{ConnectionState, Problem};
 use crate::error::ErrorKind;
+use crate::fairness::{NoRoom, Part};
 use crate::identity::TenantId;
 use crate::telemetry::{MetricError, Registry};
 
@@ -88,16 +89,24 @@ impl Load {
         let of_tenant = connection.load.of(self, tenant);
         let (most, tenant_most) = (self.limits.streams, self.limits.tenant_streams);
         let refused = |text: String| Err(Problem::new(ErrorKind::Overloaded, text));
-        if !enter(&of_tenant.streams, tenant_most) {
-            self.refusals.tenant_streams.inc();
-            return refused(format!(
-                "this tenant has {tenant_most} streams open (`limits.tenant_streams`): end one, or come back"
-            ));
-        }
-        if !enter(&self.streams.count, most) {
+        let own = of_tenant.streams.fetch_add(1, Relaxed);
+        let all = self.streams.count.fetch_add(1, Relaxed);
+        if let Err(over) = Part::new(most as u64, tenant_most as u64).has_room(own as u64, all as u64, 1) {
             of_tenant.streams.fetch_sub(1, Relaxed);
-            self.refusals.streams.inc();
-            return refused(format!("{most} streams are open here (`limits.streams`): come back"));
+            self.streams.count.fetch_sub(1, Relaxed);
+            return match over {
+                NoRoom::OfTenant => {
+                    self.refusals.tenant_streams.inc();
+                    refused(format!(
+                        "this tenant has {own} streams open (`limits.tenant_streams`, {tenant_most}, and fewer beside others \
+                         that have many): end one, or come back"
+                    ))
+                }
+                NoRoom::OfAll => {
+                    self.refusals.streams.inc();
+                    refused(format!("{most} streams are open here (`limits.streams`): come back"))
+                }
+            };
         }
         self.streams.open.inc();
         Ok(Place {
@@ -109,15 +118,6 @@ impl Load {
             _reserved: reserved,
         })
     }
-}
-
-/// Counts one in, unless `most` are.
-fn enter(count: &AtomicUsize, most: usize) -> bool {
-    let entered = count.fetch_add(1, Relaxed) < most;
-    if !entered {
-        count.fetch_sub(1, Relaxed);
-    }
-    entered
 }
 
 impl Place {

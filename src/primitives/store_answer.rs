@@ -60,8 +60,8 @@ impl StoreAnswer {
                 )
             }
             (_, Some(Full::Share)) => format!(
-                "this tenant keeps as much as one may (`limits.durable_db_tenant_percent` of `limits.durable_db_bytes`): nothing \
-                 was {done}; what is there can be read, and {room}"
+                "this tenant keeps as much as one may (`limits.durable_db_tenant_percent` of `limits.durable_db_bytes`, and less \
+                 where others keep much): nothing was {done}; what is there can be read, and {room}"
             ),
             (ErrorKind::OutcomeUnknown, None) => {
                 format!("{store} did not say whether this was done: send it again; {again}")

@@ -105,7 +105,7 @@ impl Postgres {
         let way = Way::new(metrics, tasks.clone());
         Ok(Arc::new(Self {
             pool: pool(database, connector, settings)?,
-            shares: Shares::new(database.share()),
+            shares: Shares::new(database.connections, database.share()),
             way,
             standing: watch::Sender::new(Standing::Unknown),
             trouble: Notify::new(),

@@ -18,6 +18,7 @@ use crate::telemetry::{HealthBoard, Registry};
 
 const A: Tenants = Tenants::One(Uuid::from_u128(1));
 const B: Tenants = Tenants::One(Uuid::from_u128(2));
+const C: Tenants = Tenants::One(Uuid::from_u128(3));
 
 /// A pool of so many connections to the bench's database, with the default share.
 fn pool(bench: &Bench, connections: usize, wait_ms: u64) -> (Arc<Postgres>, Registry) {
@@ -71,12 +72,32 @@ async fn forty_slow_reads_of_one_tenant_leave_another_served() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_reads_of_two_tenants_leave_a_third_served_at_once() {
+    let bench = bench(8).await;
+    let (postgres, _registry) = pool(&bench, 8, 30_000);
+    quick(&postgres, C).await.unwrap();
+    let slow_ones =
+        join_all((0..40).map(|at: u32| slow(&postgres, if at.is_multiple_of(2) { A } else { B })));
+    let third = async {
+        let mut longest = Duration::ZERO;
+        for _ in 0..100 {
+            longest = longest.max(quick(&postgres, C).await.unwrap());
+        }
+        longest
+    };
+    let (ended, longest) = join(slow_ones, third).await;
+    println!("beside two that have all they may, a third one's longest took {longest:?}");
+    assert!(ended.iter().all(Result::is_ok), "{ended:?}");
+    assert!(longest < Duration::from_millis(900), "it waited for one of theirs to end: {longest:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn beyond_its_share_a_tenant_hears_that_it_is_overloaded_and_nobody_else_does() {
     let bench = bench(4).await;
     let (postgres, registry) = pool(&bench, 4, 200);
-    // Each tenant's connection is there.
+    // Every connection is there: beside a tenant that has two another has one.
     let made =
-        join_all([slow(&postgres, A), slow(&postgres, A), slow(&postgres, B), slow(&postgres, B)]).await;
+        join_all([slow(&postgres, A), slow(&postgres, A), slow(&postgres, B), slow(&postgres, C)]).await;
     drop(made);
     let (ended, others) =
         join(join_all((0..20).map(|_| slow(&postgres, A))), join_all((0..2).map(|_| quick(&postgres, B))))
@@ -109,7 +130,7 @@ async fn callers_that_leave_at_once_make_nobody_connect_anew() {
     let (postgres, _registry) = pool(&bench, 4, 5000);
     let mut before = BTreeSet::new();
     while before.len() < 4 {
-        let all = join_all([A, A, B, B].map(|tenant| process(&postgres, tenant))).await;
+        let all = join_all([A, A, B, C].map(|tenant| process(&postgres, tenant))).await;
         before.extend(all.into_iter().map(Result::unwrap));
     }
     let mut longest = Duration::ZERO;
@@ -123,6 +144,6 @@ async fn callers_that_leave_at_once_make_nobody_connect_anew() {
         longest = longest.max(took);
     }
     println!("another tenant's 20 ms took {longest:?} at the most");
-    let after = join_all([A, A, B, B].map(|tenant| process(&postgres, tenant))).await;
+    let after = join_all([A, A, B, C].map(|tenant| process(&postgres, tenant))).await;
     assert!(after.into_iter().all(|one| before.contains(&one.unwrap())), "a connection was closed");
 }

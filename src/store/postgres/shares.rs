@@ -1,4 +1,5 @@
-//! A tenant's share of the connections: beyond it a tenant's transactions wait for each other, and the others' are served.
+//! A tenant's share of the connections: beyond it a tenant's transactions wait for each other, and the others' are served. The more
+//! the others have, the smaller it is ([`Part`]), so that there is always a connection for one more.
 //!
 //! What is nobody's in particular is not counted: publishers of several tenants share a transaction, and what looks at the
 //! log for everyone, or at the schema, is this process's own.
@@ -9,23 +10,36 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use prometheus::IntGauge;
-use tokio::sync::Semaphore;
+use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::classify::PgError;
+use crate::fairness::{Lines, Part};
 
-/// Who has how much of its share.
-pub(super) struct Shares {
-    /// Connections of one tenant at the most.
-    each: usize,
-    tenants: Arc<Mutex<HashMap<Uuid, Counted>>>,
+/// Waiting ones of a tenant that are looked through for those that left.
+const LOOK_AT: usize = 64;
+
+/// Who has how much.
+pub(super) struct Shares(Arc<Counted>);
+
+struct Counted {
+    /// Of the connections.
+    part: Part,
+    taken: Mutex<Taken>,
 }
 
-/// A tenant with a transaction under way or waiting.
-struct Counted {
-    free: Arc<Semaphore>,
-    /// How many have it or wait for it.
-    users: usize,
+/// What all have, and who waits.
+#[derive(Default)]
+struct Taken {
+    all: u64,
+    tenants: HashMap<Uuid, u64>,
+    waiting: Lines<Waiting>,
+}
+
+/// A tenant's transaction that waits for a place.
+struct Waiting {
+    tenant: Uuid,
+    gives: oneshot::Sender<User>,
 }
 
 /// A place within the share, or none where nobody counts; given back when it is dropped.
@@ -53,17 +67,69 @@ impl Drop for Place {
     }
 }
 
+/// A tenant's place among those counted; given back when it is dropped.
 struct User {
     tenant: Uuid,
-    tenants: Arc<Mutex<HashMap<Uuid, Counted>>>,
-    free: Arc<Semaphore>,
-    has: bool,
+    counted: Arc<Counted>,
+    is_given_back: bool,
+}
+
+impl Taken {
+    fn of(&self, tenant: Uuid) -> u64 {
+        self.tenants.get(&tenant).map_or(0, |own| *own)
+    }
+
+    fn add(&mut self, tenant: Uuid) {
+        self.all += 1;
+        *self.tenants.entry(tenant).or_default() += 1;
+    }
+
+    fn give_back(&mut self, tenant: Uuid) {
+        self.all -= 1;
+        if let Some(own) = self.tenants.get_mut(&tenant) {
+            *own -= 1;
+            if *own == 0 {
+                self.tenants.remove(&tenant);
+            }
+        }
+    }
+}
+
+impl Counted {
+    fn has_room(&self, taken: &Taken, tenant: Uuid) -> bool {
+        self.part.has_room(taken.of(tenant), taken.all, 1).is_ok()
+    }
+
+    fn user(self: &Arc<Self>, tenant: Uuid) -> User {
+        User { tenant, counted: Arc::clone(self), is_given_back: false }
+    }
+
+    /// Gives those places that wait what there is, in turns.
+    fn give(self: &Arc<Self>, taken: &mut Taken) {
+        loop {
+            let (all, tenants) = (taken.all, &taken.tenants);
+            let may_go =
+                |tenant: &Uuid| self.part.has_room(tenants.get(tenant).map_or(0, |own| *own), all, 1).is_ok();
+            if !taken.waiting.turn_to(may_go) {
+                return;
+            }
+            // Those of the first may have left, and then it is another's turn.
+            let next = taken.waiting.next_if(|one| one.gives.is_closed(), |_, one| may_go(&one.tenant));
+            let Some(Waiting { tenant, gives }) = next else { continue };
+            taken.add(tenant);
+            if let Err(mut left) = gives.send(self.user(tenant)) {
+                left.is_given_back = true;
+                taken.give_back(tenant);
+            }
+        }
+    }
 }
 
 impl Shares {
-    /// Of so many for each.
-    pub(super) fn new(each: usize) -> Self {
-        Self { each: each.max(1), tenants: Arc::default() }
+    /// Of so many connections, of which a tenant that is alone may have so many.
+    pub(super) fn new(connections: usize, one: usize) -> Self {
+        let part = Part::new(connections as u64, one.max(1) as u64);
+        Self(Arc::new(Counted { part, taken: Mutex::default() }))
     }
 
     /// Of a transaction that is nobody's.
@@ -74,73 +140,119 @@ impl Shares {
     /// A place for a transaction of this tenant's, for which it waits for so long.
     pub(super) async fn enter(&self, tenant: Option<Uuid>, patience: Duration) -> Result<Share, PgError> {
         let Some(tenant) = tenant else { return Ok(Self::nobody()) };
-        let mut user = self.user(tenant);
-        let free = Arc::clone(&user.free);
-        match tokio::time::timeout(patience, free.acquire()).await {
-            Ok(Ok(permit)) => {
-                // Given back by hand, so that the semaphore need not be owned twice.
-                permit.forget();
-                user.has = true;
-                Ok(Share { _user: Some(Arc::new(user)) })
-            }
+        let place = |user| Share { _user: Some(Arc::new(user)) };
+        let given = match self.take_or_wait(tenant) {
+            Ok(user) => return Ok(place(user)),
+            Err(given) => given,
+        };
+        match tokio::time::timeout(patience, given).await {
+            Ok(Ok(user)) => Ok(place(user)),
             Ok(Err(_)) | Err(_) => Err(PgError::ShareTaken),
         }
     }
 
-    fn user(&self, tenant: Uuid) -> User {
-        let mut tenants = self.tenants.lock();
-        let counted = tenants
-            .entry(tenant)
-            .or_insert_with(|| Counted { free: Arc::new(Semaphore::new(self.each)), users: 0 });
-        counted.users += 1;
-        User { tenant, tenants: Arc::clone(&self.tenants), free: Arc::clone(&counted.free), has: false }
+    /// A place, where there is one now and none of the tenant's others waits for it.
+    fn take_or_wait(&self, tenant: Uuid) -> Result<User, oneshot::Receiver<User>> {
+        let Self(counted) = self;
+        let mut taken = counted.taken.lock();
+        let waiting = taken.waiting.len_of(tenant);
+        if waiting >= LOOK_AT && waiting.is_power_of_two() {
+            taken.waiting.remove_left(tenant, |one| one.gives.is_closed());
+        }
+        if taken.waiting.len_of(tenant) == 0 && counted.has_room(&taken, tenant) {
+            taken.add(tenant);
+            return Ok(counted.user(tenant));
+        }
+        let (gives, given) = oneshot::channel();
+        taken.waiting.push(tenant, 0, Waiting { tenant, gives });
+        // Those that wait before it may have left.
+        counted.give(&mut taken);
+        Err(given)
     }
 }
 
 impl Drop for User {
     fn drop(&mut self) {
-        let mut tenants = self.tenants.lock();
-        if self.has {
-            self.free.add_permits(1);
-        }
-        if let Some(counted) = tenants.get_mut(&self.tenant) {
-            counted.users -= 1;
-            if counted.users == 0 {
-                tenants.remove(&self.tenant);
-            }
+        if !self.is_given_back {
+            let mut taken = self.counted.taken.lock();
+            taken.give_back(self.tenant);
+            self.counted.give(&mut taken);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+
     use super::*;
 
     const A: Option<Uuid> = Some(Uuid::from_u128(1));
     const B: Option<Uuid> = Some(Uuid::from_u128(2));
+    const C: Option<Uuid> = Some(Uuid::from_u128(3));
+    const D: Option<Uuid> = Some(Uuid::from_u128(4));
+    const E: Option<Uuid> = Some(Uuid::from_u128(5));
     const SOON: Duration = Duration::from_millis(20);
+    const LATER: Duration = Duration::from_secs(20);
+
+    /// All that a tenant may have now.
+    async fn fill(shares: &Shares, tenant: Option<Uuid>) -> Vec<Share> {
+        let mut held = Vec::new();
+        while let Ok(share) = shares.enter(tenant, Duration::ZERO).await {
+            held.push(share);
+        }
+        held
+    }
+
+    fn is_empty(shares: &Shares) -> bool {
+        let taken = shares.0.taken.lock();
+        (taken.all, taken.tenants.len(), taken.waiting.len()) == (0, 0, 0)
+    }
 
     #[tokio::test]
     async fn a_tenant_waits_for_its_own_transactions_alone_and_nothing_is_kept_of_it() {
-        let shares = Shares::new(2);
+        let shares = Shares::new(4, 2);
         let (one, two) = (shares.enter(A, SOON).await.unwrap(), shares.enter(A, SOON).await.unwrap());
         assert!(matches!(shares.enter(A, SOON).await, Err(PgError::ShareTaken)));
         let other = shares.enter(B, SOON).await.unwrap();
         let nobody = [shares.enter(None, SOON).await.unwrap(), shares.enter(None, SOON).await.unwrap()];
-        let waits = shares.enter(A, Duration::from_secs(20));
-        let (third, ()) = tokio::join!(waits, async { drop(one) });
-        drop((third.unwrap(), two, other, nobody));
-        assert!(shares.tenants.lock().is_empty());
+        let waits = shares.enter(A, LATER);
+        let (third, ()) = tokio::join!(waits, async { drop((one, other)) });
+        drop((third.unwrap(), two, nobody));
+        assert!(is_empty(&shares));
     }
 
     #[tokio::test]
     async fn who_leaves_while_waiting_takes_nothing_with_it() {
-        let shares = Shares::new(1);
+        let shares = Shares::new(1, 1);
         let has = shares.enter(A, SOON).await.unwrap();
-        let leaves = tokio::time::timeout(SOON, shares.enter(A, Duration::from_secs(20))).await;
-        assert!(leaves.is_err());
+        for _ in 0..1000 {
+            assert!(tokio::time::timeout(Duration::ZERO, shares.enter(A, LATER)).await.is_err());
+        }
+        assert!(shares.0.taken.lock().waiting.len() <= 2 * LOOK_AT, "those that left are kept");
+        let mut late = shares.enter(A, LATER).boxed();
+        assert!((&mut late).now_or_never().is_none());
         drop(has);
-        drop(shares.enter(A, SOON).await.unwrap());
-        assert!(shares.tenants.lock().is_empty());
+        // What was given to it is not lost though it never looks.
+        drop(late);
+        drop(shares.enter(B, SOON).await.unwrap());
+        assert!(is_empty(&shares));
+    }
+
+    #[tokio::test]
+    async fn however_many_tenants_have_what_they_may_one_more_is_served() {
+        let shares = Shares::new(8, 4);
+        let (a, mut b) = (fill(&shares, A).await, fill(&shares, B).await);
+        let (c, d) = (fill(&shares, C).await, fill(&shares, D).await);
+        assert_eq!([a.len(), b.len(), c.len(), d.len()], [4, 2, 1, 1]);
+        let (mut of_a, mut of_e) = (shares.enter(A, LATER).boxed(), shares.enter(E, LATER).boxed());
+        assert!((&mut of_a).now_or_never().is_none() && (&mut of_e).now_or_never().is_none());
+        drop(b.pop());
+        assert!((&mut of_a).now_or_never().is_none(), "it has what it may");
+        let e = of_e.now_or_never().unwrap().unwrap();
+        drop((a, b, c, d));
+        let a = of_a.now_or_never().unwrap().unwrap();
+        drop((a, e));
+        assert!(is_empty(&shares));
     }
 }

@@ -1,4 +1,4 @@
-//! What each tenant holds of a database: one tenant has a part of its bound, and leaves the rest to the others.
+//! What each tenant holds of a database: one has a part of its bound, the less the more the others hold, so that there is always some left.
 //!
 //! Who writes and removes rows says how many bytes that is. A group's sums are written with it, in its transaction, so that they
 //! are what was committed, also after a kill; in memory they are looked at without a statement.
@@ -9,6 +9,7 @@ use rusqlite::Connection;
 use uuid::Uuid;
 
 use super::space::{Adds, Full};
+use crate::fairness::{NoRoom, Part};
 
 /// What a tenant's state may go over its part, in bytes: who filled it with entries goes on with what it has.
 const OVER_BYTES: u64 = 4 * 1024 * 1024;
@@ -23,8 +24,10 @@ pub(super) type Change = (Uuid, i64);
 
 /// What every tenant holds.
 pub(super) struct Held {
-    /// Of one tenant at the most, in bytes; none where tenants are not counted.
-    most: Option<u64>,
+    /// Of one tenant, in bytes; none where tenants are not counted.
+    part: Option<Part>,
+    /// What all hold, with the group that is under way.
+    all: i64,
     committed: HashMap<Uuid, i64>,
     /// Of the group that is under way.
     changes: HashMap<Uuid, i64>,
@@ -32,36 +35,43 @@ pub(super) struct Held {
 
 impl Held {
     /// As it was last committed.
-    pub(super) fn load(connection: &Connection, most: Option<u64>) -> rusqlite::Result<Self> {
+    pub(super) fn load(connection: &Connection, part: Option<Part>) -> rusqlite::Result<Self> {
         let mut committed = HashMap::new();
-        if most.is_some() {
+        if part.is_some() {
             let mut statement = connection.prepare(ALL)?;
             for row in statement.query_map([], |row| Ok((row.get::<_, [u8; 16]>(0)?, row.get(1)?)))? {
                 let (tenant, bytes) = row?;
                 committed.insert(Uuid::from_bytes(tenant), bytes);
             }
         }
-        Ok(Self { most, committed, changes: HashMap::new() })
+        let all = committed.values().sum();
+        Ok(Self { part, all, committed, changes: HashMap::new() })
     }
 
     /// Whether a tenant's part has room for what it adds.
     pub(super) fn take(&self, tenant: Option<Uuid>, adds: Adds) -> Result<(), Full> {
-        let (Some(most), Some(tenant)) = (self.most, tenant) else { return Ok(()) };
-        let (bytes, most) = match adds {
-            Adds::Nothing | Adds::Promised(_) => return Ok(()),
-            Adds::Entry(bytes) | Adds::Promise(bytes) => (bytes, most),
-            Adds::State(bytes) => (bytes, most.saturating_add(OVER_BYTES)),
-        };
+        let (Some(part), Some(tenant)) = (self.part, tenant) else { return Ok(()) };
         let own = |map: &HashMap<Uuid, i64>| map.get(&tenant).copied().unwrap_or_default();
         let held = own(&self.committed).saturating_add(own(&self.changes)).max(0).unsigned_abs();
-        if held.saturating_add(bytes) > most { Err(Full::Share) } else { Ok(()) }
+        let has_room = match adds {
+            Adds::Nothing | Adds::Promised(_) => true,
+            // Whether the file has room for it is another's question.
+            Adds::Entry(bytes) | Adds::Promise(bytes) => {
+                let room = part.has_room(held, self.all.max(0).unsigned_abs(), bytes);
+                held.saturating_add(bytes) <= part.alone() && room != Err(NoRoom::OfTenant)
+            }
+            // What others hold does not keep it from what it has.
+            Adds::State(bytes) => held.saturating_add(bytes) <= part.alone().saturating_add(OVER_BYTES),
+        };
+        if has_room { Ok(()) } else { Err(Full::Share) }
     }
 
     /// Notes what a job of the group did.
     pub(super) fn note(&mut self, changes: Vec<Change>) {
-        if self.most.is_some() {
+        if self.part.is_some() {
             for (tenant, bytes) in changes {
                 *self.changes.entry(tenant).or_default() += bytes;
+                self.all += bytes;
             }
         }
     }
@@ -81,10 +91,15 @@ impl Held {
 
     /// The group is over: its changes count where it was committed.
     pub(super) fn ended(&mut self, is_committed: bool) {
-        for (tenant, change) in self.changes.drain().filter(|_| is_committed) {
+        for (tenant, change) in self.changes.drain() {
+            if !is_committed {
+                self.all -= change;
+                continue;
+            }
             let bytes = self.committed.entry(tenant).or_default();
             *bytes += change;
             if *bytes <= 0 {
+                self.all -= *bytes;
                 self.committed.remove(&tenant);
             }
         }

@@ -32,6 +32,7 @@ use self::reserve::Reserve;
 use self::space::Space;
 pub use self::space::{Adds, Full};
 use crate::error::ErrorKind;
+use crate::fairness::Part;
 use threads::{Done, Job, Order, Worker};
 pub use tx::SqliteTx;
 
@@ -51,20 +52,21 @@ pub enum Durability {
 #[derive(Debug, Clone, Copy)]
 pub struct Bound {
     max_bytes: u64,
-    tenant_bytes: Option<u64>,
+    tenant: Option<Part>,
 }
 
 impl Bound {
     /// About so many bytes over all tenants.
     #[must_use]
     pub fn of(max_bytes: u64) -> Self {
-        Self { max_bytes, tenant_bytes: None }
+        Self { max_bytes, tenant: None }
     }
 
-    /// Of these one tenant's entries have so many in a hundred at the most. Its tables have `tenant_bytes`.
+    /// Of these the entries of a tenant that is alone have so many in a hundred at the most. Its tables have `tenant_bytes`.
     #[must_use]
     pub fn with_tenant_percent(self, percent: u8) -> Self {
-        Self { tenant_bytes: Some(self.max_bytes / 100 * u64::from(percent)), ..self }
+        let one = self.max_bytes / 100 * u64::from(percent);
+        Self { tenant: Some(Part::new(self.max_bytes, one)), ..self }
     }
 }
 
@@ -182,7 +184,7 @@ impl Sqlite {
         let mut space = Space::new(path, bound.max_bytes, reserve);
         space.bound(&writer)?;
         space.tick(&writer);
-        let held = Held::load(&writer, bound.tenant_bytes)?;
+        let held = Held::load(&writer, bound.tenant)?;
         Ok(Arc::new(Self {
             full: space.full(),
             promised: space.promised(),

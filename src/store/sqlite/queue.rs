@@ -12,12 +12,12 @@ use parking_lot::{Condvar, Mutex};
 
 use super::SqliteError;
 use super::threads::Job;
-use crate::fairness::Lines;
+use crate::fairness::{Lines, NoRoom, Part};
 
 /// Jobs that wait at the most; more are refused.
 pub(super) const MAX_JOBS: usize = 4096;
-/// One tenant's part of them at the most is one in so many.
-pub(super) const SHARE: usize = 4;
+/// Of these one tenant's.
+pub(super) const OF_TENANT: Part = Part::one_in(MAX_JOBS as u64, 4);
 
 /// Steps of a look for what comes at once, before a thread sleeps: the first spin, each twice as long, and the others give the
 /// processor away. As a channel of the standard library does; without them a caller that asks again and again wakes a thread each time.
@@ -59,12 +59,12 @@ impl Queue {
         if waiting.is_closed {
             return Err(SqliteError::Gone);
         }
-        if owner.is_some_and(|tenant| waiting.lines.len_of(tenant) >= MAX_JOBS / SHARE) {
-            return Err(SqliteError::ShareTaken);
-        }
-        if waiting.lines.len() >= MAX_JOBS {
-            return Err(SqliteError::Overloaded);
-        }
+        // What is nobody's goes where there is room.
+        let own = owner.map_or(0, |tenant| waiting.lines.len_of(tenant) as u64);
+        OF_TENANT.has_room(own, waiting.lines.len() as u64, 1).map_err(|error| match error {
+            NoRoom::OfTenant => SqliteError::ShareTaken,
+            NoRoom::OfAll => SqliteError::Overloaded,
+        })?;
         // What is nobody's has a line too.
         waiting.lines.push(owner.unwrap_or_default(), job.adds().entry_bytes(), job);
         self.arrivals.fetch_add(1, Relaxed);

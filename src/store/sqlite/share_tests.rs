@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex as Lock;
 use tokio::task::JoinSet;
 
-use super::queue::{MAX_JOBS, SHARE};
+use super::queue::{MAX_JOBS, OF_TENANT};
 use super::*;
 
 const A: Uuid = Uuid::from_u128(1);
 const B: Uuid = Uuid::from_u128(2);
+const C: Uuid = Uuid::from_u128(3);
 const SCHEMA: &[Migrations] = &[(
     "test",
     &["CREATE TABLE t (k INTEGER PRIMARY KEY, v BLOB) STRICT; \
@@ -19,7 +20,7 @@ const SCHEMA: &[Migrations] = &[(
 const PART: u64 = 10_000_000;
 
 fn open(directory: &Path) -> Arc<Sqlite> {
-    let bound = Bound { max_bytes: 2 * PART, tenant_bytes: None }.with_tenant_percent(50);
+    let bound = Bound { max_bytes: 2 * PART, tenant: None }.with_tenant_percent(50);
     Sqlite::open(&directory.join("t.db"), Durability::Full, bound, SCHEMA).unwrap()
 }
 
@@ -113,7 +114,7 @@ async fn a_tenant_has_a_part_of_what_waits() {
         async move { write(&store, owner, false, k, order).await }
     };
     let mut stay = JoinSet::new();
-    for k in 0..MAX_JOBS / SHARE {
+    for k in 0..OF_TENANT.alone() as usize {
         queue(&mut stay, job(A, k)).await;
     }
     let refused = job(A, MAX_JOBS).await.unwrap_err();
@@ -123,7 +124,7 @@ async fn a_tenant_has_a_part_of_what_waits() {
     drop(held);
     holder.join_all().await;
     let ended = stay.join_all().await;
-    assert!(ended.len() == MAX_JOBS / SHARE + 1 && ended.iter().all(Result::is_ok));
+    assert!(ended.len() == OF_TENANT.alone() as usize + 1 && ended.iter().all(Result::is_ok));
     job(A, MAX_JOBS).await.unwrap();
 }
 
@@ -196,6 +197,15 @@ async fn a_tenant_has_a_part_of_the_file_as_it_was_committed_and_goes_on_with_it
     for _ in 0..4 {
         keep(&store, B, Adds::Entry(1_000_000), 1_000_000).await.unwrap();
     }
+    assert!(
+        full(keep(&store, B, Adds::Entry(1_000_000), 1_000_000).await),
+        "as much as is left, and not more"
+    );
+    for _ in 0..3 {
+        keep(&store, C, Adds::Entry(900_000), 900_000).await.unwrap();
+    }
+    assert!(full(keep(&store, C, Adds::Entry(900_000), 900_000).await), "two have not left it nothing");
+    keep(&store, C, Adds::Nothing, -2_700_000).await.unwrap();
     keep(&store, A, Adds::Nothing, -10_002_000).await.unwrap();
     let left = store
         .read(|c| {

@@ -1,6 +1,6 @@
 use super::*;
 
-const BOUND: Bound = Bound { max_bytes: 1 << 30, tenant_bytes: None };
+const BOUND: Bound = Bound { max_bytes: 1 << 30, tenant: None };
 const SCHEMA: &[Migrations] = &[("test", &["CREATE TABLE t (k INTEGER PRIMARY KEY, v TEXT) STRICT"])];
 
 fn open(directory: &Path) -> Arc<Sqlite> {

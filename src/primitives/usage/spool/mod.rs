@@ -31,7 +31,7 @@ use self::shares::Shares;
 use super::Call;
 use super::metrics::SpoolMetrics;
 use crate::error::ErrorKind;
-use crate::fairness::{Bounds, NoRoom, Room};
+use crate::fairness::{Bounds, NoRoom, Part, Room};
 use crate::policy::Permit;
 use crate::store::spool::{self, AppendError, OpenError, Spool};
 use crate::store::sqlite::Adds;
@@ -40,8 +40,8 @@ use crate::tasks::Tasks;
 
 /// Of a segment: so much is taken again after a kill at the most, and found to be counted.
 const SEGMENT_BYTES: u64 = 8 * 1024 * 1024;
-/// A tenant's part of the spool is one in so many.
-const SHARE: u64 = 4;
+/// The part of a tenant that is alone in the spool is one in so many.
+const SHARE: u8 = 4;
 /// How the names of entries end that were put aside.
 const ASIDE: &str = "entry";
 /// Of calls that wait for the disk.
@@ -114,7 +114,7 @@ impl Spooler {
         tasks: &Tasks,
     ) -> Result<Self, OpenError> {
         let spool = Spool::open(directory, spool::Bounds { max_bytes, segment_bytes: SEGMENT_BYTES })?;
-        let (spool, shares) = (Arc::new(spool), Shares::new(max_bytes / SHARE).for_store(store));
+        let (spool, shares) = (Arc::new(spool), Shares::new(Part::one_in(max_bytes, SHARE)).for_store(store));
         let shares = Arc::new(shares);
         note_what_is_there(&spool, &shares, store)?;
         metrics.bounds(max_bytes);
@@ -147,18 +147,22 @@ impl Spooler {
         }
     }
 
-    /// Whether there is room since somebody removed what was put aside of the tenant's.
-    fn takes_now(&self, owned: Owned, adds: u64) -> bool {
-        if self.shares.aside(owned.0) == 0 {
-            return false;
-        }
-        match look_at_aside(&self.spool, &self.shares) {
-            Ok(()) => self.shares.take(owned, adds),
-            Err(error) => {
-                tracing::warn!(%error, "what was put aside of the usage spool cannot be looked at");
-                false
+    /// Room for an entry. What was put aside of its tenant's may have been removed by somebody since it was looked at.
+    fn take(&self, owned: Owned, adds: u64) -> Result<(), SpoolError> {
+        let take = || self.shares.take(owned, adds, self.spool.bytes());
+        let mut taken = take();
+        if taken.is_err() && self.shares.aside(owned.0) > 0 {
+            match look_at_aside(&self.spool, &self.shares) {
+                Ok(()) => taken = take(),
+                Err(error) => {
+                    tracing::warn!(%error, "what was put aside of the usage spool cannot be looked at")
+                }
             }
         }
+        taken.map_err(|error| match error {
+            NoRoom::OfTenant => SpoolError::ShareTaken,
+            NoRoom::OfAll => AppendError::Full.into(),
+        })
     }
 
     /// Accepts a call whose records came as this body; how many they are. It is on the disk then.
@@ -176,9 +180,7 @@ impl Spooler {
             NoRoom::OfAll => SpoolError::Overloaded,
         })?;
         let adds = adds(&self.store, call, bytes);
-        if !self.shares.take((tenant, bytes), adds) && !self.takes_now((tenant, bytes), adds) {
-            return Err(SpoolError::ShareTaken);
-        }
+        self.take((tenant, bytes), adds)?;
         let mut taken =
             Taken { shares: Arc::clone(&self.shares), owned: (tenant, bytes), adds, is_kept: false };
         if let Store::Sqlite(_) = &self.store {

@@ -1,4 +1,4 @@
-//! What each tenant has in the spool: one has a part of it, and leaves the rest to the others.
+//! What each tenant has in the spool: one has a part of it, the less the more the others have, so that there is always some left.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,13 +7,14 @@ use parking_lot::Mutex;
 use uuid::Uuid;
 
 use super::Owned;
+use crate::fairness::{NoRoom, Part};
 use crate::store::Store;
 use crate::store::sqlite::Sqlite;
 
 /// What every tenant has there.
 pub(super) struct Shares {
-    /// Of one tenant at the most, in bytes.
-    most: u64,
+    /// Of one tenant, in bytes.
+    part: Part,
     held: Mutex<All>,
     /// What was put aside of each.
     aside: Mutex<HashMap<Uuid, u64>>,
@@ -25,6 +26,7 @@ pub(super) struct Shares {
 #[derive(Debug, Default)]
 struct All {
     of: HashMap<Uuid, Held>,
+    bytes: u64,
     /// What that adds to the store in all.
     adds: u64,
 }
@@ -38,8 +40,8 @@ struct Held {
 }
 
 impl Shares {
-    pub(super) fn new(most: u64) -> Self {
-        Self { most, held: Mutex::default(), aside: Mutex::default(), embedded: None }
+    pub(super) fn new(part: Part) -> Self {
+        Self { part, held: Mutex::default(), aside: Mutex::default(), embedded: None }
     }
 
     /// Of what this store is to take.
@@ -51,15 +53,18 @@ impl Shares {
         Self { embedded, ..self }
     }
 
-    /// For an entry of so many bytes, where the tenant's part has room; one entry of a tenant that has no other always fits.
-    pub(super) fn take(&self, (tenant, bytes): Owned, adds: u64) -> bool {
+    /// For an entry of so many bytes, where the tenant's part has room, of a spool that has so much on its disk: what is done with
+    /// stays there for a while, and what is on its way is not there yet.
+    pub(super) fn take(&self, (tenant, bytes): Owned, adds: u64, on_disk: u64) -> Result<(), NoRoom> {
         let mut held = self.held.lock();
-        let there = of(&held, tenant).bytes.saturating_add(self.aside(tenant));
-        if there > 0 && there.saturating_add(bytes) > self.most {
-            return false;
-        }
+        let (own, all) = {
+            let aside = self.aside.lock();
+            (aside.get(&tenant).map_or(0, |bytes| *bytes), aside.values().sum::<u64>())
+        };
+        let (own, all) = (own.saturating_add(of(&held, tenant).bytes), all.saturating_add(held.bytes));
+        self.part.has_room(own, all.max(on_disk), bytes)?;
         self.add(&mut held, (tenant, bytes), adds);
-        true
+        Ok(())
     }
 
     #[cfg(test)]
@@ -76,6 +81,7 @@ impl Shares {
         let own = held.of.entry(tenant).or_default();
         own.bytes = own.bytes.saturating_add(bytes);
         own.adds = own.adds.saturating_add(adds);
+        held.bytes = held.bytes.saturating_add(bytes);
         held.adds = held.adds.saturating_add(adds);
         self.promise(held);
     }
@@ -118,12 +124,14 @@ impl Shares {
     pub(super) fn give_back(&self, (tenant, bytes): Owned, adds: u64) {
         let mut held = self.held.lock();
         if let Some(own) = held.of.get_mut(&tenant) {
-            own.bytes = own.bytes.saturating_sub(bytes);
+            let bytes = bytes.min(own.bytes);
+            own.bytes -= bytes;
             let given = if own.bytes == 0 { own.adds } else { adds.min(own.adds) };
             own.adds -= given;
             if own.bytes == 0 {
                 held.of.remove(&tenant);
             }
+            held.bytes = held.bytes.saturating_sub(bytes);
             held.adds = held.adds.saturating_sub(given);
         }
         self.promise(&held);
@@ -142,13 +150,14 @@ mod tests {
     #[test]
     fn a_tenant_has_its_part_and_another_the_rest() {
         let (a, b) = (Uuid::from_u128(1), Uuid::from_u128(2));
-        let shares = Shares::new(100);
-        assert!(shares.take((a, 150), 0), "one always fits");
-        assert!(!shares.take((a, 1), 0));
-        assert!(shares.take((b, 60), 0) && shares.take((b, 40), 0));
-        assert!(!shares.take((b, 1), 0));
-        shares.give_back((b, 40), 0);
-        assert!(shares.take((b, 40), 0) && !shares.take((b, 1), 0));
+        let shares = Shares::new(Part::one_in(400, 4));
+        let takes = |owned| shares.take(owned, 0, 0).is_ok();
+        assert!(takes((a, 150)), "one always fits");
+        assert!(!takes((a, 1)));
+        assert!(takes((b, 40)) && takes((b, 22)), "a quarter of what is left beside the other");
+        assert!(!takes((b, 1)));
+        shares.give_back((b, 22), 0);
+        assert!(takes((b, 22)) && !takes((b, 1)));
         shares.give_back((a, 150), 0);
         assert_eq!(shares.held.lock().of.len(), 1, "who has nothing is forgotten");
         shares.note((a, 60), 3);
@@ -158,9 +167,25 @@ mod tests {
         shares.note((a, 10), 1);
         shares.give_back((b, 100), 2);
         assert_eq!(shares.held.lock().adds, 3, "a tenant that has nothing adds nothing");
+        assert_eq!(shares.held.lock().bytes, 60);
         shares.add_aside(a, 40);
-        assert!(!shares.take((a, 1), 0));
+        assert_eq!(shares.take((a, 1), 0, 0), Err(NoRoom::OfTenant));
         shares.set_aside([(b, 5)].into_iter());
-        assert!(shares.take((a, 40), 0) && !shares.take((a, 1), 0));
+        assert!(takes((a, 38)) && !takes((a, 1)));
+    }
+
+    #[test]
+    fn however_many_fill_it_there_is_some_left_for_one_more() {
+        let shares = Shares::new(Part::one_in(1000, 4));
+        let fill = |tenant| (0..).find(|_| shares.take((Uuid::from_u128(tenant), 1), 0, 0).is_err()).unwrap();
+        for _ in 0..100 {
+            (1..=4).for_each(|tenant| assert!(fill(tenant) <= 250));
+        }
+        assert!(fill(5) > 75, "four have not taken it all");
+        assert_eq!(
+            shares.take((Uuid::from_u128(6), 100), 0, 950),
+            Err(NoRoom::OfAll),
+            "the disk is what is full"
+        );
     }
 }
