@@ -36,17 +36,19 @@ impl Part {
         self.one
     }
 
-    /// Whether one that has `own` of the `taken` that all have may have `more`. What fits in may always be had by who has nothing.
+    /// Whether one that has `own` of the `taken` that all have may have `more`. What fits in may always be had by who has nothing; who
+    /// may not have it though it would alone is short of room for what others have.
     pub const fn has_room(self, own: u64, taken: u64, more: u64) -> Result<(), NoRoom> {
-        let after = taken.saturating_add(more);
-        if after > self.all {
-            return Err(NoRoom::OfAll);
-        }
-        let (wanted, left) = (own.saturating_add(more) as u128, (self.all - after) as u128);
-        if own == 0 || wanted * (self.all - self.one) as u128 <= left * self.one as u128 {
+        let (wanted, after) = (own.saturating_add(more), taken.saturating_add(more));
+        let fits = after <= self.all;
+        let left = self.all.saturating_sub(after) as u128;
+        let is_fair = wanted as u128 * (self.all - self.one) as u128 <= left * self.one as u128;
+        if more == 0 || (fits && (own == 0 || is_fair)) {
             Ok(())
-        } else {
+        } else if own > 0 && wanted > self.one {
             Err(NoRoom::OfTenant)
+        } else {
+            Err(NoRoom::OfAll)
         }
     }
 }
@@ -83,6 +85,8 @@ mod tests {
         assert_eq!(in_a_row, 7 + 5 + 4 + 3);
         assert_eq!(part.has_room(0, 16, 12), Ok(()), "what fits in is had by who has nothing");
         assert_eq!(part.has_room(1, 16, 12), Err(NoRoom::OfTenant));
+        assert_eq!(part.has_room(1, 24, 3), Err(NoRoom::OfAll), "alone it might have it");
+        assert_eq!(part.has_room(9, 28, 0), Ok(()));
         assert_eq!(part.has_room(0, 16, 13), Err(NoRoom::OfAll));
         // Eight connections, of which one tenant may have four.
         assert_eq!(fill(Part::new(8, 4), 1), [4]);

@@ -25,7 +25,7 @@ pub struct Bounds {
 pub enum NoRoom {
     /// Its tenant's others have its share.
     OfTenant,
-    /// Everyone's.
+    /// Everyone's, or what the others leave.
     OfAll,
 }
 
@@ -83,7 +83,9 @@ impl Room {
         Part::one_in(calls as u64, share).has_room(own.calls as u64, taken.all.calls as u64, 1)?;
         // A call that nobody else's are beside goes, whatever it brings.
         if taken.all.calls > 0 {
-            Part::one_in(max_bytes, share).has_room(own.bytes, taken.all.bytes, bytes)?;
+            // Who has calls that bring nothing has something.
+            let own = if own.calls == 0 { 0 } else { own.bytes.max(1) };
+            Part::one_in(max_bytes, share).has_room(own, taken.all.bytes, bytes)?;
         }
         taken.all.add(bytes);
         taken.tenants.entry(tenant).or_default().add(bytes);

@@ -14,7 +14,6 @@ use std::sync::{Arc, OnceLock, Weak};
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 use prometheus::{IntCounter, IntCounterVec};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::open_streams::OpenStreams;
 use super::{ConnectionState, Problem};
@@ -64,8 +63,9 @@ pub(super) enum Bytes {
 /// Everything on its way.
 pub struct Load {
     pub(super) limits: LoadLimits,
-    bodies: Arc<Semaphore>,
-    replies: Arc<Semaphore>,
+    /// Bytes of all; the lock is that of the tenants' counts too.
+    bodies: Mutex<usize>,
+    replies: Mutex<usize>,
     tenants: Mutex<Tenants>,
     pub(super) streams: OpenStreams,
     pub(super) refusals: Refusals,
@@ -123,55 +123,30 @@ pub(super) struct Share {
 
 /// What a share has taken.
 struct Taken {
+    load: Arc<Load>,
     of_tenant: Arc<TenantLoad>,
     bytes: Bytes,
     count: usize,
-    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Load {
     /// Nothing on its way yet.
     pub fn new(limits: LoadLimits, registry: &Registry) -> Result<Arc<Self>, MetricError> {
-        let all = || Arc::new(Semaphore::new(limits.bytes.min(Semaphore::MAX_PERMITS)));
         Ok(Arc::new(Self {
             limits,
-            bodies: all(),
-            replies: all(),
+            bodies: Mutex::default(),
+            replies: Mutex::default(),
             tenants: Mutex::default(),
             streams: OpenStreams::new(registry)?,
             refusals: Refusals::new(registry)?,
         }))
     }
 
-    /// Takes `more` bytes for what holds `taken`, where its tenant and all together have room for them.
-    fn take(&self, taken: &mut Taken, more: usize) -> Result<(), NoRoom> {
-        let held = taken.bytes.of(&taken.of_tenant);
-        let all = match taken.bytes {
+    fn all(&self, bytes: Bytes) -> &Mutex<usize> {
+        match bytes {
             Bytes::Bodies => &self.bodies,
             Bytes::Replies => &self.replies,
-        };
-        let before = held.fetch_add(more, Relaxed);
-        // A tenant's only one goes up to the tenant's bound, whatever others have.
-        let own = if before == taken.count { 0 } else { before };
-        let of_all = self.limits.bytes.saturating_sub(all.available_permits());
-        let part = Part::new(self.limits.bytes as u64, self.limits.tenant_bytes as u64);
-        let has_room = match before.saturating_add(more) > self.limits.tenant_bytes {
-            true => Err(NoRoom::OfTenant),
-            false => part.has_room(own as u64, of_all as u64, more as u64),
-        };
-        if let Err(over) = has_room {
-            held.fetch_sub(more, Relaxed);
-            return Err(over);
         }
-        taken.count += more;
-        let permit =
-            u32::try_from(more).ok().and_then(|count| Arc::clone(all).try_acquire_many_owned(count).ok());
-        let Some(permit) = permit else { return Err(NoRoom::OfAll) };
-        match &mut taken.permit {
-            Some(held) => held.merge(permit),
-            None => taken.permit = Some(permit),
-        }
-        Ok(())
     }
 
     /// 503, for a call that needed bytes which there was no room for.
@@ -180,8 +155,7 @@ impl Load {
             NoRoom::OfTenant => (
                 &self.refusals.tenant,
                 Cow::from(format!(
-                    "this tenant has too many bytes on their way (`limits.tenant_bytes`, {}, and less beside others that have \
-                     many): send this call again",
+                    "this tenant has too many bytes on their way (`limits.tenant_bytes`, {}): send this call again",
                     self.limits.tenant_bytes
                 )),
             ),
@@ -275,34 +249,56 @@ impl Share {
     /// Takes `more` bytes; 503 where the tenant or all together have no room for them.
     pub(super) fn take(&mut self, more: usize) -> Result<(), Problem> {
         let bytes = self.bytes;
-        let Some((load, taken)) = self.taken() else {
+        let Some(taken) = self.taken() else {
             return Err(Problem::new(ErrorKind::Internal, "a defect: nobody counts what is on its way"));
         };
-        load.take(taken, more).map_err(|over| load.refuse(bytes, over))
+        taken.take(more).map_err(|over| taken.load.refuse(bytes, over))
     }
 
     /// Takes `more` bytes, where there is room for them now: for what can wait, and is no call to refuse.
     pub(super) fn has_taken(&mut self, more: usize) -> bool {
-        self.taken().is_some_and(|(load, taken)| load.take(taken, more).is_ok())
+        self.taken().is_some_and(|taken| taken.take(more).is_ok())
     }
 
-    fn taken(&mut self) -> Option<(&Load, &mut Taken)> {
+    fn taken(&mut self) -> Option<&mut Taken> {
         let known = &self.connection.load;
         let load = known.load.get()?;
         let (tenant, bytes) = (self.tenant, self.bytes);
-        let taken = self.taken.get_or_insert_with(|| Taken {
+        Some(self.taken.get_or_insert_with(|| Taken {
+            load: Arc::clone(load),
             of_tenant: known.of(load, tenant),
             bytes,
             count: 0,
-            permit: None,
-        });
-        Some((load, taken))
+        }))
+    }
+}
+
+impl Taken {
+    /// Takes `more` bytes, where the tenant and all together have room for them.
+    fn take(&mut self, more: usize) -> Result<(), NoRoom> {
+        let limits = &self.load.limits;
+        let held = self.bytes.of(&self.of_tenant);
+        let mut all = self.load.all(self.bytes).lock();
+        let before = held.load(Relaxed);
+        if before.saturating_add(more) > limits.tenant_bytes {
+            return Err(NoRoom::OfTenant);
+        }
+        // A tenant's only one goes up to the tenant's bound, whatever others have.
+        let own = if before == self.count { 0 } else { before };
+        let part = Part::new(limits.bytes as u64, limits.tenant_bytes as u64);
+        part.has_room(own as u64, *all as u64, more as u64)?;
+        held.store(before + more, Relaxed);
+        *all += more;
+        self.count += more;
+        Ok(())
     }
 }
 
 impl Drop for Taken {
     fn drop(&mut self) {
+        let mut all = self.load.all(self.bytes).lock();
         self.bytes.of(&self.of_tenant).fetch_sub(self.count, Relaxed);
+        *all -= self.count;
     }
 }
 

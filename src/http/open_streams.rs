@@ -1,8 +1,9 @@
 //! How many streamed replies are open at once, of everyone and of one tenant, and how they ended.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 
+use parking_lot::Mutex;
 use prometheus::{IntCounter, IntGauge};
 
 use super::budget::{Bytes, Load, Share, TenantLoad};
@@ -45,9 +46,9 @@ impl Ended {
     }
 }
 
-/// The count of everyone's, and the metrics.
+/// The count of everyone's, whose lock is that of the tenants' counts too, and the metrics.
 pub(super) struct OpenStreams {
-    count: AtomicUsize,
+    count: Mutex<usize>,
     open: IntGauge,
     ended: [IntCounter; Ended::ALL.len()],
 }
@@ -72,7 +73,7 @@ impl OpenStreams {
             &["how"],
         )?;
         let ended = Ended::ALL.map(|ended| family.with_label_values(&[ended.label()]));
-        Ok(Self { count: AtomicUsize::new(0), open, ended })
+        Ok(Self { count: Mutex::default(), open, ended })
     }
 }
 
@@ -89,25 +90,27 @@ impl Load {
         let of_tenant = connection.load.of(self, tenant);
         let (most, tenant_most) = (self.limits.streams, self.limits.tenant_streams);
         let refused = |text: String| Err(Problem::new(ErrorKind::Overloaded, text));
-        let own = of_tenant.streams.fetch_add(1, Relaxed);
-        let all = self.streams.count.fetch_add(1, Relaxed);
-        if let Err(over) = Part::new(most as u64, tenant_most as u64).has_room(own as u64, all as u64, 1) {
-            of_tenant.streams.fetch_sub(1, Relaxed);
-            self.streams.count.fetch_sub(1, Relaxed);
-            return match over {
-                NoRoom::OfTenant => {
-                    self.refusals.tenant_streams.inc();
-                    refused(format!(
-                        "this tenant has {own} streams open (`limits.tenant_streams`, {tenant_most}, and fewer beside others \
-                         that have many): end one, or come back"
-                    ))
-                }
-                NoRoom::OfAll => {
-                    self.refusals.streams.inc();
-                    refused(format!("{most} streams are open here (`limits.streams`): come back"))
-                }
-            };
+        let mut all = self.streams.count.lock();
+        let own = of_tenant.streams.load(Relaxed);
+        match Part::new(most as u64, tenant_most as u64).has_room(own as u64, *all as u64, 1) {
+            Ok(()) => {
+                *all += 1;
+                of_tenant.streams.store(own + 1, Relaxed);
+            }
+            Err(NoRoom::OfTenant) => {
+                self.refusals.tenant_streams.inc();
+                return refused(format!(
+                    "this tenant has {own} streams open (`limits.tenant_streams`): end one, or come back"
+                ));
+            }
+            Err(NoRoom::OfAll) => {
+                self.refusals.streams.inc();
+                return refused(format!(
+                    "{all} of {most} streams are open here (`limits.streams`): come back"
+                ));
+            }
         }
+        drop(all);
         self.streams.open.inc();
         Ok(Place {
             load: Arc::clone(self),
@@ -142,8 +145,10 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
+        let mut all = self.load.streams.count.lock();
+        *all -= 1;
         self.of_tenant.streams.fetch_sub(1, Relaxed);
-        self.load.streams.count.fetch_sub(1, Relaxed);
+        drop(all);
         self.load.streams.open.dec();
         if let Some(counter) = self.load.streams.ended.get(self.ended as usize) {
             counter.inc();

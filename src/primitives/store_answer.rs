@@ -42,9 +42,7 @@ impl StoreAnswer {
 
     fn share_taken(&self) -> Problem {
         let Self { store, done, .. } = self;
-        let detail = format!(
-            "too many calls of this tenant wait for {store}: nothing was {done}; the others have room"
-        );
+        let detail = format!("too many calls of this tenant wait for {store}: nothing was {done}");
         Problem::new(ErrorKind::Overloaded, detail)
     }
 

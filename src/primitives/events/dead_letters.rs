@@ -74,7 +74,7 @@ impl GivenUp {
 impl Group {
     /// Takes a portion of what is dead to the dead letters.
     pub async fn bury(&self, store: &Store) -> Result<GivenUp, GroupError> {
-        let adds = Adds::Entry(MAX_BYTES.unsigned_abs());
+        let adds = Adds::Moved(MAX_BYTES.unsigned_abs());
         let given_up =
             self.run(store, adds, |group, tx| Box::pin(async move { group.bury_in(tx).await })).await?;
         if given_up.ended > 0 {

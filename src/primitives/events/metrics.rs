@@ -71,7 +71,7 @@ impl EventsMetrics {
         )?;
         let failures = registry.counters(
             "outrigger_events_publish_failures_total",
-            "Calls whose events were not accepted, or may have been; `tenant_share`: their tenant had too many waiting, or its part of the embedded store was full; `rate_limited`: it published faster than it may.",
+            "Calls whose events were not accepted, or may have been; `tenant_share`: their tenant had more waiting than one may have, or its part of the embedded store was full; `rate_limited`: it published faster than it may.",
             &["meaning"],
         )?;
         let deliveries = registry.counters(

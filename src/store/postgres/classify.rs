@@ -23,7 +23,7 @@ pub enum PgError {
     /// No connection was free, or could be made, in time.
     #[error("no connection to PostgreSQL: {0}")]
     NoConnection(String),
-    /// Its tenant has as many connections as one may have, and none was free in time. Nothing was written.
+    /// Its tenant has as many connections as one may have beside the others, and none was free in time. Nothing was written.
     #[error("the tenant's other transactions have its share of the connections to PostgreSQL")]
     ShareTaken,
     /// The database is not one to serve from: its schema is behind, or its role would see every tenant. What to do.

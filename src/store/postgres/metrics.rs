@@ -80,7 +80,7 @@ impl PostgresMetrics {
             )?,
             overloads: registry.counters(
                 "outrigger_store_postgres_overloads_total",
-                "Transactions refused because their tenant's others had its share of the connections for `postgres.wait_ms`.",
+                "Transactions refused because their tenant's others had its share of the connections, which is the smaller the more other tenants have, for `postgres.wait_ms`.",
                 role,
             )?,
             failures: registry.counters(

@@ -1,8 +1,9 @@
 //! A tenant's share of the connections: beyond it a tenant's transactions wait for each other, and the others' are served. The more
-//! the others have, the smaller it is ([`Part`]), so that there is always a connection for one more.
+//! the others have, the smaller it is ([`Part`]). A tenant that has none goes to the pool at once, and waits there, as everybody does,
+//! for the first connection that becomes free.
 //!
 //! What is nobody's in particular is not counted: publishers of several tenants share a transaction, and what looks at the
-//! log for everyone, or at the schema, is this process's own.
+//! log for everyone, or at the schema, is this process's own. There are few of these, and they are short.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use uuid::Uuid;
 use super::classify::PgError;
 use crate::fairness::{Lines, Part};
 
-/// Waiting ones of a tenant that are looked through for those that left.
+/// Waiting ones of a tenant that are looked through for those that left, at the least.
 const LOOK_AT: usize = 64;
 
 /// Who has how much.
@@ -32,8 +33,15 @@ struct Counted {
 #[derive(Default)]
 struct Taken {
     all: u64,
-    tenants: HashMap<Uuid, u64>,
+    tenants: HashMap<Uuid, OfTenant>,
     waiting: Lines<Waiting>,
+}
+
+/// What a tenant has.
+struct OfTenant {
+    own: u64,
+    /// How many of its own wait when those that left are looked for next.
+    look_at: usize,
 }
 
 /// A tenant's transaction that waits for a place.
@@ -75,51 +83,57 @@ struct User {
 }
 
 impl Taken {
-    fn of(&self, tenant: Uuid) -> u64 {
-        self.tenants.get(&tenant).map_or(0, |own| *own)
-    }
-
     fn add(&mut self, tenant: Uuid) {
         self.all += 1;
-        *self.tenants.entry(tenant).or_default() += 1;
+        self.tenants.entry(tenant).or_insert(OfTenant { own: 0, look_at: LOOK_AT }).own += 1;
     }
 
-    fn give_back(&mut self, tenant: Uuid) {
+    fn take_away(&mut self, tenant: Uuid) {
         self.all -= 1;
-        if let Some(own) = self.tenants.get_mut(&tenant) {
-            *own -= 1;
-            if *own == 0 {
+        if let Some(of) = self.tenants.get_mut(&tenant) {
+            of.own -= 1;
+            if of.own == 0 {
                 self.tenants.remove(&tenant);
             }
         }
     }
+
+    /// Lets go of those of a tenant that left while they waited. At least half of what is looked through came since the last look.
+    fn forget_left(&mut self, tenant: Uuid) {
+        let Some(of) = self.tenants.get_mut(&tenant) else { return };
+        if self.waiting.len_of(tenant) >= of.look_at {
+            self.waiting.remove_left(tenant, |one| one.gives.is_closed());
+            of.look_at = LOOK_AT.max(2 * self.waiting.len_of(tenant));
+        }
+    }
+}
+
+/// Whether a tenant that has this may have one more, beside all.
+fn has_room(part: Part, of: Option<&OfTenant>, all: u64) -> bool {
+    of.is_none_or(|of| part.has_room(of.own, all, 1).is_ok())
 }
 
 impl Counted {
-    fn has_room(&self, taken: &Taken, tenant: Uuid) -> bool {
-        self.part.has_room(taken.of(tenant), taken.all, 1).is_ok()
-    }
-
     fn user(self: &Arc<Self>, tenant: Uuid) -> User {
         User { tenant, counted: Arc::clone(self), is_given_back: false }
     }
 
-    /// Gives those places that wait what there is, in turns.
-    fn give(self: &Arc<Self>, taken: &mut Taken) {
+    /// Takes a place back and gives those that wait what there is, in turns. So nobody waits who may go.
+    fn give_back(self: &Arc<Self>, taken: &mut Taken, tenant: Uuid) {
+        taken.take_away(tenant);
         loop {
-            let (all, tenants) = (taken.all, &taken.tenants);
-            let may_go =
-                |tenant: &Uuid| self.part.has_room(tenants.get(tenant).map_or(0, |own| *own), all, 1).is_ok();
-            if !taken.waiting.turn_to(may_go) {
+            let Taken { all, tenants, waiting } = &mut *taken;
+            let may_go = |tenant: &Uuid| has_room(self.part, tenants.get(tenant), *all);
+            if !waiting.turn_to(may_go) {
                 return;
             }
             // Those of the first may have left, and then it is another's turn.
-            let next = taken.waiting.next_if(|one| one.gives.is_closed(), |_, one| may_go(&one.tenant));
+            let next = waiting.next_if(|one| one.gives.is_closed(), |_, one| may_go(&one.tenant));
             let Some(Waiting { tenant, gives }) = next else { continue };
             taken.add(tenant);
             if let Err(mut left) = gives.send(self.user(tenant)) {
                 left.is_given_back = true;
-                taken.give_back(tenant);
+                taken.take_away(tenant);
             }
         }
     }
@@ -151,22 +165,17 @@ impl Shares {
         }
     }
 
-    /// A place, where there is one now and none of the tenant's others waits for it.
+    /// A place, where there is one now: then none of the tenant's others waits for it.
     fn take_or_wait(&self, tenant: Uuid) -> Result<User, oneshot::Receiver<User>> {
         let Self(counted) = self;
         let mut taken = counted.taken.lock();
-        let waiting = taken.waiting.len_of(tenant);
-        if waiting >= LOOK_AT && waiting.is_power_of_two() {
-            taken.waiting.remove_left(tenant, |one| one.gives.is_closed());
-        }
-        if taken.waiting.len_of(tenant) == 0 && counted.has_room(&taken, tenant) {
+        if has_room(counted.part, taken.tenants.get(&tenant), taken.all) {
             taken.add(tenant);
             return Ok(counted.user(tenant));
         }
+        taken.forget_left(tenant);
         let (gives, given) = oneshot::channel();
         taken.waiting.push(tenant, 0, Waiting { tenant, gives });
-        // Those that wait before it may have left.
-        counted.give(&mut taken);
         Err(given)
     }
 }
@@ -174,9 +183,7 @@ impl Shares {
 impl Drop for User {
     fn drop(&mut self) {
         if !self.is_given_back {
-            let mut taken = self.counted.taken.lock();
-            taken.give_back(self.tenant);
-            self.counted.give(&mut taken);
+            self.counted.give_back(&mut self.counted.taken.lock(), self.tenant);
         }
     }
 }
@@ -242,17 +249,18 @@ mod tests {
     #[tokio::test]
     async fn however_many_tenants_have_what_they_may_one_more_is_served() {
         let shares = Shares::new(8, 4);
-        let (a, mut b) = (fill(&shares, A).await, fill(&shares, B).await);
-        let (c, d) = (fill(&shares, C).await, fill(&shares, D).await);
+        let (mut a, mut b) = (fill(&shares, A).await, fill(&shares, B).await);
+        let (mut c, d) = (fill(&shares, C).await, fill(&shares, D).await);
         assert_eq!([a.len(), b.len(), c.len(), d.len()], [4, 2, 1, 1]);
-        let (mut of_a, mut of_e) = (shares.enter(A, LATER).boxed(), shares.enter(E, LATER).boxed());
-        assert!((&mut of_a).now_or_never().is_none() && (&mut of_e).now_or_never().is_none());
-        drop(b.pop());
+        // A tenant that has none waits in the pool's line, and there for whoever ends first.
+        let e = shares.enter(E, SOON).await.unwrap();
+        let (mut of_a, mut of_c) = (shares.enter(A, LATER).boxed(), shares.enter(C, LATER).boxed());
+        assert!((&mut of_a).now_or_never().is_none() && (&mut of_c).now_or_never().is_none());
+        drop((a.pop(), b.pop(), b.pop(), d));
         assert!((&mut of_a).now_or_never().is_none(), "it has what it may");
-        let e = of_e.now_or_never().unwrap().unwrap();
-        drop((a, b, c, d));
-        let a = of_a.now_or_never().unwrap().unwrap();
-        drop((a, e));
+        c.push(of_c.now_or_never().unwrap().unwrap());
+        drop((a, c, e));
+        drop(of_a.now_or_never().unwrap().unwrap());
         assert!(is_empty(&shares));
     }
 }

@@ -106,10 +106,10 @@ impl Segments {
 
 impl Shared {
     /// Looks at what is put aside: somebody may have removed some of it.
-    fn count_aside(&self) -> io::Result<()> {
-        let bytes = aside::list(self.folder.path())?.iter().map(|one| one.bytes).sum();
-        self.segments.lock().aside_bytes = bytes;
-        Ok(())
+    fn count_aside(&self) -> io::Result<Vec<Aside>> {
+        let all = aside::list(self.folder.path())?;
+        self.segments.lock().aside_bytes = all.iter().map(|one| one.bytes).sum();
+        Ok(all)
     }
 
     fn has_room(&self, bytes: u64) -> bool {
@@ -261,9 +261,9 @@ impl Spool {
         Ok(path)
     }
 
-    /// What is put aside.
+    /// What is put aside, looked at anew.
     pub fn aside(&self) -> io::Result<Vec<Aside>> {
-        aside::list(self.shared.folder.path())
+        self.shared.count_aside()
     }
 
     /// What a file that was put aside has.

@@ -9,7 +9,7 @@ use rusqlite::Connection;
 use uuid::Uuid;
 
 use super::space::{Adds, Full};
-use crate::fairness::{NoRoom, Part};
+use crate::fairness::Part;
 
 /// What a tenant's state may go over its part, in bytes: who filled it with entries goes on with what it has.
 const OVER_BYTES: u64 = 4 * 1024 * 1024;
@@ -48,20 +48,25 @@ impl Held {
         Ok(Self { part, all, committed, changes: HashMap::new() })
     }
 
-    /// Whether a tenant's part has room for what it adds.
-    pub(super) fn take(&self, tenant: Option<Uuid>, adds: Adds) -> Result<(), Full> {
+    /// Whether a tenant's part has room for what it adds, where so many bytes were promised to all.
+    pub(super) fn take(&self, tenant: Option<Uuid>, adds: Adds, promised: u64) -> Result<(), Full> {
         let (Some(part), Some(tenant)) = (self.part, tenant) else { return Ok(()) };
         let own = |map: &HashMap<Uuid, i64>| map.get(&tenant).copied().unwrap_or_default();
         let held = own(&self.committed).saturating_add(own(&self.changes)).max(0).unsigned_abs();
+        let taken = self.all.max(0).unsigned_abs().saturating_add(promised);
+        let is_within = |bytes: u64, most: u64| held.saturating_add(bytes) <= most;
+        // Whether the file has room for who holds nothing is another's question.
+        let is_fair = |taken, bytes| held == 0 || part.has_room(held, taken, bytes).is_ok();
         let has_room = match adds {
             Adds::Nothing | Adds::Promised(_) => true,
-            // Whether the file has room for it is another's question.
-            Adds::Entry(bytes) | Adds::Promise(bytes) => {
-                let room = part.has_room(held, self.all.max(0).unsigned_abs(), bytes);
-                held.saturating_add(bytes) <= part.alone() && room != Err(NoRoom::OfTenant)
+            Adds::Entry(bytes) => is_within(bytes, part.alone()) && is_fair(taken, bytes),
+            // What was promised has its own.
+            Adds::Promise(bytes) => {
+                is_within(bytes, part.alone()) && is_fair(taken.saturating_sub(bytes), bytes)
             }
             // What others hold does not keep it from what it has.
-            Adds::State(bytes) => held.saturating_add(bytes) <= part.alone().saturating_add(OVER_BYTES),
+            Adds::Moved(bytes) => is_within(bytes, part.alone()),
+            Adds::State(bytes) => is_within(bytes, part.alone().saturating_add(OVER_BYTES)),
         };
         if has_room { Ok(()) } else { Err(Full::Share) }
     }

@@ -112,7 +112,7 @@ pub enum SqliteError {
     /// Too many jobs wait.
     #[error("the embedded database has too much to do")]
     Overloaded,
-    /// Too many jobs of the tenant wait; the others have room.
+    /// Too many jobs of the tenant wait.
     #[error("the embedded database has too much to do for one tenant")]
     ShareTaken,
     /// The database is closed, or the job panicked.
@@ -187,7 +187,7 @@ impl Sqlite {
         let held = Held::load(&writer, bound.tenant)?;
         Ok(Arc::new(Self {
             full: space.full(),
-            promised: space.promised(),
+            promised: space.promises(),
             writer: Worker::writer(writer, space, held)?,
             readers: Worker::readers(readers)?,
             cursor_key: OnceCell::new(),

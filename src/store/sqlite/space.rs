@@ -51,6 +51,9 @@ pub enum Adds {
     Nothing,
     /// An entry of about so many bytes: refused where there is no room for it.
     Entry(u64),
+    /// An entry of about so many bytes at the most that takes the place of what its tenant has: what the others keep does not stand
+    /// against it.
+    Moved(u64),
     /// State of about so many bytes at the most, which what is kept already needs to be worked with: it may go over the bound, by
     /// a part of what small writes may.
     State(u64),
@@ -70,7 +73,7 @@ impl Adds {
     /// The bytes of an entry.
     pub(super) fn entry_bytes(self) -> u64 {
         match self {
-            Self::Entry(bytes) | Self::Promised(bytes) => bytes,
+            Self::Entry(bytes) | Self::Moved(bytes) | Self::Promised(bytes) => bytes,
             Self::Nothing | Self::State(_) | Self::Promise(_) => 0,
         }
     }
@@ -172,8 +175,13 @@ impl Space {
     }
 
     /// What is promised, for who promises.
-    pub(super) fn promised(&self) -> Arc<AtomicU64> {
+    pub(super) fn promises(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.promised)
+    }
+
+    /// What is promised, in bytes.
+    pub(super) fn promised(&self) -> u64 {
+        self.promised.load(Relaxed)
     }
 
     /// Bounds the file for what asks for no room, too.
@@ -213,7 +221,9 @@ impl Space {
         let (need, lacks) = match adds {
             Adds::Nothing => return Ok(()),
             Adds::Promise(_) => return self.lacks(self.need_beside_promised(0)).map_or(Ok(()), Err),
-            Adds::Entry(bytes) => (self.seen.need(bytes), self.lacks(self.need_beside_promised(bytes))),
+            Adds::Entry(bytes) | Adds::Moved(bytes) => {
+                (self.seen.need(bytes), self.lacks(self.need_beside_promised(bytes)))
+            }
             Adds::State(bytes) | Adds::Promised(bytes) => {
                 let need = self.seen.need(bytes);
                 (need, self.lacks_for_state(need))

@@ -278,7 +278,7 @@ impl Writer {
             let (space, held, is_empty) = (&mut self.space, &self.held, finished.is_empty());
             let mut room = Ok(());
             let job = self.jobs.next_if(|job| {
-                room = held.take(job.order.owner, job.adds());
+                room = held.take(job.order.owner, job.adds(), space.promised());
                 let of_next = job.adds().entry_bytes();
                 if room.is_err() {
                     // Its tenant's part is full, whatever this group frees of the file.
@@ -300,7 +300,7 @@ impl Writer {
     }
 
     fn room(&mut self, order: Order) -> Result<(), Full> {
-        self.held.take(order.owner, order.adds)?;
+        self.held.take(order.owner, order.adds, self.space.promised())?;
         self.space.take(order.adds)
     }
 

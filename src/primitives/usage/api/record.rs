@@ -226,7 +226,10 @@ fn unspooled(error: &SpoolError, metrics: &UsageMetrics) -> Problem {
         _ if matches!(error, SpoolError::Append(AppendError::Disk(_))) => {
             "the spool's disk takes nothing, or its folder was replaced: nothing was accepted"
         }
-        _ => "the spool is full: nothing was accepted; there is room again as records are counted",
+        _ => {
+            "the spool is full, or what is left of it is for tenants that have less there: nothing was accepted; there is room again \
+             as records are counted"
+        }
     };
     Problem::new(error.kind(), detail)
 }

@@ -18,8 +18,10 @@ mod waiting;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 use uuid::Uuid;
 
@@ -42,6 +44,8 @@ use crate::tasks::Tasks;
 const SEGMENT_BYTES: u64 = 8 * 1024 * 1024;
 /// The part of a tenant that is alone in the spool is one in so many.
 const SHARE: u8 = 4;
+/// How often a call that finds no room looks whether somebody removed what was put aside.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How the names of entries end that were put aside.
 const ASIDE: &str = "entry";
 /// Of calls that wait for the disk.
@@ -50,7 +54,7 @@ const WAITING: Bounds = Bounds { calls: 1024, bytes: 128 * 1024 * 1024, share: 4
 /// Why a call was not accepted.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SpoolError {
-    /// Its tenant has as much there as one may; the others have room.
+    /// Its tenant has as much there as one may.
     #[error("this tenant has its part of the spool")]
     ShareTaken,
     /// Too much waits for the disk.
@@ -86,6 +90,7 @@ pub(super) struct Spooler {
     spool: Arc<Spool>,
     store: Store,
     shares: Arc<Shares>,
+    looked_at_aside: Mutex<Option<Instant>>,
     room: Room,
     metrics: Arc<SpoolMetrics>,
     tasks: Tasks,
@@ -128,6 +133,7 @@ impl Spooler {
             spool,
             store: store.clone(),
             shares,
+            looked_at_aside: Mutex::default(),
             room: Room::new(WAITING),
             metrics,
             tasks: tasks.clone(),
@@ -147,22 +153,40 @@ impl Spooler {
         }
     }
 
-    /// Room for an entry. What was put aside of its tenant's may have been removed by somebody since it was looked at.
-    fn take(&self, owned: Owned, adds: u64) -> Result<(), SpoolError> {
+    /// Room for an entry.
+    async fn take(&self, owned: Owned, adds: u64) -> Result<(), SpoolError> {
         let take = || self.shares.take(owned, adds, self.spool.bytes());
         let mut taken = take();
-        if taken.is_err() && self.shares.aside(owned.0) > 0 {
-            match look_at_aside(&self.spool, &self.shares) {
-                Ok(()) => taken = take(),
-                Err(error) => {
-                    tracing::warn!(%error, "what was put aside of the usage spool cannot be looked at")
-                }
-            }
+        if taken.is_err() && self.sees_aside_anew().await {
+            taken = take();
         }
         taken.map_err(|error| match error {
             NoRoom::OfTenant => SpoolError::ShareTaken,
             NoRoom::OfAll => AppendError::Full.into(),
         })
+    }
+
+    /// Looks at what was put aside, of which somebody may have removed some, where there was anything and that is a while ago.
+    async fn sees_aside_anew(&self) -> bool {
+        if !self.shares.has_aside() {
+            return false;
+        }
+        {
+            let (mut looked, now) = (self.looked_at_aside.lock(), Instant::now());
+            if looked.is_some_and(|looked| now.duration_since(looked) < LOOK_AGAIN) {
+                return false;
+            }
+            *looked = Some(now);
+        }
+        let (spool, shares) = (Arc::clone(&self.spool), Arc::clone(&self.shares));
+        let looked = tokio::task::spawn_blocking(move || look_at_aside(&spool, &shares)).await;
+        match looked.map_err(io::Error::other).flatten() {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!(%error, "what was put aside of the usage spool cannot be looked at");
+                false
+            }
+        }
     }
 
     /// Accepts a call whose records came as this body; how many they are. It is on the disk then.
@@ -180,7 +204,7 @@ impl Spooler {
             NoRoom::OfAll => SpoolError::Overloaded,
         })?;
         let adds = adds(&self.store, call, bytes);
-        self.take((tenant, bytes), adds)?;
+        self.take((tenant, bytes), adds).await?;
         let mut taken =
             Taken { shares: Arc::clone(&self.shares), owned: (tenant, bytes), adds, is_kept: false };
         if let Store::Sqlite(_) = &self.store {

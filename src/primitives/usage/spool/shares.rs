@@ -103,9 +103,9 @@ impl Shares {
         of(&self.held.lock(), tenant).adds
     }
 
-    /// What was put aside of a tenant's, in bytes.
-    pub(super) fn aside(&self, tenant: Uuid) -> u64 {
-        self.aside.lock().get(&tenant).map_or(0, |bytes| *bytes)
+    /// Whether anything was put aside.
+    pub(super) fn has_aside(&self) -> bool {
+        !self.aside.lock().is_empty()
     }
 
     /// Of an entry that is put aside.
@@ -170,6 +170,7 @@ mod tests {
         assert_eq!(shares.held.lock().bytes, 60);
         shares.add_aside(a, 40);
         assert_eq!(shares.take((a, 1), 0, 0), Err(NoRoom::OfTenant));
+        assert!(shares.has_aside());
         shares.set_aside([(b, 5)].into_iter());
         assert!(takes((a, 38)) && !takes((a, 1)));
     }

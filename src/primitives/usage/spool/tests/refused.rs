@@ -3,7 +3,9 @@
 use jiff::SignedDuration;
 
 use super::super::requeue::{RequeueError, Requeued, requeue};
+use super::super::{ASIDE, SpoolError};
 use super::*;
+use crate::store::spool::AppendError;
 
 const C: Uuid = Uuid::from_u128(3);
 
@@ -248,4 +250,32 @@ async fn what_was_put_aside_is_taken_back_and_counts_once() {
         "in the order in which they came"
     );
     assert_eq!((aside(directory).len(), requeued(directory, false).await.unwrap()), (0, Vec::new()));
+}
+
+/// Files that an operator removed make room at once, whoever's they were.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_put_aside_takes_room_until_somebody_removes_it() {
+    let stores = Stores::new(4).await;
+    let directory = tempfile::tempdir().unwrap();
+    let running = Running::on(&stores.sqlite, directory.path());
+    let spooler = &running.spooler;
+    let put_aside = |number: u32, bytes: u64| {
+        let contents = vec![b'x'; usize::try_from(bytes).unwrap()];
+        let path = spooler.spool.put_aside(&format!("{B}.{number}.{ASIDE}"), &contents).unwrap();
+        spooler.shares.add_aside(B, bytes);
+        path
+    };
+    let all = put_aside(1, MAX_BYTES - 100);
+    let take = || spooler.take((A, 101), 0);
+    assert!(matches!(take().await, Err(SpoolError::Append(AppendError::Full))));
+    fs::remove_file(all).unwrap();
+    put_aside(2, MAX_BYTES / 4);
+    let began = Instant::now();
+    while take().await.is_err() {
+        assert!(began.elapsed() < SOON, "what was removed still counts");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let of_b = spooler.take((B, 101), 0).await;
+    assert!(matches!(of_b, Err(SpoolError::ShareTaken)), "what is there counts as its tenant's: {of_b:?}");
+    running.stop().await;
 }
