@@ -313,7 +313,7 @@ fn streams_are_bounded_by_tenant_and_together() {
     assert_eq!(server.state.alive.load(Relaxed), 3, "what was refused is dropped");
     drop(first);
     wait_until("room again", SOON, || server.open() == 2);
-    refused(GLOBEX, "limits.streams");
+    refused(GLOBEX, "limits.tenant_streams");
     let third = opened(&uuid::Uuid::new_v4().to_string()).unwrap();
     drop((second, others, third));
     server.until_none_is_open();

@@ -30,26 +30,38 @@ impl Part {
         Self::new(all, all / share as u64)
     }
 
+    /// What all have together at the most.
+    #[must_use]
+    pub const fn all(self) -> u64 {
+        self.all
+    }
+
     /// What one may have that is alone.
     #[must_use]
     pub const fn alone(self) -> u64 {
         self.one
     }
 
-    /// Whether one that has `own` of the `taken` that all have may have `more`. What fits in may always be had by who has nothing; who
-    /// may not have it though it would alone is short of room for what others have.
+    /// Whether one that has `own` of the `taken` that all have may have `more`. What fits in may always be had by who has nothing. Who
+    /// would have more than it might alone, or has half of what is taken, is told of its own part; else it is what others have that leaves
+    /// too little.
     pub const fn has_room(self, own: u64, taken: u64, more: u64) -> Result<(), NoRoom> {
-        let (wanted, after) = (own.saturating_add(more), taken.saturating_add(more));
-        let fits = after <= self.all;
-        let left = self.all.saturating_sub(after) as u128;
-        let is_fair = wanted as u128 * (self.all - self.one) as u128 <= left * self.one as u128;
-        if more == 0 || (fits && (own == 0 || is_fair)) {
+        let fits = taken.saturating_add(more) <= self.all;
+        if more == 0 || (fits && self.is_fair(own, taken, more)) {
             Ok(())
-        } else if own > 0 && wanted > self.one {
+        } else if own > 0 && (own.saturating_add(more) > self.one || own >= taken.div_ceil(2)) {
             Err(NoRoom::OfTenant)
         } else {
             Err(NoRoom::OfAll)
         }
+    }
+
+    /// The same where somebody else looks whether it fits in.
+    #[must_use]
+    pub const fn is_fair(self, own: u64, taken: u64, more: u64) -> bool {
+        let left = self.all.saturating_sub(taken.saturating_add(more)) as u128;
+        let wanted = own.saturating_add(more) as u128;
+        own == 0 || wanted * (self.all - self.one) as u128 <= left * self.one as u128
     }
 }
 
@@ -86,6 +98,7 @@ mod tests {
         assert_eq!(part.has_room(0, 16, 12), Ok(()), "what fits in is had by who has nothing");
         assert_eq!(part.has_room(1, 16, 12), Err(NoRoom::OfTenant));
         assert_eq!(part.has_room(1, 24, 3), Err(NoRoom::OfAll), "alone it might have it");
+        assert_eq!(part.has_room(6, 7, 1), Err(NoRoom::OfTenant), "it is the one that fills it");
         assert_eq!(part.has_room(9, 28, 0), Ok(()));
         assert_eq!(part.has_room(0, 16, 13), Err(NoRoom::OfAll));
         // Eight connections, of which one tenant may have four.

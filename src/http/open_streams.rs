@@ -100,7 +100,8 @@ impl Load {
             Err(NoRoom::OfTenant) => {
                 self.refusals.tenant_streams.inc();
                 return refused(format!(
-                    "this tenant has {own} streams open (`limits.tenant_streams`): end one, or come back"
+                    "this tenant has {own} streams open, as many as one may beside the others' (`limits.tenant_streams`, \
+                     {tenant_most}): end one, or come back"
                 ));
             }
             Err(NoRoom::OfAll) => {

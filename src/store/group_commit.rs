@@ -39,7 +39,7 @@ pub enum GroupCommitError {
     /// Too many callers wait.
     #[error("too many calls wait for the store")]
     Overloaded,
-    /// Too many of its tenant's do; the others have room.
+    /// Too many of its tenant's do.
     #[error("too many calls of the tenant wait for the store")]
     ShareTaken,
     /// A defect: the transaction's task ended without a word.
@@ -58,7 +58,7 @@ impl GroupCommitError {
         }
     }
 
-    /// Whether its tenant has too much under way or in the store, and the others have room.
+    /// Whether its tenant has too much under way or in the store.
     #[must_use]
     pub fn is_of_tenant(&self) -> bool {
         matches!(self, Self::ShareTaken | Self::Store { full: Some(Full::Share), .. })

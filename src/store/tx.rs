@@ -145,7 +145,7 @@ impl StoreError {
         self.is_refusal() || matches!(self, Self::Corrupt(_) | Self::Contended)
     }
 
-    /// Whether its tenant has too much under way, and the others have room.
+    /// Whether its tenant has too much under way.
     #[must_use]
     pub fn is_share_taken(&self) -> bool {
         match self {

@@ -24,7 +24,7 @@ fn tests() -> String {
 
 /// A metric, or one with a value of a label, as a text names it.
 #[derive(Debug, PartialEq)]
-struct Named<'t> {
+pub(crate) struct Named<'t> {
     metric: &'t str,
     pair: Option<(&'t str, &'t str)>,
 }
@@ -73,18 +73,8 @@ fn exported(process: &Sidecar) -> String {
     process.admin_client().send("GET", "/metrics", &[], b"").text()
 }
 
-#[test]
-fn what_the_alert_rules_name_is_exported() {
-    let (rules, tests) = (read(RULES), tests());
-    // Of the tests' own labels the values are made up.
-    let series = tests.lines().filter_map(|line| line.split_once("{series: '")?.1.split('{').next());
-    let inputs = series.collect::<Vec<_>>().join("\n");
-    let texts = [rules.as_str(), inputs.as_str()];
-    assert!(
-        named(&rules).len() > 70 && named(&inputs).len() > 40,
-        "the texts are not read as they should be"
-    );
-
+/// What processes of every kind export, once that has all that these texts name; and what is missing if it never has.
+pub(crate) fn exported_by_all<'t>(texts: &[&'t str]) -> (String, Vec<Named<'t>>) {
     let brokers = rig::shared_kafka_brokers();
     let prefix = format!("test-{}", uuid::Uuid::now_v7().simple());
     let kafka = format!("kafka: {{brokers: {brokers:?}, prefix: {prefix}}}\n");
@@ -99,13 +89,33 @@ fn what_the_alert_rules_name_is_exported() {
         relay.metric("outrigger_events_relay_shards_count") > 0.0
     });
     let others = exported(&redis) + &exported(&embedded);
-    let mut left = Vec::new();
+    let (mut all, mut left) = (String::new(), Vec::new());
     let end = std::time::Instant::now() + BOUND;
     // A shard's series begin when it is taken over.
-    wait_until("every metric that the rules name", BOUND + Duration::from_secs(1), || {
-        left = missing(&texts, &format!("{others}{}", exported(&relay)));
+    wait_until("every metric that is named", BOUND + Duration::from_secs(1), || {
+        all = format!("{others}{}", exported(&relay));
+        left = missing(texts, &all);
         left.is_empty() || std::time::Instant::now() > end
     });
+    (all, left)
+}
+
+/// The alert rules, and what their tests put in.
+pub(crate) fn rules_and_inputs() -> [String; 2] {
+    let tests = tests();
+    // Of the tests' own labels the values are made up.
+    let series = tests.lines().filter_map(|line| line.split_once("{series: '")?.1.split('{').next());
+    [read(RULES), series.collect::<Vec<_>>().join("\n")]
+}
+
+#[test]
+fn what_the_alert_rules_name_is_exported() {
+    let [rules, inputs] = rules_and_inputs();
+    assert!(
+        named(&rules).len() > 70 && named(&inputs).len() > 40,
+        "the texts are not read as they should be"
+    );
+    let (_, left) = exported_by_all(&[&rules, &inputs]);
     assert!(left.is_empty(), "no process exports {left:?}");
 }
 

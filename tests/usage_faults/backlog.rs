@@ -61,7 +61,11 @@ fn backlog(disk_mib: u32, more: &str) {
     for name in ["damaged_bytes", "refused"] {
         assert_eq!(sidecar.metric(&format!("outrigger_usage_spool_{name}_total")), 0.0);
     }
-    assert!(all.iter().all(|count| *count > 20 * RECORDS), "{all:?}");
+    // Who comes first each time is chance.
+    assert!(
+        all.iter().sum::<u64>() > 40 * RECORDS && all.iter().all(|count| *count > 10 * RECORDS),
+        "{all:?}"
+    );
 }
 
 /// Sends calls until one is refused; how many records were accepted.

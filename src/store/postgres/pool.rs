@@ -155,7 +155,10 @@ impl Postgres {
     {
         self.identity().await?;
         let share = self.shares.enter(tenants.counted(), self.patience).await;
-        let share = share.inspect_err(|_| self.way.metrics.overloads.inc())?;
+        let share = share.inspect_err(|error| match error {
+            PgError::ShareTaken => self.way.metrics.overloads.inc(),
+            other => self.failed(other.failure()),
+        })?;
         self.run_within(&share, &tenants, work).await
     }
 

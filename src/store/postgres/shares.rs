@@ -3,7 +3,8 @@
 //! for the first connection that becomes free.
 //!
 //! What is nobody's in particular is not counted: publishers of several tenants share a transaction, and what looks at the
-//! log for everyone, or at the schema, is this process's own. There are few of these, and they are short.
+//! log for everyone, or at the schema, is this process's own. There are few of these, and they are short; tenants have all connections
+//! but one together, so that they are not what these wait for.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,7 +12,8 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use prometheus::IntGauge;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::classify::PgError;
@@ -19,6 +21,7 @@ use crate::fairness::{Lines, Part};
 
 /// Waiting ones of a tenant that are looked through for those that left, at the least.
 const LOOK_AT: usize = 64;
+const ALL_IN_USE: &str = "tenants' transactions have all that they may have together";
 
 /// Who has how much.
 pub(super) struct Shares(Arc<Counted>);
@@ -26,6 +29,8 @@ pub(super) struct Shares(Arc<Counted>);
 struct Counted {
     /// Of the connections.
     part: Part,
+    /// Those that tenants have together.
+    connections: Arc<Semaphore>,
     taken: Mutex<Taken>,
 }
 
@@ -79,6 +84,8 @@ impl Drop for Place {
 struct User {
     tenant: Uuid,
     counted: Arc<Counted>,
+    /// Once it has it.
+    connection: Option<OwnedSemaphorePermit>,
     is_given_back: bool,
 }
 
@@ -115,7 +122,7 @@ fn has_room(part: Part, of: Option<&OfTenant>, all: u64) -> bool {
 
 impl Counted {
     fn user(self: &Arc<Self>, tenant: Uuid) -> User {
-        User { tenant, counted: Arc::clone(self), is_given_back: false }
+        User { tenant, counted: Arc::clone(self), connection: None, is_given_back: false }
     }
 
     /// Takes a place back and gives those that wait what there is, in turns. So nobody waits who may go.
@@ -143,7 +150,8 @@ impl Shares {
     /// Of so many connections, of which a tenant that is alone may have so many.
     pub(super) fn new(connections: usize, one: usize) -> Self {
         let part = Part::new(connections as u64, one.max(1) as u64);
-        Self(Arc::new(Counted { part, taken: Mutex::default() }))
+        let connections = Arc::new(Semaphore::new(connections.saturating_sub(1).max(1)));
+        Self(Arc::new(Counted { part, connections, taken: Mutex::default() }))
     }
 
     /// Of a transaction that is nobody's.
@@ -154,15 +162,20 @@ impl Shares {
     /// A place for a transaction of this tenant's, for which it waits for so long.
     pub(super) async fn enter(&self, tenant: Option<Uuid>, patience: Duration) -> Result<Share, PgError> {
         let Some(tenant) = tenant else { return Ok(Self::nobody()) };
-        let place = |user| Share { _user: Some(Arc::new(user)) };
-        let given = match self.take_or_wait(tenant) {
-            Ok(user) => return Ok(place(user)),
-            Err(given) => given,
+        let until = Instant::now() + patience;
+        let mut user = match self.take_or_wait(tenant) {
+            Ok(user) => user,
+            Err(given) => match tokio::time::timeout_at(until, given).await {
+                Ok(Ok(user)) => user,
+                Ok(Err(_)) | Err(_) => return Err(PgError::ShareTaken),
+            },
         };
-        match tokio::time::timeout(patience, given).await {
-            Ok(Ok(user)) => Ok(place(user)),
-            Ok(Err(_)) | Err(_) => Err(PgError::ShareTaken),
+        let connection = Arc::clone(&self.0.connections).acquire_owned();
+        match tokio::time::timeout_at(until, connection).await {
+            Ok(Ok(connection)) => user.connection = Some(connection),
+            Ok(Err(_)) | Err(_) => return Err(PgError::NoConnection(ALL_IN_USE.to_owned())),
         }
+        Ok(Share { _user: Some(Arc::new(user)) })
     }
 
     /// A place, where there is one now: then none of the tenant's others waits for it.
@@ -182,6 +195,8 @@ impl Shares {
 
 impl Drop for User {
     fn drop(&mut self) {
+        // Before another one of its tenant's looks for it.
+        self.connection = None;
         if !self.is_given_back {
             self.counted.give_back(&mut self.counted.taken.lock(), self.tenant);
         }
@@ -198,7 +213,6 @@ mod tests {
     const B: Option<Uuid> = Some(Uuid::from_u128(2));
     const C: Option<Uuid> = Some(Uuid::from_u128(3));
     const D: Option<Uuid> = Some(Uuid::from_u128(4));
-    const E: Option<Uuid> = Some(Uuid::from_u128(5));
     const SOON: Duration = Duration::from_millis(20);
     const LATER: Duration = Duration::from_secs(20);
 
@@ -249,17 +263,20 @@ mod tests {
     #[tokio::test]
     async fn however_many_tenants_have_what_they_may_one_more_is_served() {
         let shares = Shares::new(8, 4);
-        let (mut a, mut b) = (fill(&shares, A).await, fill(&shares, B).await);
-        let (mut c, d) = (fill(&shares, C).await, fill(&shares, D).await);
-        assert_eq!([a.len(), b.len(), c.len(), d.len()], [4, 2, 1, 1]);
-        // A tenant that has none waits in the pool's line, and there for whoever ends first.
-        let e = shares.enter(E, SOON).await.unwrap();
+        let (mut a, mut b, mut c) = (fill(&shares, A).await, fill(&shares, B).await, fill(&shares, C).await);
+        assert_eq!([a.len(), b.len(), c.len()], [4, 2, 1]);
+        // One is left to what is nobody's. A tenant that has none waits for whoever ends first.
+        assert!(matches!(shares.enter(D, SOON).await, Err(PgError::NoConnection(_))));
+        let mut of_d = shares.enter(D, LATER).boxed();
         let (mut of_a, mut of_c) = (shares.enter(A, LATER).boxed(), shares.enter(C, LATER).boxed());
-        assert!((&mut of_a).now_or_never().is_none() && (&mut of_c).now_or_never().is_none());
-        drop((a.pop(), b.pop(), b.pop(), d));
+        let waits = [&mut of_d, &mut of_a, &mut of_c].map(|one| one.now_or_never().is_none());
+        assert_eq!(waits, [true; 3]);
+        drop(b.pop());
+        let d = of_d.now_or_never().unwrap().unwrap();
+        drop((a.pop(), b.pop()));
         assert!((&mut of_a).now_or_never().is_none(), "it has what it may");
         c.push(of_c.now_or_never().unwrap().unwrap());
-        drop((a, c, e));
+        drop((a, c, d));
         drop(of_a.now_or_never().unwrap().unwrap());
         assert!(is_empty(&shares));
     }

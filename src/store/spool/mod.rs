@@ -85,6 +85,8 @@ pub(super) struct Shared {
     folder: Folder,
     bounds: Bounds,
     segments: Mutex<Segments>,
+    /// Held while files are put aside, removed from there or looked at, so that what is counted is what is there.
+    aside: Mutex<()>,
     appended: Notify,
 }
 
@@ -107,6 +109,11 @@ impl Segments {
 impl Shared {
     /// Looks at what is put aside: somebody may have removed some of it.
     fn count_aside(&self) -> io::Result<Vec<Aside>> {
+        let _aside = self.aside.lock();
+        self.list_aside()
+    }
+
+    fn list_aside(&self) -> io::Result<Vec<Aside>> {
         let all = aside::list(self.folder.path())?;
         self.segments.lock().aside_bytes = all.iter().map(|one| one.bytes).sum();
         Ok(all)
@@ -150,7 +157,14 @@ impl Spool {
         }
         let begins = segments.next_sequence;
         let segments = Mutex::new(segments);
-        let shared = Arc::new(Shared { disk, folder, bounds, segments, appended: Notify::new() });
+        let shared = Arc::new(Shared {
+            disk,
+            folder,
+            bounds,
+            segments,
+            aside: Mutex::default(),
+            appended: Notify::new(),
+        });
         let writer = start(Active::new(Arc::clone(&shared)))?;
         Ok(Self { shared, writer, begins })
     }
@@ -252,13 +266,20 @@ impl Spool {
     /// Keeps what could not be done with in a file of this name, until somebody removes it. It counts in the bound.
     pub fn put_aside(&self, name: &str, bytes: &[u8]) -> io::Result<PathBuf> {
         let shared = &self.shared;
+        let _aside = shared.aside.lock();
         let (path, is_new) = aside::write(&*shared.disk, shared.folder.path(), name, bytes)?;
         if is_new {
             shared.segments.lock().aside_bytes += bytes.len() as u64;
         } else {
-            shared.count_aside()?;
+            shared.list_aside()?;
         }
         Ok(path)
+    }
+
+    /// Whether anything was put aside when it was looked at last.
+    #[must_use]
+    pub fn has_aside(&self) -> bool {
+        self.shared.segments.lock().aside_bytes > 0
     }
 
     /// What is put aside, looked at anew.
@@ -274,6 +295,7 @@ impl Spool {
     /// Removes a file that was put aside, also after a power loss.
     pub fn remove_aside(&self, name: &str) -> io::Result<()> {
         let shared = &self.shared;
+        let _aside = shared.aside.lock();
         let bytes = aside::remove(&*shared.disk, shared.folder.path(), name)?;
         let mut segments = shared.segments.lock();
         segments.aside_bytes = segments.aside_bytes.saturating_sub(bytes);

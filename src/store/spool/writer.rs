@@ -257,6 +257,7 @@ impl Active {
             self.seal();
         }
         let (disk, folder) = (&*self.shared.disk, self.shared.folder.path());
+        let _aside = self.shared.aside.lock();
         let aside_bytes = segment.delete(disk, folder).map_err(refused)?;
         let mut segments = self.shared.segments.lock();
         segments.aside_bytes += aside_bytes;

@@ -55,17 +55,21 @@ impl Held {
         let held = own(&self.committed).saturating_add(own(&self.changes)).max(0).unsigned_abs();
         let taken = self.all.max(0).unsigned_abs().saturating_add(promised);
         let is_within = |bytes: u64, most: u64| held.saturating_add(bytes) <= most;
-        // Whether the file has room for who holds nothing is another's question.
-        let is_fair = |taken, bytes| held == 0 || part.has_room(held, taken, bytes).is_ok();
+        // Whether the file has room is another's question.
+        let is_fair = |bytes| part.is_fair(held, taken, bytes);
         let has_room = match adds {
             Adds::Nothing | Adds::Promised(_) => true,
-            Adds::Entry(bytes) => is_within(bytes, part.alone()) && is_fair(taken, bytes),
-            // What was promised has its own.
+            Adds::Entry(bytes) => is_within(bytes, part.alone()) && is_fair(bytes),
+            // All that was promised to it is its own, and among what is taken.
             Adds::Promise(bytes) => {
-                is_within(bytes, part.alone()) && is_fair(taken.saturating_sub(bytes), bytes)
+                let own = held.saturating_add(bytes);
+                is_within(bytes, part.alone()) && part.is_fair(own, taken, 0)
             }
-            // What others hold does not keep it from what it has.
-            Adds::Moved(bytes) => is_within(bytes, part.alone()),
+            // What others hold does not keep it from what it has, while there is room for that.
+            Adds::Moved(bytes) => {
+                let is_roomy = taken.saturating_add(bytes) <= part.all() / 4 * 3;
+                is_within(bytes, part.alone()) && (is_roomy || is_fair(bytes))
+            }
             Adds::State(bytes) => is_within(bytes, part.alone().saturating_add(OVER_BYTES)),
         };
         if has_room { Ok(()) } else { Err(Full::Share) }

@@ -239,7 +239,12 @@ async fn what_was_promised_keeps_its_room() {
         "with what an entry's pages take"
     );
     store.promise(nearly_all - PART / 5);
-    assert_eq!(full(write(Some(A), Adds::Promise(PART / 2)).await), None);
+    assert_eq!(full(write(Some(A), Adds::Promise(PART / 3)).await), None);
+    assert_eq!(
+        full(write(Some(A), Adds::Promise(PART / 2)).await),
+        Some(Full::Share),
+        "beside what is promised to others"
+    );
     assert_eq!(full(write(Some(A), Adds::Promise(PART + 1)).await), Some(Full::Share));
     assert_eq!(full(write(None, Adds::Entry(PART / 2)).await), Some(Full::Database));
     assert_eq!(full(write(None, Adds::Promised(PART / 2)).await), None);

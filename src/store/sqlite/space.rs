@@ -40,7 +40,7 @@ pub enum Full {
     Disk,
     /// The database: it has reached its bound.
     Database,
-    /// What one tenant may have of the database; the others have room.
+    /// What one tenant may have of the database, beside the others.
     Share,
 }
 
@@ -51,8 +51,8 @@ pub enum Adds {
     Nothing,
     /// An entry of about so many bytes: refused where there is no room for it.
     Entry(u64),
-    /// An entry of about so many bytes at the most that takes the place of what its tenant has: what the others keep does not stand
-    /// against it.
+    /// An entry of about so many bytes at the most that its tenant must get rid of: what the others keep does not stand against it while a
+    /// quarter of the database is left.
     Moved(u64),
     /// State of about so many bytes at the most, which what is kept already needs to be worked with: it may go over the bound, by
     /// a part of what small writes may.

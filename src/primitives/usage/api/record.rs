@@ -219,7 +219,7 @@ fn unspooled(error: &SpoolError, metrics: &UsageMetrics) -> Problem {
             "the spool's disk did not say whether this was accepted: send it again; each key counts once"
         }
         ErrorKind::Overloaded if matches!(error, SpoolError::ShareTaken) => {
-            "this tenant has as much in the spool as one may: nothing was accepted; the others have room"
+            "this tenant has as much in the spool as one may: nothing was accepted"
         }
         ErrorKind::Overloaded => "too many calls wait for the spool's disk: nothing was accepted",
         ErrorKind::Internal => "the call cannot be accepted to disk, which is a defect",

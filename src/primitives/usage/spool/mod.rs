@@ -168,7 +168,7 @@ impl Spooler {
 
     /// Looks at what was put aside, of which somebody may have removed some, where there was anything and that is a while ago.
     async fn sees_aside_anew(&self) -> bool {
-        if !self.shares.has_aside() {
+        if !self.spool.has_aside() {
             return false;
         }
         {

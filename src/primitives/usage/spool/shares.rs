@@ -103,11 +103,6 @@ impl Shares {
         of(&self.held.lock(), tenant).adds
     }
 
-    /// Whether anything was put aside.
-    pub(super) fn has_aside(&self) -> bool {
-        !self.aside.lock().is_empty()
-    }
-
     /// Of an entry that is put aside.
     pub(super) fn add_aside(&self, tenant: Uuid, bytes: u64) {
         *self.aside.lock().entry(tenant).or_default() += bytes;
@@ -170,7 +165,6 @@ mod tests {
         assert_eq!(shares.held.lock().bytes, 60);
         shares.add_aside(a, 40);
         assert_eq!(shares.take((a, 1), 0, 0), Err(NoRoom::OfTenant));
-        assert!(shares.has_aside());
         shares.set_aside([(b, 5)].into_iter());
         assert!(takes((a, 38)) && !takes((a, 1)));
     }
