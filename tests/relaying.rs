@@ -25,7 +25,7 @@ use support::sidecar::{ACME, GLOBEX, Sidecar};
 use support::wait_until;
 
 const LANES: u16 = 16;
-const BOUND: Duration = Duration::from_secs(60);
+const BOUND: Duration = Duration::from_secs(120);
 
 /// A database, and a prefix of Kafka's topics, of the test's own.
 fn on_kafka() -> (OnPostgres, String, String) {

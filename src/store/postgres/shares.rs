@@ -4,7 +4,7 @@
 //!
 //! What is nobody's in particular is not counted: publishers of several tenants share a transaction, and what looks at the
 //! log for everyone, or at the schema, is this process's own. There are few of these, and they are short; tenants have all connections
-//! but one together, so that they are not what these wait for.
+//! but one together, unless one of them may have all, so that they are not what these wait for.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -150,7 +150,9 @@ impl Shares {
     /// Of so many connections, of which a tenant that is alone may have so many.
     pub(super) fn new(connections: usize, one: usize) -> Self {
         let part = Part::new(connections as u64, one.max(1) as u64);
-        let connections = Arc::new(Semaphore::new(connections.saturating_sub(1).max(1)));
+        // Where one tenant may have all there is nothing to keep.
+        let kept = usize::from(1 < connections && one < connections);
+        let connections = Arc::new(Semaphore::new(connections.saturating_sub(kept).max(1)));
         Self(Arc::new(Counted { part, connections, taken: Mutex::default() }))
     }
 

@@ -160,6 +160,7 @@ impl Drain {
     async fn round(&mut self, is_last: bool) -> Result<Round, DrainError> {
         self.take().await?;
         let Some(next) = self.next() else {
+            self.give_back_lost();
             let is_all = self.remove_finished(is_last).await?;
             return Ok(if is_all { Round::Empty } else { Round::Done });
         };
@@ -180,6 +181,16 @@ impl Drain {
                 self.done(1);
                 Ok(Round::Done)
             }
+        }
+    }
+
+    /// Gives back what tenants have in the spool that is not there, where nothing that can be read is left of theirs.
+    fn give_back_lost(&self) {
+        let settled = self.ahead.lock().settled();
+        let settled = settled.borrow();
+        // What a later release wrote is there, and is not told by its tenants.
+        if settled.oldest_later_s.is_none() {
+            self.shares.give_back_lost(|tenant| settled.is_past(tenant, self.spool.next_sequence()));
         }
     }
 

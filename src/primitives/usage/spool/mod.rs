@@ -244,6 +244,7 @@ struct Taken {
 
 impl Drop for Taken {
     fn drop(&mut self) {
+        self.shares.landed(self.owned.0);
         if !self.is_kept {
             self.shares.give_back(self.owned, self.adds);
         }

@@ -37,6 +37,8 @@ struct Held {
     bytes: u64,
     /// What that adds to the store at the most, in bytes.
     adds: u64,
+    /// Entries of it that are on their way to the disk.
+    on_their_way: u64,
 }
 
 impl Shares {
@@ -63,8 +65,31 @@ impl Shares {
         };
         let (own, all) = (own.saturating_add(of(&held, tenant).bytes), all.saturating_add(held.bytes));
         self.part.has_room(own, all.max(on_disk), bytes)?;
-        self.add(&mut held, (tenant, bytes), adds);
+        Self::add(&mut held, (tenant, bytes), adds).on_their_way += 1;
+        self.promise(held.adds);
         Ok(())
+    }
+
+    /// One that was taken for is on the disk, or will not be.
+    pub(super) fn landed(&self, tenant: Uuid) {
+        if let Some(own) = self.held.lock().of.get_mut(&tenant) {
+            own.on_their_way = own.on_their_way.saturating_sub(1);
+        }
+    }
+
+    /// Gives back what tenants have of whom everything that is on the disk is done with: it became damage before it was read, or somebody removed
+    /// its file. Not while something is done with and not yet given back.
+    pub(super) fn give_back_lost(&self, is_done: impl Fn(Uuid) -> bool) {
+        let All { of, bytes, adds } = &mut *self.held.lock();
+        of.retain(|tenant, own| {
+            let is_lost = own.on_their_way == 0 && is_done(*tenant);
+            if is_lost {
+                *bytes = bytes.saturating_sub(own.bytes);
+                *adds = adds.saturating_sub(own.adds);
+            }
+            !is_lost
+        });
+        self.promise(*adds);
     }
 
     #[cfg(test)]
@@ -74,22 +99,24 @@ impl Shares {
 
     /// Of an entry that was there before.
     pub(super) fn note(&self, owned: Owned, adds: u64) {
-        self.add(&mut self.held.lock(), owned, adds);
+        let mut held = self.held.lock();
+        Self::add(&mut held, owned, adds);
+        self.promise(held.adds);
     }
 
-    fn add(&self, held: &mut All, (tenant, bytes): Owned, adds: u64) {
+    fn add(held: &mut All, (tenant, bytes): Owned, adds: u64) -> &mut Held {
+        held.bytes = held.bytes.saturating_add(bytes);
+        held.adds = held.adds.saturating_add(adds);
         let own = held.of.entry(tenant).or_default();
         own.bytes = own.bytes.saturating_add(bytes);
         own.adds = own.adds.saturating_add(adds);
-        held.bytes = held.bytes.saturating_add(bytes);
-        held.adds = held.adds.saturating_add(adds);
-        self.promise(held);
+        own
     }
 
     /// The store keeps room for all of it.
-    fn promise(&self, held: &All) {
+    fn promise(&self, adds: u64) {
         if let Some(store) = &self.embedded {
-            store.promise(held.adds);
+            store.promise(adds);
         }
     }
 
@@ -129,13 +156,13 @@ impl Shares {
             held.bytes = held.bytes.saturating_sub(bytes);
             held.adds = held.adds.saturating_sub(given);
         }
-        self.promise(&held);
+        self.promise(held.adds);
     }
 }
 
 /// Who is not there has nothing.
 fn of(held: &All, tenant: Uuid) -> Held {
-    held.of.get(&tenant).map_or(Held { bytes: 0, adds: 0 }, |own| *own)
+    held.of.get(&tenant).map_or(Held { bytes: 0, adds: 0, on_their_way: 0 }, |own| *own)
 }
 
 #[cfg(test)]
@@ -167,6 +194,22 @@ mod tests {
         assert_eq!(shares.take((a, 1), 0, 0), Err(NoRoom::OfTenant));
         shares.set_aside([(b, 5)].into_iter());
         assert!(takes((a, 38)) && !takes((a, 1)));
+    }
+
+    #[test]
+    fn what_was_lost_is_given_back_and_what_is_on_its_way_is_not() {
+        let (a, b, c) = (Uuid::from_u128(1), Uuid::from_u128(2), Uuid::from_u128(3));
+        let shares = Shares::new(Part::one_in(400, 4));
+        shares.note((a, 20), 2);
+        shares.note((b, 30), 3);
+        shares.take((c, 40), 4, 0).unwrap();
+        let is_done = |tenant| tenant != b;
+        shares.give_back_lost(is_done);
+        assert_eq!((shares.has(a), shares.has(b), shares.has(c)), (false, true, true));
+        shares.landed(c);
+        shares.give_back_lost(is_done);
+        let held = shares.held.lock();
+        assert_eq!((held.of.len(), held.bytes, held.adds), (1, 30, 3));
     }
 
     #[test]

@@ -69,8 +69,10 @@ impl Running {
 
     /// As `accept` does it.
     async fn accept(&self, entry: Vec<u8>) {
-        self.spooler.shares.note((entry::head(&entry).unwrap().tenant, entry.len() as u64), 0);
+        let tenant = entry::head(&entry).unwrap().tenant;
+        self.spooler.shares.take((tenant, entry.len() as u64), 0, 0).unwrap();
         self.spooler.spool.append(entry).await.unwrap();
+        self.spooler.shares.landed(tenant);
     }
 
     fn metrics(&self) -> String {
@@ -198,6 +200,23 @@ async fn records_that_came_late_are_told_by_when_they_were_accepted() {
         let metrics = count_all(store, directory.path()).await;
         assert!(metrics.contains("outrigger_usage_points_total{outcome=\"late\"} 0"), "{name}: {metrics}");
     }
+}
+
+/// What a bad sector, or somebody's `rm`, took before it was read is no longer its tenant's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_lost_takes_no_room_once_all_else_is_counted() {
+    let stores = Stores::new(4).await;
+    let directory = tempfile::tempdir().unwrap();
+    let running = Running::on(&stores.sqlite, directory.path());
+    running.spooler.shares.note((B, 1000), 5000);
+    running.accept(entry_of(A, &[("k1", "1")], hour())).await;
+    let began = Instant::now();
+    while !running.spooler.shares.is_empty() {
+        assert!(began.elapsed() < SOON, "what is not there takes room");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(running.spooler.shares.adds(B), 0);
+    running.stop().await;
 }
 
 /// Statements that take too many records run out of their time, here at once.
