@@ -201,10 +201,12 @@ async fn a_tenant_has_a_part_of_the_file_as_it_was_committed_and_goes_on_with_it
         full(keep(&store, B, Adds::Entry(1_000_000), 1_000_000).await),
         "as much as is left, and not more"
     );
+    keep(&store, B, Adds::Moved(900_000), 0).await.unwrap();
     for _ in 0..3 {
         keep(&store, C, Adds::Entry(900_000), 900_000).await.unwrap();
     }
     assert!(full(keep(&store, C, Adds::Entry(900_000), 900_000).await), "two have not left it nothing");
+    assert!(full(keep(&store, B, Adds::Moved(900_000), 0).await), "a quarter is left to the others");
     keep(&store, C, Adds::Nothing, -2_700_000).await.unwrap();
     keep(&store, A, Adds::Nothing, -10_002_000).await.unwrap();
     let left = store
