@@ -18,9 +18,9 @@ use rig::PgBouncerOptions;
 use serde_json::{Value, json};
 use support::client::{Client, Reply};
 use support::postgres::OnPostgres;
-use support::random::{Random, seed, size};
+use support::random::{Random, size};
 use support::sidecar::Sidecar;
-use support::workers::side_by_side;
+use support::workers::{seats, side_by_side};
 
 const TOPICS: [&str; 2] = ["leads", "payments"];
 const GROUPS: [&str; 2] = ["one", "two"];
@@ -398,30 +398,24 @@ impl Worker<'_> {
 }
 
 fn run(sidecars: [&Sidecar; 2], operations: u64) {
-    let (seed, tenants): (u64, [String; 3]) =
-        (seed(), std::array::from_fn(|_| uuid::Uuid::new_v4().to_string()));
-    println!("seed {seed}, {operations} operations");
     let (board, began) = (Board::default(), Instant::now());
-    let worker = |name: usize| {
-        let (tenant, sidecar) = (&tenants[name / 2], sidecars[name % 2]);
-        let token = sidecar.token_with(&["--tenant", tenant, "--subject", "t", "--ttl", "12h"]);
-        Worker {
-            name,
-            tenant: tenant.clone(),
-            topic: TOPICS[name % 2],
-            bearer: format!("Bearer {token}"),
-            sidecar,
-            client: sidecar.client(),
-            board: &board,
-            random: Random::new(seed + name as u64),
-            log: Vec::new(),
-            place: BTreeMap::new(),
-            cursors: Vec::new(),
-            groups: Default::default(),
-            counts: BTreeMap::new(),
-        }
-    };
-    let counts = side_by_side((0..6).map(worker).collect(), |mut worker| {
+    let seats = seats(sidecars, operations).into_iter();
+    let workers = seats.map(|seat| Worker {
+        name: seat.number,
+        tenant: seat.tenant,
+        topic: TOPICS[seat.number % 2],
+        bearer: seat.bearer,
+        sidecar: seat.sidecar,
+        client: seat.sidecar.client(),
+        board: &board,
+        random: seat.random,
+        log: Vec::new(),
+        place: BTreeMap::new(),
+        cursors: Vec::new(),
+        groups: Default::default(),
+        counts: BTreeMap::new(),
+    });
+    let counts = side_by_side(workers.collect(), |mut worker| {
         for _ in 0..operations / 6 {
             worker.step();
         }

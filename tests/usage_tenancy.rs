@@ -18,11 +18,11 @@ use rig::PgBouncerOptions;
 use serde_json::{Value, json};
 use support::client::Reply;
 use support::postgres::OnPostgres;
-use support::random::{Random, seed, size};
+use support::random::{Random, size};
 use support::sidecar::{Sidecar, embedded_config, with_own_policy};
 use support::tenant::Tenant;
 use support::wait_until;
-use support::workers::side_by_side;
+use support::workers::{seats, side_by_side};
 
 /// The second one's records are accepted to disk.
 const METRICS: [&str; 2] = ["voice_minutes", "api_calls"];
@@ -356,30 +356,24 @@ fn decimal(units: i64) -> String {
 }
 
 fn run(sidecars: [&Sidecar; 2], operations: u64) {
-    let (seed, tenants): (u64, [String; 3]) =
-        (seed(), std::array::from_fn(|_| uuid::Uuid::new_v4().to_string()));
-    println!("seed {seed}, {operations} operations");
     let (board, began) = (Board::default(), Instant::now());
     let today = Timestamp::now().as_second().div_euclid(86_400) * 86_400;
-    let worker = |name: usize| {
-        let (tenant, sidecar) = (&tenants[name / 2], sidecars[name % 2]);
-        let token = sidecar.token_with(&["--tenant", tenant, "--subject", "t", "--ttl", "12h"]);
-        Worker {
-            name,
-            tenant: tenant.clone(),
-            others: tenants.iter().filter(|other| *other != tenant).cloned().collect(),
-            metric: METRICS[name % 2],
-            to: Tenant { bearer: format!("Bearer {token}"), client: sidecar.client() },
-            sidecar,
-            board: &board,
-            random: Random::new(seed + name as u64),
-            today,
-            counted: Vec::new(),
-            lies: BTreeSet::new(),
-            counts: BTreeMap::new(),
-        }
-    };
-    let counts = side_by_side((0..6).map(worker).collect(), |mut worker| {
+    let seats = seats(sidecars, operations).into_iter();
+    let workers = seats.map(|seat| Worker {
+        name: seat.number,
+        tenant: seat.tenant,
+        others: seat.others,
+        metric: METRICS[seat.number % 2],
+        to: Tenant { bearer: seat.bearer, client: seat.sidecar.client() },
+        sidecar: seat.sidecar,
+        board: &board,
+        random: seat.random,
+        today,
+        counted: Vec::new(),
+        lies: BTreeSet::new(),
+        counts: BTreeMap::new(),
+    });
+    let counts = side_by_side(workers.collect(), |mut worker| {
         for _ in 0..operations / 6 {
             worker.step();
         }

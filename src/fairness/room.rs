@@ -31,7 +31,8 @@ pub enum NoRoom {
 
 /// The room for those that wait.
 pub struct Room {
-    bounds: Bounds,
+    calls: Part,
+    bytes: Part,
     taken: Arc<Mutex<Taken>>,
 }
 
@@ -72,20 +73,21 @@ impl Room {
     /// With nothing in it.
     #[must_use]
     pub fn new(bounds: Bounds) -> Self {
-        Self { bounds, taken: Arc::default() }
+        let Bounds { calls, bytes, share } = bounds;
+        let (calls, bytes) = (Part::one_in(calls as u64, share), Part::one_in(bytes, share));
+        Self { calls, bytes, taken: Arc::default() }
     }
 
     /// Room for a tenant's call of so many bytes.
     pub fn enter(&self, tenant: Uuid, bytes: u64) -> Result<Place, NoRoom> {
         let mut taken = self.taken.lock();
         let own = taken.tenants.get(&tenant).map_or(Load::NOTHING, |load| *load);
-        let Bounds { calls, bytes: max_bytes, share } = self.bounds;
-        Part::one_in(calls as u64, share).has_room(own.calls as u64, taken.all.calls as u64, 1)?;
+        self.calls.has_room(own.calls as u64, taken.all.calls as u64, 1)?;
         // A call that nobody else's are beside goes, whatever it brings.
         if taken.all.calls > 0 {
             // Who has calls that bring nothing has something.
             let own = if own.calls == 0 { 0 } else { own.bytes.max(1) };
-            Part::one_in(max_bytes, share).has_room(own, taken.all.bytes, bytes)?;
+            self.bytes.has_room(own, taken.all.bytes, bytes)?;
         }
         taken.all.add(bytes);
         taken.tenants.entry(tenant).or_default().add(bytes);

@@ -16,10 +16,23 @@ pub(super) struct Shares {
     /// Of one tenant, in bytes.
     part: Part,
     held: Mutex<All>,
-    /// What was put aside of each.
-    aside: Mutex<HashMap<Uuid, u64>>,
+    aside: Mutex<Aside>,
     /// Where there is a bound to what the store takes: it keeps room for what is here.
     embedded: Option<Arc<Sqlite>>,
+}
+
+/// What was put aside of each, and in all, in bytes.
+#[derive(Debug, Default)]
+struct Aside {
+    of: HashMap<Uuid, u64>,
+    all: u64,
+}
+
+impl Aside {
+    fn add(&mut self, (tenant, bytes): Owned) {
+        *self.of.entry(tenant).or_default() += bytes;
+        self.all += bytes;
+    }
 }
 
 /// What all have there.
@@ -61,7 +74,7 @@ impl Shares {
         let mut held = self.held.lock();
         let (own, all) = {
             let aside = self.aside.lock();
-            (aside.get(&tenant).map_or(0, |bytes| *bytes), aside.values().sum::<u64>())
+            (aside.of.get(&tenant).map_or(0, |bytes| *bytes), aside.all)
         };
         let (own, all) = (own.saturating_add(of(&held, tenant).bytes), all.saturating_add(held.bytes));
         self.part.has_room(own, all.max(on_disk), bytes)?;
@@ -132,13 +145,13 @@ impl Shares {
 
     /// Of an entry that is put aside.
     pub(super) fn add_aside(&self, tenant: Uuid, bytes: u64) {
-        *self.aside.lock().entry(tenant).or_default() += bytes;
+        self.aside.lock().add((tenant, bytes));
     }
 
     /// All that is put aside now: somebody may have removed some of it.
     pub(super) fn set_aside(&self, all: impl Iterator<Item = Owned>) {
-        let mut aside: HashMap<Uuid, u64> = HashMap::new();
-        all.for_each(|(tenant, bytes)| *aside.entry(tenant).or_default() += bytes);
+        let mut aside = Aside::default();
+        all.for_each(|owned| aside.add(owned));
         *self.aside.lock() = aside;
     }
 

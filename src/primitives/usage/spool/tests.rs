@@ -80,16 +80,21 @@ impl Running {
     }
 
     async fn until_metric(&self, line: &str) {
-        let is_there = || self.metrics().lines().any(|one| one == line);
-        let began = Instant::now();
-        while !is_there() {
-            assert!(began.elapsed() < SOON, "{line} is not in {}", self.metrics());
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        let is_there = async || self.metrics().lines().any(|one| one == line);
+        until(is_there, || format!("{line} is not in {}", self.metrics())).await;
     }
 
     async fn stop(self) {
         assert!(self.tasks.stop(SOON).await, "not stopped in time");
+    }
+}
+
+/// Returns once this is true; fails with this if it is not soon.
+async fn until(is_true: impl AsyncFn() -> bool, otherwise: impl Fn() -> String) {
+    let (began, mut ticks) = (Instant::now(), tokio::time::interval(Duration::from_millis(10)));
+    while !is_true().await {
+        assert!(began.elapsed() < SOON, "{}", otherwise());
+        ticks.tick().await;
     }
 }
 
@@ -210,11 +215,7 @@ async fn what_was_lost_takes_no_room_once_all_else_is_counted() {
     let running = Running::on(&stores.sqlite, directory.path());
     running.spooler.shares.note((B, 1000), 5000);
     running.accept(entry_of(A, &[("k1", "1")], hour())).await;
-    let began = Instant::now();
-    while !running.spooler.shares.is_empty() {
-        assert!(began.elapsed() < SOON, "what is not there takes room");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until(async || running.spooler.shares.is_empty(), || "what is not there takes room".to_owned()).await;
     assert_eq!(running.spooler.shares.adds(B), 0);
     running.stop().await;
 }

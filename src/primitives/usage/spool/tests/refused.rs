@@ -270,11 +270,7 @@ async fn what_is_put_aside_takes_room_until_somebody_removes_it() {
     assert!(matches!(take().await, Err(SpoolError::Append(AppendError::Full))));
     fs::remove_file(all).unwrap();
     put_aside(2, MAX_BYTES / 4);
-    let began = Instant::now();
-    while take().await.is_err() {
-        assert!(began.elapsed() < SOON, "what was removed still counts");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until(async || take().await.is_ok(), || "what was removed still counts".to_owned()).await;
     let of_b = spooler.take((B, 101), 0).await;
     assert!(matches!(of_b, Err(SpoolError::ShareTaken)), "what is there counts as its tenant's: {of_b:?}");
     running.stop().await;
