@@ -244,10 +244,7 @@ struct Taken {
 
 impl Drop for Taken {
     fn drop(&mut self) {
-        self.shares.landed(self.owned.0);
-        if !self.is_kept {
-            self.shares.give_back(self.owned, self.adds);
-        }
+        self.shares.landed(self.owned, self.adds, self.is_kept);
     }
 }
 

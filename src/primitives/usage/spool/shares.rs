@@ -83,10 +83,15 @@ impl Shares {
         Ok(())
     }
 
-    /// One that was taken for is on the disk, or will not be.
-    pub(super) fn landed(&self, tenant: Uuid) {
-        if let Some(own) = self.held.lock().of.get_mut(&tenant) {
+    /// One that was taken for is on the disk, or will not be, and then its part is given back.
+    pub(super) fn landed(&self, owned: Owned, adds: u64, is_kept: bool) {
+        let mut held = self.held.lock();
+        if let Some(own) = held.of.get_mut(&owned.0) {
             own.on_their_way = own.on_their_way.saturating_sub(1);
+        }
+        if !is_kept {
+            held.take_away(owned, adds);
+            self.promise(held.adds);
         }
     }
 
@@ -156,20 +161,26 @@ impl Shares {
     }
 
     /// Of an entry that is done with. A tenant that has nothing adds nothing.
-    pub(super) fn give_back(&self, (tenant, bytes): Owned, adds: u64) {
+    pub(super) fn give_back(&self, owned: Owned, adds: u64) {
         let mut held = self.held.lock();
-        if let Some(own) = held.of.get_mut(&tenant) {
+        held.take_away(owned, adds);
+        self.promise(held.adds);
+    }
+}
+
+impl All {
+    fn take_away(&mut self, (tenant, bytes): Owned, adds: u64) {
+        if let Some(own) = self.of.get_mut(&tenant) {
             let bytes = bytes.min(own.bytes);
             own.bytes -= bytes;
             let given = if own.bytes == 0 { own.adds } else { adds.min(own.adds) };
             own.adds -= given;
             if own.bytes == 0 {
-                held.of.remove(&tenant);
+                self.of.remove(&tenant);
             }
-            held.bytes = held.bytes.saturating_sub(bytes);
-            held.adds = held.adds.saturating_sub(given);
+            self.bytes = self.bytes.saturating_sub(bytes);
+            self.adds = self.adds.saturating_sub(given);
         }
-        self.promise(held.adds);
     }
 }
 
@@ -219,7 +230,7 @@ mod tests {
         let is_done = |tenant| tenant != b;
         shares.give_back_lost(is_done);
         assert_eq!((shares.has(a), shares.has(b), shares.has(c)), (false, true, true));
-        shares.landed(c);
+        shares.landed((c, 40), 4, true);
         shares.give_back_lost(is_done);
         let held = shares.held.lock();
         assert_eq!((held.of.len(), held.bytes, held.adds), (1, 30, 3));

@@ -69,10 +69,10 @@ impl Running {
 
     /// As `accept` does it.
     async fn accept(&self, entry: Vec<u8>) {
-        let tenant = entry::head(&entry).unwrap().tenant;
-        self.spooler.shares.take((tenant, entry.len() as u64), 0, 0).unwrap();
+        let owned = (entry::head(&entry).unwrap().tenant, entry.len() as u64);
+        self.spooler.shares.take(owned, 0, 0).unwrap();
         self.spooler.spool.append(entry).await.unwrap();
-        self.spooler.shares.landed(tenant);
+        self.spooler.shares.landed(owned, 0, true);
     }
 
     fn metrics(&self) -> String {
